@@ -1,0 +1,20 @@
+"""The contrastive loss of "A Practical Contrastive Learning Framework for Single Image Super-Resolution"."""
+
+from . import functional
+from .criterion import PCLCriterion
+from .discriminator import WaveletDiscriminator
+from .embedding import Embedding
+from .loss import ContrastiveDiscriminatorLoss, PCLLoss
+from .wavelet import haar_dwt
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ContrastiveDiscriminatorLoss",
+    "Embedding",
+    "PCLCriterion",
+    "PCLLoss",
+    "WaveletDiscriminator",
+    "functional",
+    "haar_dwt",
+]

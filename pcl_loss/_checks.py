@@ -1,0 +1,107 @@
+"""Checks of what a caller hands in: each error names the value and the fix."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+# Eight blocks, four of them strided, behind a wavelet level that halves the image: 2**5.
+MIN_SIZE = 32
+
+
+def check_images(name: str, images: Tensor, num_ch: int | None = None, min_size: int = 1) -> None:
+    """Raise unless `images` is a float tensor `(N, C, H, W)`, with `num_ch` channels if that is given.
+
+    Raises:
+        TypeError: not a tensor, or not of a floating-point dtype.
+        ValueError: not four-dimensional, empty, a wrong channel count, or a side below `min_size`.
+    """
+    if not isinstance(images, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor (N, C, H, W), got {type(images).__name__}")
+    if not images.is_floating_point():
+        raise TypeError(
+            f"{name} has dtype {images.dtype}; pass a floating-point tensor, for example {name}.float() / 255"
+        )
+    if images.dim() != 4:
+        raise ValueError(f"{name} has shape {tuple(images.shape)}; expected (N, C, H, W): unsqueeze(0) a single image")
+    if images.numel() == 0:
+        raise ValueError(f"{name} is empty: shape {tuple(images.shape)}")
+    if num_ch is not None and images.shape[1] != num_ch:
+        raise ValueError(
+            f"{name} has {images.shape[1]} channels, but {num_ch} are expected (shape {tuple(images.shape)}); "
+            f"set num_in_ch={images.shape[1]} or convert the images"
+        )
+    if min(images.shape[-2:]) < min_size:
+        raise ValueError(
+            f"{name} is {images.shape[-2]}x{images.shape[-1]}, but at least {min_size}x{min_size} is needed; "
+            "use larger patches"
+        )
+
+
+def check_positive(name: str, value: float) -> float:
+    """`value` as a float; raises `ValueError` unless it is finite and above 0, `TypeError` if it is no number."""
+    number = check_number(name, value)
+    if not number > 0:
+        raise ValueError(f"{name} must be above 0, got {value}")
+    return number
+
+
+def check_number(name: str, value: float) -> float:
+    """`value` as a float; raises `TypeError` if it is no number, `ValueError` if it is not finite."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(
+            f"{name} must be a number, got {value!r} of type {type(value).__name__} "
+            "(in YAML write 1.0e-4, not 1e-4: the latter is read as text)"
+        )
+    if value != value or value in (float("inf"), float("-inf")):
+        raise ValueError(f"{name} must be finite, got {value}")
+    return float(value)
+
+
+def check_count(name: str, value: int, minimum: int, maximum: int | None = None) -> int:
+    """`value`; raises unless it is an integer from `minimum` to `maximum` (no bound if None)."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer, got {value!r} of type {type(value).__name__}")
+    if value < minimum or (maximum is not None and value > maximum):
+        bound = f"at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
+        raise ValueError(f"{name} must be {bound}, got {value}")
+    return value
+
+
+def check_range(name: str, value: Sequence[float], minimum: float) -> tuple[float, float]:
+    """`value` as `(low, high)`; raises unless it is two numbers with `minimum <= low <= high`."""
+    if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 2:
+        raise ValueError(f"{name} must be two numbers (low, high), got {value!r}")
+    low, high = (check_number(f"{name}[{i}]", number) for i, number in enumerate(value))
+    if not minimum <= low <= high:
+        raise ValueError(f"{name} must satisfy {minimum} <= low <= high, got {tuple(value)}")
+    return low, high
+
+
+def check_sources(name: str, value: Iterable[str], allowed: Collection[str]) -> tuple[str, ...]:
+    """`value` as a tuple; raises unless it is a non-empty list of distinct names out of `allowed`."""
+    if isinstance(value, str):
+        raise TypeError(f"{name} must be a list of names, got the string {value!r}; write [{value!r}]")
+    sources = tuple(value)
+    unknown = [source for source in sources if source not in allowed]
+    if unknown:
+        raise ValueError(f"{name} has unknown entries {unknown}; allowed are {list(allowed)}")
+    if not sources:
+        raise ValueError(f"{name} is empty; give at least one of {list(allowed)}")
+    if len(set(sources)) != len(sources):
+        raise ValueError(f"{name} names a source twice: {list(sources)}")
+    return sources
+
+
+def check_keys(name: str, keys: Iterable[str], allowed: Collection[str]) -> None:
+    """Raise `ValueError` with the allowed names if `keys` holds another one."""
+    unknown = sorted(set(keys) - set(allowed))
+    if unknown:
+        raise ValueError(f"unknown key {', '.join(map(repr, unknown))} in {name}; allowed are: {', '.join(allowed)}")
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """`x` in float32, or as it is if its dtype is wider."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,0 +1,193 @@
+"""PCLCriterion: PCLLoss, its embedding and the embedding's training step in one module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ._checks import at_least_float32, check_count, check_positive, check_range
+from .discriminator import WaveletDiscriminator
+from .embedding import Embedding
+from .functional import contrastive_discriminator_loss
+from .loss import PCLLoss
+from .samples import is_distributed
+
+
+class PCLCriterion(nn.Module):
+    """The contrastive loss for a training loop that knows no discriminator.
+
+    It owns E_D and E_D's Adam. Every training call returns the loss with the E_D of the call before, and then takes
+    one step of E_D (eq 7) on `sr.detach()`, so that `loss = F.l1_loss(sr, hr) + pcl(sr, hr)` is all that a loop needs.
+    The returned loss may be back-propagated any time later, also after further calls.
+
+    E_D is no business of the loop's optimizer: its parameters never hold a `.grad` between calls, so that an
+    optimizer that was given them by accident leaves them alone.
+
+    Under torch.distributed every rank must make the same calls; E_D then starts equal, its gradients and statistics
+    are averaged, and it is the same on all ranks after every step.
+
+    Args:
+        embedding: a network to use in place of a new `WaveletDiscriminator`; without trainable parameters it is
+            never trained. To be trained it must also map images to logits.
+        num_in_ch, num_feat, norm, wavelet: of the new `WaveletDiscriminator`.
+        lr: of E_D's Adam.
+        betas: of E_D's Adam.
+        update_every: average E_D's gradients over so many calls before a step, as loops that accumulate do.
+        sync: average E_D over the ranks of torch.distributed.
+        **pcl: keywords of `PCLLoss`.
+
+    Raises:
+        TypeError, ValueError: an argument is of a wrong type or out of range.
+    """
+
+    def __init__(
+        self,
+        embedding: nn.Module | None = None,
+        *,
+        num_in_ch: int = 3,
+        num_feat: int = 64,
+        norm: str = "batch",
+        wavelet: bool = True,
+        lr: float = 1e-4,
+        betas: Sequence[float] = (0.9, 0.999),
+        update_every: int = 1,
+        sync: bool = True,
+        **pcl: Any,
+    ) -> None:
+        super().__init__()
+        if embedding is None:
+            embedding = WaveletDiscriminator(num_in_ch, num_feat, norm, wavelet)
+        elif not isinstance(embedding, Embedding):
+            raise TypeError(f"embedding must have a method embed(x, num_layers), {type(embedding).__name__} has none")
+        self.embedding = embedding
+        self.pcl = PCLLoss(**pcl)
+        self.update_every = check_count("update_every", update_every, 1)
+        self.sync = sync
+        self._params = [p for p in embedding.parameters() if p.requires_grad]
+        self._optimizer: torch.optim.Optimizer | None = None
+        if self._params:
+            adam_betas = check_range("betas", betas, 0.0)
+            self._optimizer = torch.optim.Adam(self._params, lr=check_positive("lr", lr), betas=adam_betas)
+        self._grads: list[Tensor] = []  # sums over the calls since E_D's last step
+        self._num_pending = 0
+        self._in_step_with_ranks = False
+        self.log: dict[str, Tensor] = {}
+        """Detached 0-dim tensors of the last call: those of `PCLLoss.stats`, `l_pcl` (the value returned), and, from
+        the last training of E_D, `l_d`, `out_d_real` and `out_d_fake`."""
+
+    def forward(self, sr: Tensor, hr: Tensor, lq: Tensor | None = None) -> Tensor:
+        """The weighted contrastive loss, 0-dim; only `sr` receives a gradient.
+
+        E_D is trained when the module is in training mode, gradients are enabled and `sr` requires one; always in
+        float32 or wider, whatever autocast says.
+
+        Args:
+            sr: super-resolved images `(N, C, H, W)` in `[0, data_range]`, `H, W >= 32`.
+            hr: their ground truth, the same shape.
+            lq: the LR images, for the negative source `'lq'`.
+
+        Raises:
+            TypeError, ValueError: as `PCLLoss`.
+        """
+        if self.sync and is_distributed() and not self._in_step_with_ranks:
+            self._start_equal()
+        loss = self.pcl(sr, hr, self.embedding, lq)
+        log = {"l_pcl": loss.detach(), **self.pcl.stats}
+        if self._optimizer is not None and self.training and torch.is_grad_enabled() and sr.requires_grad:
+            log |= self._train_embedding(sr.detach(), hr.detach(), self._optimizer)
+        else:
+            log |= {key: self.log[key] for key in ("l_d", "out_d_real", "out_d_fake") if key in self.log}
+        self.log = log
+        return loss
+
+    def _train_embedding(self, sr: Tensor, hr: Tensor, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+        with torch.autocast(sr.device.type, enabled=False):
+            images = torch.cat([at_least_float32(hr), at_least_float32(sr)]) / self.pcl.data_range
+            real, fake = self.embedding(images).chunk(2)
+            l_d = contrastive_discriminator_loss(real, fake)
+            grads = torch.autograd.grad(l_d, self._params)
+        if self._grads:
+            torch._foreach_add_(self._grads, grads)
+        else:
+            self._grads = list(grads)
+        self._num_pending += 1
+        if self.sync and is_distributed():
+            _average(_float_buffers(self.embedding))
+        if self._num_pending == self.update_every:
+            self._step(optimizer)
+        return {"l_d": l_d.detach(), "out_d_real": real.detach().mean(), "out_d_fake": fake.detach().mean()}
+
+    def _step(self, optimizer: torch.optim.Optimizer) -> None:
+        if self._num_pending > 1:
+            torch._foreach_div_(self._grads, self._num_pending)
+        if self.sync and is_distributed():
+            _average(self._grads)
+        for param, grad in zip(self._params, self._grads, strict=True):
+            param.grad = grad
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        self._grads, self._num_pending = [], 0
+
+    def _start_equal(self) -> None:
+        for tensor in [*self.embedding.parameters(), *self.embedding.buffers()]:
+            torch.distributed.broadcast(tensor.detach(), 0)
+        self._in_step_with_ranks = True
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """E_D's optimizer, and the gradients that wait for its next step."""
+        optimizer = None if self._optimizer is None else self._optimizer.state_dict()
+        return {"optimizer": optimizer, "num_pending": self._num_pending, "grads": list(self._grads)}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take up what `get_extra_state` gave.
+
+        Raises:
+            ValueError: one of the two criterions trains its embedding, the other does not.
+        """
+        if (state["optimizer"] is None) != (self._optimizer is None):
+            raise ValueError(
+                "the checkpoint's embedding is "
+                f"{'frozen' if state['optimizer'] is None else 'trained'}, this criterion's is not; "
+                "build PCLCriterion with the same embedding as the saved one"
+            )
+        if self._optimizer is not None:
+            self._optimizer.load_state_dict(state["optimizer"])
+        self._num_pending = int(state["num_pending"])
+        self._grads = [
+            grad.detach().to(param, copy=True) for grad, param in zip(state["grads"], self._params, strict=False)
+        ]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PCLCriterion:
+        """Move E_D and its optimizer together; `.half()` and `.bfloat16()` leave both in float32, which Adam needs."""
+
+        def move(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            if tensor.is_floating_point() and moved.dtype.itemsize < 4:
+                return tensor.to(moved.device)
+            return moved
+
+        super()._apply(move, recurse)
+        self._grads = [move(grad) for grad in self._grads]
+        if self._optimizer is not None:
+            for state in self._optimizer.state.values():
+                # Adam keeps its step counter on the CPU.
+                state.update({k: move(v) for k, v in state.items() if isinstance(v, Tensor) and k != "step"})
+        return self
+
+
+def _float_buffers(module: nn.Module) -> list[Tensor]:
+    return [buffer for buffer in module.buffers() if buffer.is_floating_point()]
+
+
+def _average(tensors: Sequence[Tensor]) -> None:
+    """Average in place over the ranks, in one message per call."""
+    if not tensors:
+        return
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    torch.distributed.all_reduce(flat)
+    flat /= torch.distributed.get_world_size()
+    for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(mean.view_as(tensor))

@@ -1,0 +1,273 @@
+"""PCLLoss: samples -> embedding -> equations. It owns no optimizer and does no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from . import samples
+from ._checks import (
+    MIN_SIZE,
+    at_least_float32,
+    check_count,
+    check_images,
+    check_number,
+    check_positive,
+    check_range,
+    check_sources,
+)
+from .embedding import Embedding
+from .functional import contrastive_discriminator_loss, info_nce, similarity, unit_norm_scale
+
+# alpha of equation 11 is meant for images in 0-255, where |dL_1/dSR| and |dL_CL/dSR| are comparable.
+ALPHA_RANGE = 255.0
+
+CPU_CHUNK_SIZE = 4
+
+
+class PCLLoss(nn.Module):
+    """The contrastive loss of the paper between a super-resolved image and samples made of its ground truth.
+
+    `loss_weight * data_range / 255 * L_CL`, `L_CL` as in equations 8 to 10. `loss_weight` is thereby the paper's
+    alpha for images in 0-255, and keeps its balance against L_1 on images of any range.
+
+    Args:
+        loss_weight: alpha of equation 11.
+        temperature: tau of equation 8. Smaller pushes harder.
+        num_layers: L of equation 10, how many maps of the embedding are compared.
+        num_positives: number of sharpened images; `'gt'` adds one more positive.
+        num_negatives: number of blurred images, and the most that `'batch'` adds; `'lq'` adds one.
+        positives: out of `'gt'` and `'sharpen'`.
+        negatives: out of `'blur'`, `'lq'` (the LR image enlarged to HR's size) and `'batch'` (the ground truth of
+            the next images of the batch, at most all others).
+        sharpness: range of the sharpening factor; 1 is the image itself.
+        blur_sigma: range of the Gaussian's sigma, in pixels.
+        data_range: the images' white: 1.0 or 255.0.
+        chunk_size: how many samples pass the embedding at a time; None: all of them on a GPU, 4 at a
+            time on a CPU, where small pieces stay in the cache. It changes memory and speed, not the result.
+        seed: of the samples, at least 0.
+
+    Raises:
+        TypeError, ValueError: an argument is of a wrong type or out of range.
+    """
+
+    def __init__(
+        self,
+        loss_weight: float = 1.0,
+        *,
+        temperature: float = 1.0,
+        num_layers: int = 4,
+        num_positives: int = 4,
+        num_negatives: int = 4,
+        positives: Iterable[str] = ("gt", "sharpen"),
+        negatives: Iterable[str] = ("blur",),
+        sharpness: Sequence[float] = (1.5, 3.0),
+        blur_sigma: Sequence[float] = (0.5, 1.5),
+        data_range: float = 1.0,
+        chunk_size: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.loss_weight = check_number("loss_weight", loss_weight)
+        self.temperature = check_positive("temperature", temperature)
+        self.num_layers = check_count("num_layers", num_layers, 1)
+        self.positives = check_sources("positives", positives, samples.POSITIVE_SOURCES)
+        self.negatives = check_sources("negatives", negatives, samples.NEGATIVE_SOURCES)
+        self.num_positives = check_count("num_positives", num_positives, int("sharpen" in self.positives))
+        self.num_negatives = check_count("num_negatives", num_negatives, int(self.negatives != ("lq",)))
+        self.sharpness = check_range("sharpness", sharpness, 0.0)
+        self.blur_sigma = check_range("blur_sigma", blur_sigma, 0.0)
+        check_positive("blur_sigma[0]", self.blur_sigma[0])
+        self.data_range = check_positive("data_range", data_range)
+        self.chunk_size = None if chunk_size is None else check_count("chunk_size", chunk_size, 1)
+        self.seed = check_count("seed", seed, 0)
+        self.num_calls = 0
+        self.stats: dict[str, Tensor] = {}
+        """Detached 0-dim tensors of the last call: `l_cl` (without weight), `pos_sim`, `neg_sim`, `margin` (their
+        difference), and the same per layer, `l_cl_1` being the shallowest layer's."""
+
+    def forward(
+        self,
+        sr: Tensor,
+        hr: Tensor,
+        embedding: Embedding | None = None,
+        lq: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The weighted loss; only `sr` can receive a gradient.
+
+        Args:
+            sr: super-resolved images, the anchor: `(N, C, H, W)` in `[0, data_range]`, `H, W >= 32`; not clamped.
+            hr: their ground truth, the same shape and range.
+            embedding: what embeds, usually a `WaveletDiscriminator`.
+            lq: the LR images, `(N, C, h, w)`, the same range; needed for the negative source `'lq'`.
+            generator: where the samples' random numbers come from; by default a CPU generator seeded from
+                (`seed`, number of the call, rank).
+
+        Returns:
+            0-dim.
+
+        Raises:
+            TypeError: an image is not a float tensor, or `embedding` does not embed.
+            ValueError: a shape does not fit, `lq` is missing, or `'batch'` meets a batch of one.
+        """
+        embedding = self._check(sr, hr, embedding, lq)
+        if generator is None:
+            generator = samples.seeded_generator(self.seed, self.num_calls)
+        self.num_calls += 1
+
+        maps, num_positives = self._embed_samples(hr, lq, embedding, generator)
+        anchors = embedding.embed(at_least_float32(sr) / self.data_range, self.num_layers)
+        losses, pos_sims, neg_sims = [], [], []
+        for anchor, layer_maps in zip(anchors, maps, strict=True):
+            sims = similarity(anchor, layer_maps, samples_normalized=True)
+            pos_sim, neg_sim = sims[:, :num_positives], sims[:, num_positives:]
+            losses.append(info_nce(pos_sim, neg_sim, self.temperature))
+            pos_sims.append(pos_sim.detach().mean())
+            neg_sims.append(neg_sim.detach().mean())
+        layer_losses = torch.stack(losses)
+        self.stats = _stats(layer_losses.detach(), torch.stack(pos_sims), torch.stack(neg_sims))
+        return self.loss_weight * self.data_range / ALPHA_RANGE * layer_losses.mean()
+
+    def extra_repr(self) -> str:
+        """The knobs, for `print`."""
+        return (
+            f"loss_weight={self.loss_weight}, temperature={self.temperature}, num_layers={self.num_layers}, "
+            f"positives={list(self.positives)} ({self.num_positives} sharpened by {self.sharpness}), "
+            f"negatives={list(self.negatives)} ({self.num_negatives}, sigma {self.blur_sigma}), "
+            f"data_range={self.data_range}"
+        )
+
+    def get_extra_state(self) -> dict[str, int]:
+        """The number of calls so far, so that a resumed run draws the samples of an uninterrupted one."""
+        return {"num_calls": self.num_calls}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        """Take up what `get_extra_state` gave."""
+        self.num_calls = int(state["num_calls"])
+
+    @torch.no_grad()
+    def _embed_samples(
+        self, hr: Tensor, lq: Tensor | None, embedding: Embedding, generator: torch.Generator
+    ) -> tuple[list[Tensor], int]:
+        """Maps of all samples with unit norm at every pixel, L of `(K_P + K_N, N, C_l, H_l, W_l)`; and K_P."""
+        with torch.autocast(hr.device.type, enabled=False):
+            gt = at_least_float32(hr) / self.data_range
+            positives = [gt[None]] if "gt" in self.positives else []
+            if "sharpen" in self.positives:
+                positives.append(samples.draw_sharpened(gt, self.num_positives, self.sharpness, generator))
+            negatives = []
+            if "blur" in self.negatives:
+                negatives.append(samples.draw_blurred(gt, self.num_negatives, self.blur_sigma, generator))
+            if lq is not None and "lq" in self.negatives:
+                enlarged = samples.upsample(at_least_float32(lq) / self.data_range, (gt.shape[-2], gt.shape[-1]))
+                negatives.append(enlarged[None].to(gt.dtype))
+        num_positives = sum(map(len, positives))
+        num_rolled = min(self.num_negatives, len(gt) - 1) if "batch" in self.negatives else 0
+
+        images = torch.cat(positives + negatives)
+        maps = self._embed_in_chunks(images, embedding, extra=num_rolled)
+        if num_rolled:
+            gt_maps = (
+                [layer[0] for layer in maps]
+                if "gt" in self.positives
+                else [layer[0] for layer in self._embed_in_chunks(gt[None], embedding)]
+            )
+            for layer, gt_map in zip(maps, gt_maps, strict=True):
+                for shift in range(1, num_rolled + 1):
+                    layer[len(images) + shift - 1] = gt_map.roll(-shift, 0)
+        return maps, num_positives
+
+    def _embed_in_chunks(self, images: Tensor, embedding: Embedding, extra: int = 0) -> list[Tensor]:
+        """Unit-norm maps of `(K, N, C, H, W)` images, L of `(K + extra, N, ...)`; the last `extra` are left unset."""
+        count, batch = images.shape[:2]
+        flat = images.flatten(0, 1)
+        chunk_size = self.chunk_size or (CPU_CHUNK_SIZE if images.device.type == "cpu" else len(flat))
+        buffers: list[Tensor] = []
+        for start in range(0, len(flat), chunk_size):
+            chunk = flat[start : start + chunk_size]
+            for layer, maps in enumerate(embedding.embed(chunk, self.num_layers)):
+                maps = at_least_float32(maps)
+                if start == 0:
+                    buffers.append(maps.new_empty((count + extra) * batch, *maps.shape[1:]))
+                torch.mul(maps, unit_norm_scale(maps), out=buffers[layer][start : start + len(chunk)])
+        return [buffer.unflatten(0, (count + extra, batch)) for buffer in buffers]
+
+    def _check(self, sr: Tensor, hr: Tensor, embedding: Embedding | None, lq: Tensor | None) -> Embedding:
+        if embedding is None:
+            raise ValueError(
+                "PCLLoss needs an embedding. In a BasicSR YAML use it as train.pcl_opt with `model_type: PCLModel`, "
+                "or put `type: PCLPerceptualLoss` in train.perceptual_opt; in your own loop use PCLCriterion, or "
+                "pass a WaveletDiscriminator: pcl(sr, hr, net_d)"
+            )
+        if not isinstance(embedding, Embedding):
+            raise TypeError(
+                f"embedding must have a method embed(x, num_layers), {type(embedding).__name__} has none; "
+                "pass a WaveletDiscriminator, or the bare network behind a parallel wrapper (net_d.module)"
+            )
+        check_images("sr", sr, min_size=MIN_SIZE)
+        check_images("hr", hr, min_size=MIN_SIZE)
+        if sr.shape != hr.shape:
+            raise ValueError(
+                f"sr and hr must have the same shape, got {tuple(sr.shape)} and {tuple(hr.shape)}; "
+                "crop or resize one to the other, and check the scale"
+            )
+        if "lq" in self.negatives:
+            if lq is None:
+                raise ValueError("negatives contains 'lq', but no lq was passed; call with lq=..., or drop 'lq'")
+            check_images("lq", lq)
+            if lq.shape[:2] != hr.shape[:2]:
+                raise ValueError(
+                    f"lq must have the batch size and channels of hr, got {tuple(lq.shape)} and {tuple(hr.shape)}"
+                )
+        if "batch" in self.negatives and len(hr) < 2:
+            raise ValueError(
+                "negatives contains 'batch', which takes the other images of the batch, but the batch has one image; "
+                "use a batch size of at least 2, or drop 'batch'"
+            )
+        return embedding
+
+
+class ContrastiveDiscriminatorLoss(nn.Module):
+    """Equation 7, what E_D is trained with; see `functional.contrastive_discriminator_loss`.
+
+    Args:
+        loss_weight: factor of the loss.
+        gather: under torch.distributed, compare with the logits of all ranks, of which each must hold as many. The
+            gradients are those of the loss over all logits once they are averaged over the ranks, as
+            `DistributedDataParallel` does.
+    """
+
+    def __init__(self, loss_weight: float = 1.0, gather: bool = False) -> None:
+        super().__init__()
+        self.loss_weight = check_number("loss_weight", loss_weight)
+        if not isinstance(gather, bool):
+            raise TypeError(f"gather must be True or False, got {gather!r}")
+        self.gather = gather
+
+    def forward(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        """The weighted loss, 0-dim, of logits of any shape.
+
+        Raises:
+            ValueError: either side is empty.
+        """
+        if self.gather and samples.is_distributed():
+            real_logits, fake_logits = _gather(real_logits), _gather(fake_logits)
+        return self.loss_weight * contrastive_discriminator_loss(real_logits, fake_logits)
+
+
+def _gather(logits: Tensor) -> Tensor:
+    from torch.distributed.nn.functional import all_gather
+
+    return torch.cat(all_gather(logits.flatten()))
+
+
+def _stats(losses: Tensor, pos_sims: Tensor, neg_sims: Tensor) -> dict[str, Tensor]:
+    per_layer = {"l_cl": losses, "pos_sim": pos_sims, "neg_sim": neg_sims, "margin": pos_sims - neg_sims}
+    means = {name: values.mean() for name, values in per_layer.items()}
+    layers = {
+        f"{name}_{layer}": value for name, values in per_layer.items() for layer, value in enumerate(values.unbind(), 1)
+    }
+    return means | layers
