@@ -1,0 +1,121 @@
+"""What a YAML says of PCL: its defaults, and what is refused before anything is written."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from .._checks import check_count, check_keys
+from ..discriminator import WaveletDiscriminator
+from ..loss import ContrastiveDiscriminatorLoss, PCLLoss
+
+Options = dict[str, Any]
+
+# Flat keys under `train:`, as BasicSR's own `net_d_iters`.
+TRAIN_KEYS = ("pcl_opt", "pcl_start_iter", "cld_opt", "optim_d", "net_d_frozen")
+
+
+class OptionsError(ValueError):
+    """A YAML asks for what cannot be; the message names the line and the fix."""
+
+
+def complete_options(opt: Options, *, is_pcl_model: bool) -> None:
+    """Check what a training YAML says of PCL, and write the defaults of `network_d`, `optim_d` and `cld_opt` into it.
+
+    The defaults must stand there before BasicSR looks for what to resume: it resumes the networks whose `network_*`
+    key it sees, so that E_D would otherwise be silently new after a resume. Running it again changes nothing.
+
+    Args:
+        opt: BasicSR's options; changed in place.
+        is_pcl_model: whether `model_type` is a model that uses `train.pcl_opt`.
+
+    Raises:
+        OptionsError: `pcl_opt` under a model that would ignore it, a PCL model without `pcl_opt`, an unknown key, or
+            a value that the loss or E_D refuses.
+    """
+    train = opt.get("train")
+    if train is None:
+        return
+    model_type = opt.get("model_type")
+    if not is_pcl_model:
+        if train.get("pcl_opt") is not None:
+            raise OptionsError(
+                f"`model_type: {model_type}` ignores train.pcl_opt and would train without it; change that line to "
+                f"`model_type: {_pcl_twin(model_type)}`, or delete pcl_opt"
+            )
+        return
+    if train.get("pcl_opt") is None:
+        raise OptionsError(
+            f"`model_type: {model_type}` needs train.pcl_opt, for example "
+            "`pcl_opt: {type: PCLLoss, loss_weight: 1.0}`"
+        )
+    try:
+        _complete(opt, train)
+    except (TypeError, ValueError) as error:
+        raise OptionsError(str(error)) from error
+
+
+def _complete(opt: Options, train: Options) -> None:
+    check_keys("train", [key for key in train if key.startswith(("pcl_", "cld_", "net_d_"))], TRAIN_KEYS)
+    train.setdefault("pcl_start_iter", 0)
+    check_count("train.pcl_start_iter", train["pcl_start_iter"], 0)
+    frozen = train.setdefault("net_d_frozen", False)
+    if not isinstance(frozen, bool):
+        raise TypeError(f"train.net_d_frozen must be true or false, got {frozen!r}")
+
+    _set_default(train["pcl_opt"], "type", "PCLLoss")
+    # The model seeds the samples of every iteration from manual_seed: a seed here would have no effect.
+    _check_block("train.pcl_opt", train["pcl_opt"], PCLLoss, without=("seed",))
+    _set_block(train, "cld_opt", {"type": "ContrastiveDiscriminatorLoss"})
+    _check_block("train.cld_opt", train["cld_opt"], ContrastiveDiscriminatorLoss)
+
+    num_in_ch = opt["network_g"].get("num_out_ch", 3)
+    _set_block(opt, "network_d", {"type": "WaveletDiscriminator", "num_in_ch": num_in_ch, "num_feat": 64})
+    _set_default(opt["network_d"], "type", "WaveletDiscriminator")
+    if opt["network_d"]["type"] == "WaveletDiscriminator":
+        _check_block("network_d", opt["network_d"], WaveletDiscriminator)
+        if frozen and not opt["path"].get("pretrain_network_d"):
+            raise ValueError(
+                "train.net_d_frozen: true needs a trained E_D; set path.pretrain_network_d to a net_d_*.pth, "
+                "or drop net_d_frozen"
+            )
+    # Read before BasicSR's setup takes the optimizer's type out of its block.
+    lr = train["optim_g"]["lr"]
+    _set_block(train, "optim_d", {"type": "Adam", "lr": lr, "weight_decay": 0, "betas": [0.9, 0.999]})
+
+
+def _check_block(
+    name: str, block: Mapping[str, Any], constructor: Callable[..., Any], without: tuple[str, ...] = ()
+) -> None:
+    """Refuse keys that are no keyword of the constructor, and values that it refuses."""
+    if block["type"] != constructor.__name__:
+        raise ValueError(f"{name}.type must be {constructor.__name__}, got {block['type']}")
+    keywords = [key for key in inspect.signature(constructor).parameters if key not in without]
+    check_keys(name, block, ["type", *keywords])
+    try:
+        # Built for its checks alone: without storage, and without taking from the run's random numbers.
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            constructor(**{key: value for key, value in block.items() if key != "type"})
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name}: {error}") from error
+
+
+def _set_block(parent: Options, key: str, default: Options) -> None:
+    # `optim_d: ~` in a YAML means the same as leaving it out.
+    if parent.get(key) is None:
+        parent[key] = default
+    if not isinstance(parent[key], dict):
+        raise TypeError(f"{key} must be a block of keys, got {parent[key]!r}")
+
+
+def _set_default(block: Options, key: str, default: Any) -> None:
+    if not isinstance(block, dict):
+        raise TypeError(f"expected a block of keys such as {{type: {default}}}, got {block!r}")
+    block.setdefault(key, default)
+
+
+def _pcl_twin(model_type: str | None) -> str:
+    return "PCLSwinIRModel" if model_type == "SwinIRModel" else "PCLModel"

@@ -1,0 +1,84 @@
+"""What BasicSR 1.4.2 needs to run on current PyTorch and without a GPU.
+
+Each repair is one function that changes one thing, and changes nothing where BasicSR is already right. The repair of
+its import is `pcl_loss.import_repair`, which must come before BasicSR is there.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+from typing import Any
+
+import basicsr.train
+import torch
+from basicsr.models.base_model import BaseModel
+from basicsr.utils import check_resume, dist_util
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+def apply() -> None:
+    """All repairs; calling it twice is harmless."""
+    if getattr(BaseModel, "repaired_by_pcl_loss", False):
+        return
+    BaseModel.repaired_by_pcl_loss = True
+    resume_without_cuda()
+    distribute_without_cuda()
+    end_warmup_at_the_full_lr()
+
+
+def resume_without_cuda() -> None:
+    """BasicSR loads a training state onto `torch.cuda.current_device()`, which fails where there is no GPU."""
+    if not torch.cuda.is_available():
+        basicsr.train.load_resume_state = _load_resume_state
+
+
+def _load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
+    path = opt["path"].get("resume_state")
+    if opt["auto_resume"]:
+        states = Path(opt["path"]["training_states"]).glob("*.state")
+        path = max(states, key=lambda state: int(state.stem), default=None)
+        opt["path"]["resume_state"] = None if path is None else os.fspath(path)
+    if path is None:
+        return None
+    resume_state = torch.load(path, map_location="cpu", weights_only=True)
+    check_resume(opt, resume_state["iter"])
+    return resume_state
+
+
+def distribute_without_cuda() -> None:
+    """BasicSR starts NCCL and pins every rank to a GPU; without one, gloo and the CPU take their place."""
+    if torch.cuda.is_available():
+        return
+
+    def init_gloo(backend: str = "nccl", **kwargs: Any) -> None:
+        torch.distributed.init_process_group("gloo", **kwargs)
+
+    model_to_device = BaseModel.model_to_device
+
+    @functools.wraps(model_to_device)
+    def model_to_cpu(self: Any, net: nn.Module) -> nn.Module:
+        if not self.opt["dist"]:
+            return model_to_device(self, net)
+        return DistributedDataParallel(net, find_unused_parameters=self.opt.get("find_unused_parameters", False))
+
+    dist_util._init_dist_pytorch = init_gloo
+    BaseModel.model_to_device = model_to_cpu
+
+
+def end_warmup_at_the_full_lr() -> None:
+    """BasicSR's warm-up stops one iteration short of the full learning rate, at `(w - 1) / w` of it, and
+    MultiStepRestartLR goes on from what it finds: the rate stays too low for the rest of the run.
+    """
+    update_learning_rate = BaseModel.update_learning_rate
+
+    @functools.wraps(update_learning_rate)
+    def update(self: Any, current_iter: int, warmup_iter: int = -1) -> None:
+        if current_iter == warmup_iter:
+            # Before the schedulers step, so that a milestone at this very iteration still counts.
+            self._set_lr(self._get_init_lr())
+        update_learning_rate(self, current_iter, warmup_iter)
+
+    BaseModel.update_learning_rate = update

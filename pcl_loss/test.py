@@ -1,0 +1,21 @@
+"""`python -m pcl_loss.test -opt FILE.yml`: BasicSR's testing, with PCL known to it. For torchrun too."""
+
+from __future__ import annotations
+
+import os
+
+from . import import_repair  # noqa: F401  (at module level: the workers of a spawning data loader need it too)
+
+
+def main() -> None:
+    """Test as BasicSR's own test.py does, with its flags; results go under the caller's folder."""
+    import basicsr.test
+
+    from .basicsr_plugin import register
+
+    register()
+    basicsr.test.test_pipeline(os.getcwd())
+
+
+if __name__ == "__main__":
+    main()

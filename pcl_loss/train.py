@@ -1,0 +1,27 @@
+"""`python -m pcl_loss.train -opt FILE.yml`: BasicSR's training, with PCL known to it. For torchrun too."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from . import import_repair  # noqa: F401  (at module level: the workers of a spawning data loader need it too)
+
+
+def main() -> None:
+    """Train as BasicSR's own train.py does, with its flags; experiments go under the caller's folder."""
+    import basicsr.train
+
+    from .basicsr_plugin import OptionsError, register
+    from .basicsr_plugin.progress import progress_line
+
+    register()
+    try:
+        with progress_line():
+            basicsr.train.train_pipeline(os.getcwd())
+    except OptionsError as error:
+        sys.exit(f"pcl-loss train: {error}")
+
+
+if __name__ == "__main__":
+    main()
