@@ -1,0 +1,99 @@
+"""A YAML's defaults are filled in, and what it cannot mean is refused with the line to change."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+
+from pcl_loss.basicsr_plugin import OptionsError, complete_options
+
+Options = dict[str, Any]
+
+
+def test_pcl_opt_and_the_model_type_are_the_whole_change(with_pcl: Options) -> None:
+    complete_options(with_pcl, is_pcl_model=True)
+    assert with_pcl["network_d"] == {"type": "WaveletDiscriminator", "num_in_ch": 3, "num_feat": 64}
+    optim_d = {"type": "Adam", "lr": 1e-3, "weight_decay": 0, "betas": [0.9, 0.999]}
+    assert with_pcl["train"]["optim_d"] == optim_d
+    assert with_pcl["train"]["cld_opt"] == {"type": "ContrastiveDiscriminatorLoss"}
+
+
+def test_completing_twice_changes_nothing(with_pcl: Options) -> None:
+    complete_options(with_pcl, is_pcl_model=True)
+    once = copy.deepcopy(with_pcl)
+    complete_options(with_pcl, is_pcl_model=True)
+    assert with_pcl == once
+
+
+def test_what_the_yaml_says_is_kept(with_pcl: Options) -> None:
+    with_pcl["network_d"] = {"type": "WaveletDiscriminator", "num_in_ch": 3, "num_feat": 8, "norm": "none"}
+    with_pcl["train"]["optim_d"] = {"type": "Adam", "lr": 0.5}
+    complete_options(with_pcl, is_pcl_model=True)
+    assert with_pcl["network_d"]["num_feat"] == 8
+    assert with_pcl["train"]["optim_d"] == {"type": "Adam", "lr": 0.5}
+
+
+def test_grey_images_get_an_e_d_for_one_channel(with_pcl: Options) -> None:
+    with_pcl["network_g"]["num_out_ch"] = 1
+    complete_options(with_pcl, is_pcl_model=True)
+    assert with_pcl["network_d"]["num_in_ch"] == 1
+
+
+def test_the_runs_random_numbers_are_left_alone(with_pcl: Options) -> None:
+    state = torch.random.get_rng_state()
+    complete_options(with_pcl, is_pcl_model=True)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_a_baseline_is_left_as_it_is(baseline: Options) -> None:
+    before = copy.deepcopy(baseline)
+    complete_options(baseline, is_pcl_model=False)
+    assert baseline == before
+
+
+@pytest.mark.parametrize(
+    ("model_type", "line"), [("SRModel", "`model_type: PCLModel`"), ("SwinIRModel", "`model_type: PCLSwinIRModel`")]
+)
+def test_pcl_opt_under_a_model_that_ignores_it_is_refused(with_pcl: Options, model_type: str, line: str) -> None:
+    with_pcl["model_type"] = model_type
+    with pytest.raises(OptionsError, match=line):
+        complete_options(with_pcl, is_pcl_model=False)
+
+
+def test_a_pcl_model_without_pcl_opt_is_refused(baseline: Options) -> None:
+    with pytest.raises(OptionsError, match=r"needs train\.pcl_opt"):
+        complete_options(baseline | {"model_type": "PCLModel"}, is_pcl_model=True)
+
+
+@pytest.mark.parametrize(
+    ("block", "key", "value", "message"),
+    [
+        ("pcl_opt", "temprature", 1.0, r"unknown key 'temprature' in train\.pcl_opt; allowed are: .*temperature"),
+        ("pcl_opt", "temperature", 0, r"train\.pcl_opt: temperature must be above 0, got 0"),
+        ("pcl_opt", "temperature", "1e-1", r"train\.pcl_opt: temperature must be a number.*1\.0e-4"),
+        ("pcl_opt", "negatives", ["blurr"], r"negatives has unknown entries \['blurr'\]; allowed are .*'blur'"),
+        ("pcl_opt", "negatives", "blur", r"negatives must be a list"),
+        ("pcl_opt", "seed", 3, r"unknown key 'seed'"),
+        ("pcl_opt", "type", "L1Loss", r"train\.pcl_opt\.type must be PCLLoss, got L1Loss"),
+        ("cld_opt", "gathr", True, r"unknown key 'gathr' in train\.cld_opt; allowed are: .*gather"),
+        ("network_d", "num_feats", 32, r"unknown key 'num_feats' in network_d; allowed are: .*num_feat"),
+        ("network_d", "norm", "layer", r"network_d: norm must be one of \['batch', 'group', 'none'\], got 'layer'"),
+        ("train", "pcl_start", 5, r"unknown key 'pcl_start' in train; allowed are: .*pcl_start_iter"),
+        ("train", "pcl_start_iter", -1, r"pcl_start_iter must be at least 0, got -1"),
+        ("train", "net_d_frozen", "yes", r"net_d_frozen must be true or false, got 'yes'"),
+        ("train", "net_d_frozen", True, r"path\.pretrain_network_d"),
+        ("train", "optim_d", 1e-4, r"optim_d must be a block"),
+        ("train", "pcl_opt", True, r"expected a block"),
+    ],
+)
+def test_a_bad_value_names_itself_and_the_fix(
+    with_pcl: Options, block: str, key: str, value: Any, message: str
+) -> None:
+    train = with_pcl["train"]
+    train["cld_opt"] = {"type": "ContrastiveDiscriminatorLoss"}
+    with_pcl["network_d"] = {"type": "WaveletDiscriminator"}
+    target = {"train": train, "network_d": with_pcl["network_d"]}.get(block) or train[block]
+    target[key] = value
+    with pytest.raises(OptionsError, match=message):
+        complete_options(with_pcl, is_pcl_model=True)

@@ -1,0 +1,118 @@
+"""From a YAML to a trained network, through BasicSR's own pipelines and our entry points."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from basicsr.archs import build_network
+
+from pcl_loss import cli
+from pcl_loss.basicsr_plugin import PCLModel
+
+Options = dict[str, Any]
+
+LOGGED = ("l_pix", "l_pcl", "l_cl", "pos_sim", "neg_sim", "margin", "l_d", "out_d_real", "out_d_fake")
+
+
+def test_a_yaml_with_pcl_opt_and_no_network_d_trains_logs_and_saves(
+    with_pcl: Options, run_pipeline: Callable[..., str], tmp_path: Path
+) -> None:
+    log = run_pipeline(with_pcl)
+    lines = [line for line in log.splitlines() if "iter:" in line and "l_pix" in line]
+    assert len(lines) == 4
+    for line in lines:
+        values = dict(re.findall(r"(\w+): (-?\d\.\d+e[+-]\d+)", line))
+        assert tuple(values) == LOGGED
+        assert float(values["l_pcl"]) > 0
+    assert "# psnr:" in log
+    models = {path.name for path in (tmp_path / "experiments/tiny/models").iterdir()}
+    assert models == {f"net_{net}_{iteration}.pth" for net in "gd" for iteration in (2, 4, "latest")}
+    events = _tensorboard_scalars(tmp_path / "tb_logger/tiny")
+    assert events >= {f"losses/{key}" if key.startswith("l_") else key for key in LOGGED}
+
+
+def _tensorboard_scalars(folder: Path) -> set[str]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return set(events.Tags()["scalars"])
+
+
+def test_auto_resume_goes_on_with_the_saved_e_d(
+    with_pcl: Options, run_pipeline: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_pipeline(with_pcl)
+    resumed: dict[str, Any] = {}
+    resume_training = PCLModel.resume_training
+
+    def record(self: Any, state: dict[str, Any]) -> None:
+        resume_training(self, state)
+        resumed["net_d"] = {key: value.clone() for key, value in self.net_d.state_dict().items()}
+        resumed["steps"] = [float(s["step"]) for o in self.optimizers for s in o.state_dict()["state"].values()]
+
+    monkeypatch.setattr(PCLModel, "resume_training", record)
+    with_pcl["train"]["total_iter"] = 5
+    log = run_pipeline(with_pcl, "--auto_resume")
+    assert "Resuming training from epoch: 0, iter: 4." in log
+    saved = torch.load(tmp_path / "experiments/tiny/models/net_d_4.pth", weights_only=True)["params"]
+    assert resumed["net_d"].keys() == saved.keys()
+    assert all(torch.equal(resumed["net_d"][key], saved[key]) for key in saved)
+    assert set(resumed["steps"]) == {4.0}
+
+
+def test_a_trained_net_g_is_tested_without_e_d_and_loads_in_a_stock_model(
+    small: Options, run_pipeline: Callable[..., str], tmp_path: Path
+) -> None:
+    run_pipeline(small)
+    path = tmp_path / "experiments/tiny/models/net_g_latest.pth"
+    options = {key: small[key] for key in ("scale", "num_gpu", "manual_seed", "network_g")} | {
+        "name": "tested",
+        "model_type": "SRModel",
+        "datasets": {"test": small["datasets"]["val"] | {"phase": "test"}},
+        "path": {"pretrain_network_g": str(path), "strict_load_g": True, "param_key_g": "params_ema"},
+        "val": {"save_img": True, "suffix": None, "metrics": small["val"]["metrics"]},
+    }
+    assert "# psnr:" in run_pipeline(options, verb="test")
+    assert len(list((tmp_path / "results/tested/visualization/held_out").glob("*.png"))) == 3
+
+    stock = build_network(small["network_g"])
+    stock.load_state_dict(torch.load(path, weights_only=True)["params"], strict=True)
+
+
+def test_pcl_opt_under_sr_model_ends_before_anything_is_written(
+    with_pcl: Options, run_pipeline: Callable[..., str], tmp_path: Path
+) -> None:
+    with_pcl["model_type"] = "SRModel"
+    with pytest.raises(SystemExit, match="`model_type: PCLModel`"):
+        run_pipeline(with_pcl)
+    assert not (tmp_path / "experiments").exists()
+
+
+def test_the_verb_train_hands_basicsr_its_own_flags(
+    small: Options, run_pipeline: Callable[..., str], tmp_path: Path
+) -> None:
+    small["train"]["total_iter"] = 1
+    (tmp_path / "cli.yml").write_text(yaml.safe_dump(small))
+    assert cli.main(["train", "-opt", str(tmp_path / "cli.yml"), "--force_yml", "name=forced"]) == 0
+    assert (tmp_path / "experiments/forced/models/net_d_latest.pth").is_file()
+
+
+@pytest.mark.parametrize("module", ["pcl_loss", "pcl_loss.train"])
+def test_a_module_run_by_python_trains_under_the_callers_folder(module: str, small: Options, tmp_path: Path) -> None:
+    small["train"]["total_iter"] = 1
+    # Workers import the entry point again where processes are spawned; here they are forked.
+    small["datasets"]["train"]["num_worker_per_gpu"] = 1
+    (tmp_path / "tiny.yml").write_text(yaml.safe_dump(small))
+    verb = ["train"] if module == "pcl_loss" else []
+    command = [sys.executable, "-m", module, *verb, "-opt", "tiny.yml"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=dict(os.environ))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "experiments/tiny/models/net_g_latest.pth").is_file()
