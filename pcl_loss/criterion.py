@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from ._checks import at_least_float32, check_count, check_positive, check_range
+from ._checks import at_least_float32, check_count, check_number, check_positive
 from .discriminator import WaveletDiscriminator
 from .embedding import Embedding
 from .functional import contrastive_discriminator_loss
@@ -27,7 +27,7 @@ class PCLCriterion(nn.Module):
     optimizer that was given them by accident leaves them alone.
 
     Under torch.distributed every rank must make the same calls; E_D then starts equal, its gradients and statistics
-    are averaged, and it is the same on all ranks after every step.
+    are averaged, and it is the same on all ranks after every step. To resume, every rank must load the state.
 
     Args:
         embedding: a network to use in place of a new `WaveletDiscriminator`; without trainable parameters it is
@@ -66,11 +66,11 @@ class PCLCriterion(nn.Module):
         self.pcl = PCLLoss(**pcl)
         self.update_every = check_count("update_every", update_every, 1)
         self.sync = sync
-        self._params = [p for p in embedding.parameters() if p.requires_grad]
+        self._param_names = [name for name, param in embedding.named_parameters() if param.requires_grad]
+        self._params = self._named_params()
         self._optimizer: torch.optim.Optimizer | None = None
         if self._params:
-            adam_betas = check_range("betas", betas, 0.0)
-            self._optimizer = torch.optim.Adam(self._params, lr=check_positive("lr", lr), betas=adam_betas)
+            self._optimizer = torch.optim.Adam(self._params, check_positive("lr", lr), _check_betas(betas))
         self._grads: list[Tensor] = []  # sums over the calls since E_D's last step
         self._num_pending = 0
         self._in_step_with_ranks = False
@@ -96,14 +96,16 @@ class PCLCriterion(nn.Module):
             self._start_equal()
         loss = self.pcl(sr, hr, self.embedding, lq)
         log = {"l_pcl": loss.detach(), **self.pcl.stats}
-        if self._optimizer is not None and self.training and torch.is_grad_enabled() and sr.requires_grad:
-            log |= self._train_embedding(sr.detach(), hr.detach(), self._optimizer)
+        # A loop may freeze its losses, E_D with them, after this module was built.
+        trainable = self._optimizer is not None and any(param.requires_grad for param in self._params)
+        if trainable and self.training and torch.is_grad_enabled() and sr.requires_grad:
+            log |= self._train_embedding(sr.detach(), hr.detach())
         else:
             log |= {key: self.log[key] for key in ("l_d", "out_d_real", "out_d_fake") if key in self.log}
         self.log = log
         return loss
 
-    def _train_embedding(self, sr: Tensor, hr: Tensor, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    def _train_embedding(self, sr: Tensor, hr: Tensor) -> dict[str, Tensor]:
         with torch.autocast(sr.device.type, enabled=False):
             images = torch.cat([at_least_float32(hr), at_least_float32(sr)]) / self.pcl.data_range
             real, fake = self.embedding(images).chunk(2)
@@ -117,10 +119,11 @@ class PCLCriterion(nn.Module):
         if self.sync and is_distributed():
             _average(_float_buffers(self.embedding))
         if self._num_pending == self.update_every:
-            self._step(optimizer)
+            self._step()
         return {"l_d": l_d.detach(), "out_d_real": real.detach().mean(), "out_d_fake": fake.detach().mean()}
 
-    def _step(self, optimizer: torch.optim.Optimizer) -> None:
+    def _step(self) -> None:
+        optimizer = cast(torch.optim.Optimizer, self._optimizer)
         if self._num_pending > 1:
             torch._foreach_div_(self._grads, self._num_pending)
         if self.sync and is_distributed():
@@ -172,10 +175,32 @@ class PCLCriterion(nn.Module):
         super()._apply(move, recurse)
         self._grads = [move(grad) for grad in self._grads]
         if self._optimizer is not None:
+            self._follow_parameters(self._optimizer)
             for state in self._optimizer.state.values():
                 # Adam keeps its step counter on the CPU.
                 state.update({k: move(v) for k, v in state.items() if isinstance(v, Tensor) and k != "step"})
         return self
+
+    def _named_params(self) -> list[nn.Parameter]:
+        return [self.embedding.get_parameter(name) for name in self._param_names]
+
+    def _follow_parameters(self, optimizer: torch.optim.Optimizer) -> None:
+        """Hand the optimizer the parameters of now: some moves (`to_empty`) replace them."""
+        old = self._params
+        self._params = self._named_params()
+        optimizer.param_groups[0]["params"] = self._params
+        for before, after in zip(old, self._params, strict=True):
+            if before is not after and before in optimizer.state:
+                optimizer.state[after] = optimizer.state.pop(before)
+
+
+def _check_betas(betas: Sequence[float]) -> tuple[float, float]:
+    if isinstance(betas, str) or len(betas) != 2:
+        raise ValueError(f"betas must be two numbers, got {betas!r}")
+    first, second = (check_number(f"betas[{i}]", beta) for i, beta in enumerate(betas))
+    if not (0 <= first < 1 and 0 <= second < 1):
+        raise ValueError(f"betas must each be at least 0 and below 1, got {tuple(betas)}")
+    return first, second
 
 
 def _float_buffers(module: nn.Module) -> list[Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import cast
 
 import torch
@@ -106,7 +105,7 @@ class _Block(nn.Module):
         if norm == "batch":
             self.norm = QuickStartBatchNorm2d(out_ch)
         elif norm == "group":
-            self.norm = nn.GroupNorm(math.gcd(out_ch, 32), out_ch)
+            self.norm = nn.GroupNorm(_num_groups(out_ch), out_ch)
         else:
             self.norm = nn.Identity()
         nn.init.kaiming_normal_(self.conv.weight, a=NEGATIVE_SLOPE)
@@ -125,6 +124,11 @@ class _Block(nn.Module):
             if isinstance(self.norm, QuickStartBatchNorm2d):
                 gain, bias = _affine(self.norm)
                 weight *= gain[:, None, None, None]
+            elif not isinstance(self.norm, (nn.GroupNorm, nn.Identity)):
+                raise TypeError(
+                    f"embed cannot freeze a {type(self.norm).__name__}; leave E_D's batch norm as it was built "
+                    "(no convert_sync_batchnorm)"
+                )
         y = F.conv2d(x, weight, bias, self.conv.stride, self.conv.padding)
         if isinstance(self.norm, nn.GroupNorm):
             gamma, beta = self.norm.weight.detach().clone(), self.norm.bias.detach().clone()
@@ -159,6 +163,11 @@ class QuickStartBatchNorm2d(nn.BatchNorm2d):
             self.running_mean.lerp_(mean, momentum)
             self.running_var.lerp_(var, momentum)
         return y
+
+
+def _num_groups(num_ch: int) -> int:
+    """At most 32 groups, of two channels or more: alone, a channel whose map is a single pixel would be erased."""
+    return max((n for n in range(1, min(32, num_ch // 2) + 1) if num_ch % n == 0), default=1)
 
 
 def _affine(norm: QuickStartBatchNorm2d) -> tuple[Tensor, Tensor]:

@@ -259,9 +259,15 @@ class ContrastiveDiscriminatorLoss(nn.Module):
 
 
 def _gather(logits: Tensor) -> Tensor:
-    from torch.distributed.nn.functional import all_gather
-
-    return torch.cat(all_gather(logits.flatten()))
+    """The logits of all ranks; the gradient of this rank's own is scaled so that averaging over the ranks gives the
+    gradient of the loss over all of them.
+    """
+    world_size = torch.distributed.get_world_size()
+    own = logits.flatten()
+    gathered = [torch.empty_like(own) for _ in range(world_size)]
+    torch.distributed.all_gather(gathered, own.detach())
+    gathered[torch.distributed.get_rank()] = own.detach() + world_size * (own - own.detach())
+    return torch.cat(gathered)
 
 
 def _stats(losses: Tensor, pos_sims: Tensor, neg_sims: Tensor) -> dict[str, Tensor]:

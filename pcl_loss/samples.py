@@ -31,7 +31,7 @@ def seeded_generator(seed: int, step: int) -> torch.Generator:
     from numpy.random import SeedSequence
 
     rank = torch.distributed.get_rank() if is_distributed() else 0
-    state = int(SeedSequence((seed, step, rank)).generate_state(1, "uint64")[0])
+    state = int(SeedSequence(seed, spawn_key=(step, rank)).generate_state(1, "uint64")[0])
     return torch.Generator().manual_seed(state)
 
 

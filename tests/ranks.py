@@ -1,0 +1,58 @@
+"""What each of several distributed processes does; a module of its own, since spawned processes import it by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from helpers import rand, randn, snapshot
+from torch import Tensor
+
+NUM_STEPS = 3
+LR = 1e-2
+
+
+def images_of(rank: int, step: int) -> tuple[Tensor, Tensor]:
+    """Every rank and step has its own sr and hr."""
+    return rand(2, 3, 32, 32, seed=100 + 10 * step + rank), rand(2, 3, 32, 32, seed=200 + 10 * step + rank)
+
+
+def logit_inputs_of(rank: int) -> tuple[Tensor, Tensor]:
+    return randn(3, 5, seed=300 + rank), randn(2, 5, seed=400 + rank)
+
+
+def start_weights() -> Tensor:
+    return randn(5, seed=500)
+
+
+def work(rank: int, world_size: int, directory: str) -> None:
+    """The process of one rank; it leaves its results in a file."""
+    from pcl_loss import ContrastiveDiscriminatorLoss, PCLCriterion
+
+    torch.set_num_threads(1)
+    store = f"file://{directory}/store"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=world_size)
+    results: dict[str, Any] = {}
+
+    torch.manual_seed(rank)
+    criterion = PCLCriterion(num_feat=2, lr=LR).double()
+    results["built"] = snapshot(criterion.embedding)
+    # A call without a gradient trains nothing, and so shows what E_D starts from.
+    criterion(*images_of(rank, 0))
+    results["started"] = snapshot(criterion.embedding)
+    results["steps"] = []
+    for step in range(NUM_STEPS):
+        sr, hr = images_of(rank, step)
+        criterion(sr.requires_grad_(), hr).backward()
+        results["steps"].append(snapshot(criterion.embedding))
+
+    weights = start_weights().requires_grad_()
+    real, fake = (x @ weights for x in logit_inputs_of(rank))
+    loss = ContrastiveDiscriminatorLoss(gather=True)(real, fake)
+    loss.backward()
+    results["gathered_loss"] = loss.detach()
+    results["gathered_grad"] = weights.grad
+
+    torch.save(results, Path(directory) / f"{rank}.pt")
+    torch.distributed.destroy_process_group()

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+import pcl_loss
+
+PUBLIC = {
+    "ContrastiveDiscriminatorLoss",
+    "Embedding",
+    "PCLCriterion",
+    "PCLLoss",
+    "WaveletDiscriminator",
+    "functional",
+    "haar_dwt",
+}
+
+
+def run_python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_no_public_name_has_disappeared() -> None:
+    assert set(pcl_loss.__all__) >= PUBLIC
+    assert len(set(pcl_loss.__all__)) == len(pcl_loss.__all__)
+    for name in PUBLIC:
+        assert hasattr(pcl_loss, name)
+    assert callable(pcl_loss.functional.contrastive_loss)
+    assert callable(pcl_loss.functional.contrastive_discriminator_loss)
+
+
+def test_the_version_is_a_version() -> None:
+    assert all(part.isdigit() for part in pcl_loss.__version__.split("."))
+
+
+def test_import_needs_torch_alone() -> None:
+    # What torch itself loads, on this machine, is no matter of ours.
+    out = run_python("""
+        import sys
+        import torch
+        before = set(sys.modules)
+        import pcl_loss
+        print(*{name.partition(".")[0] for name in set(sys.modules) - before})
+    """)
+    heavy = {"basicsr", "cv2", "kornia", "lpips", "matplotlib", "numpy", "scipy", "skimage", "torchvision"}
+    assert "pcl_loss" in out.split()
+    assert not heavy & set(out.split())
+
+
+def test_the_loss_works_where_basicsr_cv2_and_matplotlib_cannot_be_imported() -> None:
+    run_python("""
+        import sys
+
+        class Blocker:
+            def find_spec(self, name, path=None, target=None):
+                if name.partition(".")[0] in {"basicsr", "cv2", "matplotlib", "lpips", "torchvision", "skimage"}:
+                    raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+        sys.meta_path.insert(0, Blocker())
+        try:
+            import cv2
+        except ModuleNotFoundError:
+            pass
+        else:
+            raise SystemExit("the blocker blocks nothing")
+
+        import torch
+        from pcl_loss import PCLCriterion, PCLLoss, WaveletDiscriminator
+
+        sr, hr, lq = torch.rand(2, 3, 32, 32, requires_grad=True), torch.rand(2, 3, 32, 32), torch.rand(2, 3, 8, 8)
+        PCLLoss(negatives=("blur", "lq", "batch"))(sr, hr, WaveletDiscriminator(num_feat=2), lq).backward()
+        PCLCriterion(num_feat=2)(sr, hr).backward()
+    """)

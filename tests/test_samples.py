@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import reference
+import torch
+from helpers import rand
+from torch import Tensor
+
+from pcl_loss import haar_dwt, samples
+
+SHARPNESS = (1.5, 3.0)
+BLUR_SIGMA = (0.5, 1.5)
+SEEDS = range(20)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def high_frequency_energy(images: Tensor) -> Tensor:
+    """Energy of LH, HL and HH of every image of a `(..., C, H, W)` tensor."""
+    bands = torch.cat(haar_dwt(images.flatten(0, -4))[1:], 1)
+    return (bands**2).sum((1, 2, 3)).unflatten(0, images.shape[:-3])
+
+
+def check_sharper(draw: Callable[[Tensor, torch.Generator], Tensor], images: Tensor) -> None:
+    for seed in SEEDS:
+        drawn = draw(images, generator(seed))
+        assert (high_frequency_energy(drawn) > high_frequency_energy(images)).all()
+
+
+def check_blurrier(draw: Callable[[Tensor, torch.Generator], Tensor], images: Tensor) -> None:
+    for seed in SEEDS:
+        drawn = draw(images, generator(seed))
+        assert (high_frequency_energy(drawn) < high_frequency_energy(images)).all()
+
+
+def test_every_sharpened_sample_has_more_high_frequencies_than_its_photograph(crops: Tensor) -> None:
+    check_sharper(lambda x, g: samples.draw_sharpened(x, 4, SHARPNESS, g), crops)
+
+
+def test_the_published_sharpening_range_would_blur_some_positives(crops: Tensor) -> None:
+    with pytest.raises(AssertionError):
+        check_sharper(lambda x, g: samples.draw_sharpened(x, 4, (0.5, 3.0), g), crops)
+
+
+def test_every_blurred_sample_has_fewer_high_frequencies_than_its_photograph(crops: Tensor) -> None:
+    check_blurrier(lambda x, g: samples.draw_blurred(x, 4, BLUR_SIGMA, g), crops)
+
+
+def test_the_published_blur_range_would_leave_some_negatives_equal_to_gt(crops: Tensor) -> None:
+    with pytest.raises(AssertionError):
+        check_blurrier(lambda x, g: samples.draw_blurred(x, 4, (0.1, 2.0), g), crops)
+
+
+@pytest.mark.parametrize("kind", ["photograph", "noise", "black and white"])
+def test_samples_stay_in_the_unit_range(crops: Tensor, kind: str) -> None:
+    noise = rand(4, 3, 32, 32, dtype=torch.float32)
+    images = {"photograph": crops, "noise": noise, "black and white": noise.round()}[kind]
+    made = [
+        samples.draw_sharpened(images, 4, SHARPNESS, generator()),
+        samples.draw_blurred(images, 4, BLUR_SIGMA, generator()),
+        samples.upsample(images, (96, 80)),
+    ]
+    for batch in made:
+        assert batch.min() >= 0
+        assert batch.max() <= 1
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_samples_have_the_shape_and_dtype_of_their_images(channels: int) -> None:
+    for dtype in (torch.float32, torch.float64):
+        images = rand(2, channels, 32, 40, dtype=dtype)
+        for made in (
+            samples.draw_sharpened(images, 3, SHARPNESS, generator()),
+            samples.draw_blurred(images, 3, BLUR_SIGMA, generator()),
+        ):
+            assert made.shape == (3, 2, channels, 32, 40)
+            assert made.dtype == dtype
+        assert samples.upsample(images, (64, 60)).shape == (2, channels, 64, 60)
+
+
+@pytest.mark.parametrize("kind", ["sharpen", "blur"])
+def test_every_sample_of_every_image_has_a_draw_of_its_own(crops: Tensor, kind: str) -> None:
+    images = crops[:1].expand(3, -1, -1, -1)
+    made = (
+        samples.draw_sharpened(images, 4, SHARPNESS, generator())
+        if kind == "sharpen"
+        else samples.draw_blurred(images, 4, BLUR_SIGMA, generator())
+    )
+    for a, b in itertools.combinations(made.flatten(0, 1), 2):
+        assert not torch.equal(a, b)
+
+
+@pytest.mark.usefixtures("untouched_global_rng")
+def test_the_same_seed_gives_the_same_samples_and_another_seed_others(crops: Tensor) -> None:
+    for draw in (
+        lambda g: samples.draw_sharpened(crops, 2, SHARPNESS, g),
+        lambda g: samples.draw_blurred(crops, 2, BLUR_SIGMA, g),
+    ):
+        assert torch.equal(draw(generator(5)), draw(generator(5)))
+        assert not torch.equal(draw(generator(5)), draw(generator(6)))
+
+
+def test_draws_fill_their_range_and_do_not_leave_it() -> None:
+    numbers = samples.draw_uniform(1.5, 3.0, (4000,), generator())
+    assert numbers.min() >= 1.5
+    assert numbers.max() < 3.0
+    # A chi-squared statistic over ten bins; 27.9 is passed by one fair draw in a thousand.
+    counts = torch.histc(numbers, 10, 1.5, 3.0)
+    assert ((counts - 400) ** 2 / 400).sum() < 27.9
+
+
+@pytest.mark.parametrize("sigma", [0.5, 1.0, 1.5])
+@pytest.mark.parametrize("size", [32, 320])  # kornia blurs large images by other code
+def test_blur_of_an_impulse_is_a_gaussian(sigma: float, size: int) -> None:
+    image = torch.zeros(1, 1, size, size, dtype=torch.float64)
+    image[..., 16, 16] = 1
+    blurred = samples.blur(image, torch.tensor([sigma], dtype=torch.float64), 1.5)
+    radius = math.ceil(3 * 1.5)
+    line = np.array([math.exp(-(x**2) / (2 * sigma**2)) if abs(x) <= radius else 0.0 for x in range(-16, size - 16)])
+    line /= line.sum()
+    torch.testing.assert_close(blurred[0, 0], torch.from_numpy(np.outer(line, line)), rtol=0, atol=1e-12)
+
+
+def test_blur_gives_every_image_its_own_sigma_and_mirrors_borders() -> None:
+    images, sigma = rand(3, 2, 20, 17), torch.tensor([0.5, 1.0, 1.5], dtype=torch.float64)
+    for image, s, ours in zip(images, sigma, samples.blur(images, sigma, 1.5), strict=True):
+        expected = torch.from_numpy(reference.blur(image.numpy(), float(s), 5))
+        torch.testing.assert_close(ours, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.25, 1.0])
+def test_a_flat_image_stays_as_it_is(value: float) -> None:
+    image = torch.full((2, 3, 32, 32), value, dtype=torch.float64)
+    factor = torch.tensor([1.5, 3.0], dtype=torch.float64)
+    torch.testing.assert_close(samples.sharpen(image, factor), image, rtol=0, atol=1e-12)
+    torch.testing.assert_close(samples.blur(image, factor, 3.0), image, rtol=0, atol=1e-12)
+
+
+def test_sharpen_equals_its_formula_for_every_image_and_factor() -> None:
+    images, factor = rand(3, 2, 12, 15), torch.tensor([1.5, 2.0, 3.0], dtype=torch.float64)
+    made = samples.sharpen(images, factor)
+    for image, f, ours in zip(images, factor, made, strict=True):
+        expected = torch.from_numpy(reference.sharpen(image.numpy(), float(f)))
+        torch.testing.assert_close(ours, expected, rtol=0, atol=1e-12)
+    border = torch.ones(12, 15, dtype=torch.bool)
+    border[1:-1, 1:-1] = False
+    assert torch.equal(made[..., border], images[..., border])
+
+
+def test_sharpening_by_one_changes_nothing() -> None:
+    images = rand(2, 3, 12, 15)
+    torch.testing.assert_close(samples.sharpen(images, torch.ones(2)), images, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("small", "large"), [((8, 8), (32, 32)), ((9, 12), (27, 24)), ((16, 16), (16, 16))])
+def test_upsample_equals_bicubic_loops(small: tuple[int, int], large: tuple[int, int]) -> None:
+    images = rand(2, 3, *small).round()
+    for image, ours in zip(images, samples.upsample(images, large), strict=True):
+        expected = torch.from_numpy(reference.bicubic(image.numpy(), large))
+        torch.testing.assert_close(ours, expected, rtol=0, atol=1e-12)
+
+
+def test_a_blur_too_wide_for_the_image_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"sigma 11.*33 pixels.*32x32; lower blur_sigma or use larger patches"):
+        samples.draw_blurred(rand(1, 3, 32, 32), 1, (10.5, 11.0), generator())
+
+
+def first_numbers(seed: int, step: int) -> tuple[float, ...]:
+    return tuple(torch.rand(4, generator=samples.seeded_generator(seed, step)).tolist())
+
+
+def on_rank(monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda *_: rank)
+
+
+@pytest.mark.usefixtures("untouched_global_rng")
+def test_seeds_steps_and_ranks_all_give_different_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = []
+    for rank in range(4):
+        on_rank(monkeypatch, rank)
+        streams += [first_numbers(seed, step) for seed in range(6) for step in range(6)]
+    assert len(set(streams)) == 4 * 6 * 6
+
+
+def test_one_process_draws_as_rank_zero_and_always_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = first_numbers(3, 7)
+    assert alone == first_numbers(3, 7)
+    on_rank(monkeypatch, 0)
+    assert alone == first_numbers(3, 7)
+
+
+def test_neighbouring_steps_are_not_correlated() -> None:
+    firsts = torch.tensor([first_numbers(0, step)[0] for step in range(500)])
+    correlation = torch.corrcoef(torch.stack([firsts[:-1], firsts[1:]]))[0, 1]
+    # Four standard deviations of independent draws.
+    assert correlation.abs() < 4 / math.sqrt(500)
