@@ -3,7 +3,7 @@
 from . import functional
 from .criterion import PCLCriterion
 from .discriminator import WaveletDiscriminator
-from .embedding import Embedding
+from .embedding import Embedding, VGGEmbedding
 from .loss import ContrastiveDiscriminatorLoss, PCLLoss
 from .wavelet import haar_dwt
 
@@ -14,6 +14,7 @@ __all__ = [
     "Embedding",
     "PCLCriterion",
     "PCLLoss",
+    "VGGEmbedding",
     "WaveletDiscriminator",
     "functional",
     "haar_dwt",

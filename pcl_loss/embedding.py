@@ -1,10 +1,17 @@
-"""What `PCLLoss` asks of an embedding network."""
+"""What `PCLLoss` asks of an embedding network, and the pre-trained alternative to E_D."""
 
 from __future__ import annotations
 
+import os
+import sys
+from pathlib import Path
 from typing import Protocol, runtime_checkable
+from urllib.error import URLError
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+
+from ._checks import MIN_SIZE, check_count, check_images
 
 
 @runtime_checkable
@@ -18,3 +25,127 @@ class Embedding(Protocol):
         backward.
         """
         ...
+
+
+VGGS = ("vgg11", "vgg13", "vgg16", "vgg19")
+# What torchvision's ImageNet weights were trained with.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class VGGEmbedding(nn.Module):
+    """A frozen VGG: the embedding of the paper's config 2, and of most contrastive losses before it.
+
+    Args:
+        vgg: `'vgg11'`, `'vgg13'`, `'vgg16'` or `'vgg19'`.
+        num_layers: how many convolution + ReLU pairs to keep.
+        weights: `'imagenet'` (torchvision's, downloaded once if they are not at hand), a file with such a state
+            dict, or None for random ones.
+
+    Raises:
+        TypeError, ValueError: an argument is of a wrong type or out of range.
+        FileNotFoundError: the weights' file is not there, or is neither at hand nor to be downloaded; the message
+            says where to put it.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, vgg: str = "vgg19", num_layers: int = 4, weights: str | os.PathLike[str] | None = "imagenet"
+    ) -> None:
+        super().__init__()
+        if vgg not in VGGS:
+            raise ValueError(f"vgg must be one of {list(VGGS)}, got {vgg!r}")
+        import torchvision
+
+        with torch.device("meta"):  # the classifier, nine tenths of a VGG, is never made
+            features = getattr(torchvision.models, vgg)(weights=None).features
+        relus = [index for index, layer in enumerate(features) if isinstance(layer, nn.ReLU)]
+        self.num_layers = check_count("num_layers", num_layers, 1, len(relus))
+        self.features = features[: relus[num_layers - 1] + 1].to_empty(device="cpu")
+        for layer in self.features:
+            if isinstance(layer, nn.Conv2d):
+                layer.reset_parameters()
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+        if weights is not None:
+            self._load(_imagenet_weights(vgg) if weights == "imagenet" else Path(weights))
+        self.requires_grad_(False)
+        self.eval()
+
+    def embed(self, x: Tensor, num_layers: int | None = None) -> list[Tensor]:
+        """The maps after the first convolution + ReLU pairs; only `x` can receive a gradient.
+
+        Args:
+            x: `(N, 3, H, W)` in [0, 1], `H, W >= 32`; normalised here as ImageNet's were.
+            num_layers: how many maps; by default, and at most, those the embedding was built with.
+
+        Returns:
+            `num_layers` maps `(N, C_l, H_l, W_l)`, shallowest first.
+
+        Raises:
+            TypeError, ValueError: `x` is not a float tensor of such a shape, or `num_layers` is out of range.
+        """
+        num_layers = check_count("num_layers", num_layers or self.num_layers, 1, self.num_layers)
+        check_images("x", x, num_ch=3, min_size=MIN_SIZE)
+        features = (x - self.mean) / self.std
+        maps: list[Tensor] = []
+        for layer in self.features:
+            # Not torchvision's in-place ReLU on a map that was handed out.
+            is_relu = isinstance(layer, nn.ReLU)
+            features = features.relu() if is_relu else layer(features)
+            if is_relu:
+                maps.append(features)
+            if len(maps) == num_layers:
+                break
+        return maps
+
+    def _load(self, path: Path) -> None:
+        if not path.is_file():
+            raise FileNotFoundError(f"weights: no file {path}; give the path of a VGG state dict, or 'imagenet'")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        own = {f"features.{key}" for key in self.features.state_dict()}
+        missing = own - state.keys()
+        if missing:
+            raise ValueError(
+                f"{path} lacks {sorted(missing)[:3]}; expected is a state dict of torchvision's VGG of the same depth"
+            )
+        self.load_state_dict({key: state[key] for key in own})
+
+
+def _imagenet_weights(vgg: str) -> Path:
+    """Torchvision's file of ImageNet weights, downloaded if it is not there."""
+    import torchvision
+
+    url = torchvision.models.get_weight(f"{vgg.upper()}_Weights.IMAGENET1K_V1").url
+    return download(url, f"the ImageNet weights of {vgg}")
+
+
+def download(url: str, what: str) -> Path:
+    """The file of PyTorch's hub cache that holds `url`; downloads it, and says so first, if it is not there.
+
+    Args:
+        url: of the file.
+        what: it is, for the messages.
+
+    Raises:
+        FileNotFoundError: the file is not there and cannot be downloaded.
+    """
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+    if path.is_file():
+        return path
+    by_hand = f"By hand: put the file from {url} at {path} (or at the same place below another $TORCH_HOME)."
+    print(f"[pcl_loss] downloading {what} from {url} to {path}. {by_hand}", file=sys.stderr)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=_hash_prefix(path), progress=sys.stderr.isatty())
+    except (URLError, OSError) as error:
+        raise FileNotFoundError(f"{what} could not be downloaded ({error}). {by_hand}") from error
+    return path
+
+
+def _hash_prefix(path: Path) -> str | None:
+    """The digest that PyTorch's file names carry, as in vgg19-dcbb9e9d.pth."""
+    _, dash, digest = path.stem.rpartition("-")
+    return digest if dash and len(digest) == 8 else None
