@@ -1,0 +1,233 @@
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pcl_loss.basicsr_plugin.han_arch import HAN, LayerAttention
+
+MEAN = (0.4488, 0.4371, 0.4040)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    # The networks are tiny: on a busy machine more threads only wait for each other.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def tiny(**overrides):
+    options = {
+        "num_in_ch": 3, "num_out_ch": 3, "num_feat": 8, "num_group": 3, "num_block": 2, "squeeze_factor": 4,
+        "upscale": 2,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    net = HAN(**(options | overrides))
+    with torch.no_grad():
+        # Zero at the start of a training: both attentions would be the identity.
+        net.la.gamma.fill_(0.3)
+        net.csa.gamma.fill_(-0.6)
+    return net
+
+
+def image(n=1, h=9, w=11, dtype=torch.float32):
+    return torch.rand(n, 3, h, w, generator=torch.Generator().manual_seed(1)).to(dtype)
+
+
+def reference_layer_attention(layers, gamma):
+    """The attended maps of L layers (C, H, W), and the weights (L, L)."""
+    attended, rows = [], []
+    for own in layers:
+        energies = [float((own * other).sum()) for other in layers]
+        weights = [math.exp(min(energies) - energy) for energy in energies]
+        rows.append([weight / sum(weights) for weight in weights])
+        mixed = sum(weight * other for weight, other in zip(rows[-1], layers, strict=True))
+        attended.append(gamma * mixed + own)
+    return attended, torch.tensor(rows)
+
+
+def reference_han(state, image, num_group, num_block, upscale, img_range=255.0):
+    """HAN in float64, one image (3, H, W) in [0, 1] at a time, layers and their similarities in plain loops."""
+    p = {key: value.double() for key, value in state.items()}
+
+    def conv(name, x):
+        weight = p[f"{name}.weight"]
+        return F.conv2d(x[None], weight, p[f"{name}.bias"], padding=weight.shape[-1] // 2)[0]
+
+    mean = torch.tensor(MEAN, dtype=torch.float64)[:, None, None]
+    head = conv("conv_first", (image.double() - mean) * img_range)
+    x, layers = head, []
+    for g in range(num_group):
+        group_input = x
+        for b in range(num_block):
+            block = f"body.{g}.residual_group.{b}.rcab"
+            y = conv(f"{block}.2", torch.relu(conv(f"{block}.0", x)))
+            squeezed = torch.relu(conv(f"{block}.3.attention.1", y.mean((1, 2), keepdim=True)))
+            x = x + y * torch.sigmoid(conv(f"{block}.3.attention.3", squeezed))
+        x = conv(f"body.{g}.conv", x) + group_input
+        layers.append(x)
+    last = conv("conv_after_body", x)
+    layers = [*layers, last][::-1]
+
+    attended, _ = reference_layer_attention(layers, p["la.gamma"])
+    by_layer = conv("last_conv", torch.cat(attended))
+
+    gate = torch.sigmoid(F.conv3d(last[None, None], p["csa.conv.weight"], p["csa.conv.bias"], padding=1)[0, 0])
+    by_position = last * (p["csa.gamma"] * gate) + last
+
+    x = conv("last", torch.cat([by_position, by_layer])) + head
+    factors = [3] if upscale == 3 else [2] * int(math.log2(upscale))
+    for i, factor in enumerate(factors):
+        x = F.pixel_shuffle(conv(f"upsample.{2 * i}", x), factor)
+    return conv("conv_last", x) / img_range + mean
+
+
+class DtypesOf(TorchDispatchMode):
+    """Records the dtype of the first input of every operator."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if args and isinstance(args[0], torch.Tensor):
+            self.seen.setdefault(func._schema.name, set()).add(args[0].dtype)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("upscale", [2, 3, 4, 8])
+def test_output_is_upscale_times_as_large(upscale):
+    assert tiny(upscale=upscale)(image(2)).shape == (2, 3, 9 * upscale, 11 * upscale)
+
+
+@pytest.mark.parametrize("upscale", [2, 3, 4])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 2e-5)])
+def test_forward_equals_the_float64_reference_on_0_to_255(upscale, dtype, tolerance):
+    net = tiny(upscale=upscale).to(dtype)
+    x = image(2, dtype=dtype)
+    with torch.no_grad():
+        out = net(x)
+    expected = torch.stack([reference_han(net.state_dict(), one, 3, 2, upscale) for one in x])
+    assert out.dtype == dtype
+    torch.testing.assert_close(out.double() * 255, expected * 255, rtol=0, atol=tolerance)
+
+
+def test_forward_equals_the_reference_for_img_range_1():
+    net = tiny(img_range=1.0).double()
+    with torch.no_grad():
+        out = net(image(dtype=torch.float64))[0]
+    expected = reference_han(net.state_dict(), image()[0], 3, 2, 2, img_range=1.0)
+    torch.testing.assert_close(out * 255, expected * 255, rtol=0, atol=2e-5)
+
+
+def test_layer_attention_equals_the_loops_where_it_is_soft():
+    # In 0-255 the softmax is one-hot, whatever the scale of the energies.
+    layers = torch.randn(5, 3, 6, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(2)) * 0.1
+    attention = LayerAttention().double()
+    attention.gamma.data.fill_(0.3)
+    attended, weights = reference_layer_attention(list(layers), 0.3)
+    assert 0.05 < weights.min() < 0.9 * weights.max() < 0.6
+    torch.testing.assert_close(attention(layers[None])[0], torch.cat(attended), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("gamma", ["la.gamma", "csa.gamma"])
+def test_each_gamma_matters(gamma):
+    net = tiny()
+    with torch.no_grad():
+        before = net(image())
+        net.get_parameter(gamma).zero_()
+        assert (net(image()) - before).abs().max() * 255 > 0.01
+
+
+def test_paper_size_has_16071745_parameters():
+    with torch.device("meta"):
+        net = HAN(3, 3)
+    assert sum(p.numel() for p in net.parameters()) == 16_071_745
+
+
+def test_attentions_start_as_the_identity():
+    net = HAN(3, 3, num_feat=8, num_group=1, num_block=1, squeeze_factor=4)
+    assert net.la.gamma.item() == net.csa.gamma.item() == 0
+
+
+def test_state_dict_has_rcan_s_names_and_the_attentions_only():
+    from basicsr.archs.rcan_arch import RCAN
+
+    rcan = RCAN(3, 3, num_feat=8, num_group=3, num_block=2, squeeze_factor=4, upscale=2).state_dict()
+    own = tiny().state_dict()
+    assert {key: own[key].shape for key in rcan} == {key: value.shape for key, value in rcan.items()}
+    assert sorted(set(own) - set(rcan)) == [
+        "csa.conv.bias", "csa.conv.weight", "csa.gamma", "la.gamma", "last.bias", "last.weight", "last_conv.bias",
+        "last_conv.weight",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_layer_attention_is_computed_in_float32_under_autocast(dtype):
+    net, x = tiny(), image(h=16, w=16)
+    with torch.autocast("cpu", dtype), DtypesOf() as dtypes:
+        out = net(x)
+    assert dtypes.seen["aten::_softmax"] == dtypes.seen["aten::bmm"] == {torch.float32}
+    # The rest is left to autocast.
+    assert dtypes.seen["aten::convolution"] == {dtype}
+    assert out.isfinite().all()
+    torch.testing.assert_close(out.float(), net(x), rtol=0, atol=0.05)
+    out.float().mean().backward()
+    assert all(p.grad.isfinite().all() for p in net.parameters())
+
+
+def test_layer_attention_survives_energies_beyond_half_precision():
+    features = torch.rand(1, 3, 4, 16, 16, dtype=torch.float16) * 500
+    attention = LayerAttention()
+    attention.gamma.data.fill_(0.5)
+    out = attention(features)
+    assert out.dtype == torch.float16
+    assert out.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_network_can_be_cast_as_a_whole(dtype):
+    out = tiny().to(dtype)(image(dtype=dtype))
+    assert out.dtype == dtype
+    assert out.isfinite().all()
+
+
+def test_deep_copy_is_equal_and_independent():
+    net = tiny()
+    net(image())
+    twin = copy.deepcopy(net)
+    torch.testing.assert_close(twin(image()), net(image()), rtol=0, atol=0)
+    twin.conv_last.weight.data.zero_()
+    assert net.conv_last.weight.abs().sum() > 0
+
+
+def test_every_parameter_gets_a_gradient():
+    # Wide channel attentions: of two squeezed channels both may be dead.
+    net = tiny(squeeze_factor=1)
+    net(image()).sum().backward()
+    assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+
+
+def test_gray_images_take_one_mean():
+    assert tiny(num_in_ch=1, num_out_ch=1, rgb_mean=[0.45])(image()[:, :1]).shape == (1, 1, 18, 22)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "message"),
+    [
+        ({"upscale": 5}, ValueError, "scale 5 is not supported"),
+        ({"upscale": 0}, ValueError, "upscale must be at least 1"),
+        ({"num_group": 2.0}, TypeError, "num_group must be an integer"),
+        ({"squeeze_factor": 16}, ValueError, "squeeze_factor 16 leaves no channel of num_feat 8"),
+        ({"num_in_ch": 1}, ValueError, "rgb_mean has 3 values, but num_in_ch is 1"),
+        ({"num_out_ch": 4}, ValueError, "rgb_mean has 3 values, but num_out_ch is 4"),
+        ({"img_range": 0}, ValueError, "img_range must be above 0"),
+    ],
+)
+def test_impossible_options_are_refused(overrides, error, message):
+    with pytest.raises(error, match=message):
+        tiny(**overrides)
