@@ -31,6 +31,7 @@ setup(
         'setuptools; python_version >= "3.12"',
     ],
     extras_require={
+        "metrics": ["lpips"],
         "plots": ["matplotlib"],
         "test": ["hypothesis", "matplotlib", "mypy", "pytest", "PyWavelets", "ruff", "types-PyYAML", "types-tqdm"],
     },

@@ -1,0 +1,155 @@
+"""LPIPS as a metric of BasicSR's validation."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from .._checks import check_count, check_keys
+
+# AlexNet's pooling leaves nothing of an image below 31.
+MIN_SIZE = 32
+
+
+class _Backbone(NamedTuple):
+    title: str
+    weights: str
+
+
+# What the lpips package asks torchvision for.
+_BACKBONES = {
+    "alex": _Backbone("AlexNet", "AlexNet_Weights.IMAGENET1K_V1"),
+    "vgg": _Backbone("VGG16", "VGG16_Weights.IMAGENET1K_V1"),
+    "squeeze": _Backbone("SqueezeNet", "SqueezeNet1_1_Weights.IMAGENET1K_V1"),
+}
+
+
+def calculate_lpips(
+    img: npt.NDArray[Any],
+    img2: npt.NDArray[Any],
+    crop_border: int,
+    input_order: str = "HWC",
+    net: str = "alex",
+    **kwargs: Any,
+) -> float:
+    """LPIPS (Zhang et al., CVPR 2018): how far apart two images look to a network; lower is better.
+
+    Images come as BasicSR's other metrics take them: 0 to 255, BGR. It is computed on a GPU where there is one. The
+    backbone is loaded on the first call, from `backbone_file(net)` or, if that is missing, over the network.
+
+    ```yaml
+    metrics:
+      lpips: {type: calculate_lpips, crop_border: 4, better: lower}
+    ```
+
+    Args:
+        img: (H, W, 3), uint8 or float; grey (H, W) or (H, W, 1) counts as colour.
+        img2: the other image, of the same shape.
+        crop_border: pixels of each border that are left out.
+        input_order: 'HWC' or 'CHW'.
+        net: the backbone: 'alex', as papers report it, 'vgg' or 'squeeze'.
+        **kwargs: BasicSR's `better`, of no meaning here. `test_y_channel: true` is refused: LPIPS looks at colours.
+
+    Raises:
+        ImportError: the `lpips` package is not installed.
+        RuntimeError: the backbone is not at hand and cannot be downloaded.
+        ValueError: the shapes differ or leave too little, or an option is unknown.
+    """
+    from basicsr.metrics.metric_util import reorder_image
+
+    check_keys("calculate_lpips", set(kwargs) - {"test_y_channel"}, ("crop_border", "input_order", "net", "better"))
+    if kwargs.get("test_y_channel"):
+        raise ValueError("calculate_lpips looks at colours: remove test_y_channel: true from its options")
+    check_count("crop_border", crop_border, 0)
+    _backbone(net)
+    if img.shape != img2.shape:
+        raise ValueError(f"the images have different shapes {img.shape} and {img2.shape}; crop or resize one of them")
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    first, second = (
+        _to_tensor(reorder_image(image, input_order=input_order), crop_border).to(device) for image in (img, img2)
+    )
+    with torch.inference_mode(), torch.autocast(device, enabled=False):
+        return float(_model(net, device)(first, second))
+
+
+def backbone_file(net: str = "alex") -> Path:
+    """Where the backbone's weights lie or belong: under `$TORCH_HOME/hub/checkpoints`, named as torchvision does."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / _url(net).rsplit("/", 1)[1]
+
+
+def backbone_at_hand(net: str = "alex") -> bool:
+    """Whether `calculate_lpips` needs no download."""
+    return backbone_file(net).is_file()
+
+
+def _backbone(net: str) -> _Backbone:
+    if net not in _BACKBONES:
+        raise ValueError(f"net {net!r} is unknown; take one of {', '.join(_BACKBONES)}")
+    return _BACKBONES[net]
+
+
+def _url(net: str) -> str:
+    from torchvision.models import get_weight
+
+    return str(get_weight(_backbone(net).weights).url)
+
+
+def _to_tensor(image: npt.NDArray[Any], crop_border: int) -> torch.Tensor:
+    """HWC, BGR, 0 to 255 -> (1, 3, H, W), RGB, -1 to 1, as lpips wants it."""
+    if image.ndim != 3 or image.shape[2] not in (1, 3):
+        raise ValueError(f"an image has shape {image.shape} in order HWC; expected 1 or 3 channels: check input_order")
+    height, width = image.shape[0] - 2 * crop_border, image.shape[1] - 2 * crop_border
+    if min(height, width) < MIN_SIZE:
+        raise ValueError(
+            f"{image.shape[0]}x{image.shape[1]} pixels without crop_border {crop_border} are too few for LPIPS: "
+            f"{MIN_SIZE}x{MIN_SIZE} must remain"
+        )
+    inner = image[crop_border : crop_border + height, crop_border : crop_border + width, ::-1].astype(np.float32)
+    tensor = torch.from_numpy(np.ascontiguousarray(inner.transpose(2, 0, 1)))[None]
+    return (tensor / 127.5 - 1).expand(1, 3, -1, -1)
+
+
+@functools.cache
+def _model(net: str, device: str) -> Any:
+    try:
+        import lpips
+    except ImportError as error:
+        raise ImportError("calculate_lpips needs the lpips package: pip install 'pcl_loss[metrics]'") from error
+    if not backbone_at_hand(net):
+        _download(net)
+    with (
+        warnings.catch_warnings(),
+        # Layers are initialised at random before the weights are loaded: that must not change the training around.
+        torch.random.fork_rng(devices=[]),
+    ):
+        # lpips calls torchvision the old way, which is no concern of the user's.
+        for old in ("The parameter 'pretrained' is deprecated", "Arguments other than a weight enum"):
+            warnings.filterwarnings("ignore", message=old, category=UserWarning)
+        return lpips.LPIPS(net=net, verbose=False).eval().to(device)
+
+
+def _download(net: str) -> None:
+    """Fetch the backbone, saying so first: it is big, and may hang or fail where there is no network."""
+    file, url, title = backbone_file(net), _url(net), _backbone(net).title
+    by_hand = (
+        f"Without a network, put {url} there by hand, or let TORCH_HOME name a folder that has it under "
+        f"hub/checkpoints/{file.name}."
+    )
+    # BasicSR's logger, so that the line also stands in the training log; it prints even where nothing is set up.
+    logging.getLogger("basicsr").warning(f"LPIPS downloads {title}'s weights to {file}. {by_hand}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # The name ends with the hash. The file gets its name only when it is complete.
+        torch.hub.download_url_to_file(url, str(file), hash_prefix=file.stem.rsplit("-", 1)[1])
+    except (OSError, RuntimeError) as error:
+        raise RuntimeError(
+            f"LPIPS needs {title}'s weights as {file}, and the download failed ({error}). {by_hand}"
+        ) from error
