@@ -8,7 +8,7 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet
 READY := $(VENV)/.pcl_loss-ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint format clean
+.PHONY: help setup demo test test-all lint format options clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,8 +26,8 @@ $(READY): setup.py Makefile
 	@$(PIP) $(TORCH) numpy cython wheel setuptools
 	@echo "set-up 3/4: BasicSR"
 	@$(PIP) --no-build-isolation 'basicsr>=1.4.2'
-	@echo "set-up 4/4: pcl_loss, editable, with its test and plot extras"
-	@$(PIP) --no-build-isolation --editable '.[plots,test]'
+	@echo "set-up 4/4: pcl_loss, editable, with its test, plot and metric extras"
+	@$(PIP) --no-build-isolation --editable '.[metrics,plots,test]'
 	@touch $@
 
 demo: setup ## the main job: train a small EDSR with L1 and with L1 + PCL on real images, compare (8 minutes)
@@ -47,6 +47,9 @@ lint: setup ## ruff and mypy
 format: setup ## let ruff format the code
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
+
+options: setup ## write basicsr_options/ anew from pcl_loss/options.py
+	$(VENV)/bin/pcl-loss options --to basicsr_options --overwrite
 
 clean: ## remove the virtual environment and the caches (experiments/ stays)
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

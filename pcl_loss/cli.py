@@ -3,45 +3,62 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Sequence
 
 from . import __version__, import_repair  # noqa: F401  (workers of a spawning data loader import this module)
 
-HELP = {
-    "train": "train with BasicSR: -opt FILE.yml and BasicSR's own flags",
-    "test": "test with BasicSR: -opt FILE.yml and BasicSR's own flags",
+BASICSR_VERBS = ("train", "test")
+
+VERBS = {
+    "train": "train with BasicSR: -opt FILE.yml, and BasicSR's own flags",
+    "test": "test with BasicSR: -opt FILE.yml, and BasicSR's own flags",
     "demo": "train a small EDSR with L1 and with L1 + PCL on real images, and compare",
+    "options": "write out the option files for EDSR, RCAN, HAN and SwinIR",
+    "prepare": "make LR images, sub-images and LMDBs of a folder of HR images",
+    "convert": "turn checkpoints of the official EDSR, RCAN and HAN codes into BasicSR's, and back",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments and arguments[0] in ("train", "test"):
-        return _run_basicsr(arguments[0], arguments[1:])
-    parser = argparse.ArgumentParser(prog="pcl-loss", description="The contrastive loss of PCL-SISR.")
+    verbs = "\n".join(f"  {verb:9} {text}" for verb, text in VERBS.items())
+    parser = argparse.ArgumentParser(
+        prog="pcl-loss",
+        usage="pcl-loss VERB ...",
+        description="The contrastive loss of PCL-SISR.",
+        epilog=f"verbs:\n{verbs}\n\n`pcl-loss VERB --help` has the flags of each.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=f"pcl_loss {__version__}")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for verb in ("train", "test"):
-        verbs.add_parser(verb, help=HELP[verb])
-    from . import demo
+    parser.add_argument("verb", choices=VERBS, metavar="VERB", help="one of those below")
+    if not arguments:
+        parser.print_help()
+        return 2
+    verb = parser.parse_args(arguments[:1]).verb
+    return (_run_basicsr if verb in BASICSR_VERBS else _run)(verb, arguments[1:])
 
-    demo.add_arguments(verbs.add_parser("demo", help=HELP["demo"], description=HELP["demo"]))
-    args = parser.parse_args(arguments)
+
+def _run(verb: str, flags: list[str]) -> int:
+    # Each verb is a module of its name, and only that one is imported.
+    module = importlib.import_module(f".{verb}", __package__)
+    parser = argparse.ArgumentParser(prog=f"pcl-loss {verb}", description=VERBS[verb])
+    module.add_arguments(parser)
+    args = parser.parse_args(flags)
     try:
-        return demo.run(args)
-    except (ValueError, TypeError, OSError) as error:
-        print(f"pcl-loss {args.verb}: {error}", file=sys.stderr)
+        status: int = module.run(args)
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        print(f"pcl-loss {verb}: {error}", file=sys.stderr)
         return 1
+    return status
 
 
 def _run_basicsr(verb: str, flags: list[str]) -> int:
-    from . import test, train
-
     # BasicSR reads its flags from there.
     sys.argv = [f"pcl-loss {verb}", *flags]
-    (train if verb == "train" else test).main()
+    importlib.import_module(f".{verb}", __package__).main()
     return 0
 
 

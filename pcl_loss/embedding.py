@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Protocol, runtime_checkable
-from urllib.error import URLError
 
 import torch
 from torch import Tensor, nn
 
 from ._checks import MIN_SIZE, check_count, check_images
+from .downloads import download
 
 
 @runtime_checkable
@@ -120,32 +119,3 @@ def _imagenet_weights(vgg: str) -> Path:
 
     url = torchvision.models.get_weight(f"{vgg.upper()}_Weights.IMAGENET1K_V1").url
     return download(url, f"the ImageNet weights of {vgg}")
-
-
-def download(url: str, what: str) -> Path:
-    """The file of PyTorch's hub cache that holds `url`; downloads it, and says so first, if it is not there.
-
-    Args:
-        url: of the file.
-        what: it is, for the messages.
-
-    Raises:
-        FileNotFoundError: the file is not there and cannot be downloaded.
-    """
-    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
-    if path.is_file():
-        return path
-    by_hand = f"By hand: put the file from {url} at {path} (or at the same place below another $TORCH_HOME)."
-    print(f"[pcl_loss] downloading {what} from {url} to {path}. {by_hand}", file=sys.stderr)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        torch.hub.download_url_to_file(url, str(path), hash_prefix=_hash_prefix(path), progress=sys.stderr.isatty())
-    except (URLError, OSError) as error:
-        raise FileNotFoundError(f"{what} could not be downloaded ({error}). {by_hand}") from error
-    return path
-
-
-def _hash_prefix(path: Path) -> str | None:
-    """The digest that PyTorch's file names carry, as in vgg19-dcbb9e9d.pth."""
-    _, dash, digest = path.stem.rpartition("-")
-    return digest if dash and len(digest) == 8 else None

@@ -80,6 +80,7 @@ BENCHMARKS = (
     Dataset("Manga109", "http://www.manga109.org/en/ (on request)"),
 )
 DIV2K = Dataset("DIV2K", "https://data.vision.ee.ethz.ch/cvl/DIV2K/")
+DATASETS = tuple(dataset.name for dataset in (DIV2K, *BENCHMARKS))
 
 
 def expected_layout(dataset: str) -> str:
@@ -101,9 +102,10 @@ def expected_layout(dataset: str) -> str:
             return (
                 f"{dataset} is published at {benchmark.published}. Expected are "
                 f"datasets/benchmark/{dataset}/HR/NAME.png and datasets/benchmark/{dataset}/LR_bicubic/X4/NAMEx4.png; "
-                "where only HR is at hand, `pcl-loss prepare --hr HRDIR --out DIR --scale 4` makes the LR images"
+                "where only HR is at hand, `pcl-loss prepare --hr HRDIR --out DIR --scale 4` makes the LR images and "
+                "prints the lines to paste"
             )
-    raise ValueError(f"unknown data set {dataset!r}; known are DIV2K, {', '.join(b.name for b in BENCHMARKS)}")
+    raise ValueError(f"unknown data set {dataset!r}; known are {', '.join(DATASETS)}")
 
 
 def option_files() -> dict[str, str]:
@@ -337,7 +339,8 @@ datasets/benchmark/Set5/HR/baby.png
 datasets/benchmark/Set5/LR_bicubic/X4/babyx4.png
 ```
 
-Where only HR images are at hand, `pcl-loss prepare --hr HRDIR --out DIR --scale 4` makes the LR images.
+Where only HR images are at hand, `pcl-loss prepare --hr HRDIR --out DIR --scale 4` makes the LR images, of whole
+images or of crops, and prints the lines to paste.
 """
 
 

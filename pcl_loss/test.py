@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from . import import_repair  # noqa: F401  (at module level: the workers of a spawning data loader need it too)
 
@@ -11,10 +12,13 @@ def main() -> None:
     """Test as BasicSR's own test.py does, with its flags; results go under the caller's folder."""
     import basicsr.test
 
-    from .basicsr_plugin import register
+    from .basicsr_plugin import OptionsError, register
 
     register()
-    basicsr.test.test_pipeline(os.getcwd())
+    try:
+        basicsr.test.test_pipeline(os.getcwd())
+    except OptionsError as error:
+        sys.exit(f"pcl-loss test: {error}")
 
 
 if __name__ == "__main__":

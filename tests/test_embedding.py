@@ -10,7 +10,6 @@ from helpers import rand
 from torch import nn
 
 from pcl_loss import PCLCriterion, VGGEmbedding
-from pcl_loss.embedding import download
 
 
 def maps_by_hooks(features: nn.Sequential, x: torch.Tensor, count: int) -> list[torch.Tensor]:
@@ -79,15 +78,6 @@ def test_missing_weights_say_what_where_from_and_where_to_put_them(
     for said in (str(error.value), capsys.readouterr().err):
         assert "ImageNet weights of vgg19" in said
         assert "vgg19-dcbb9e9d.pth at " + str(target) in said
-
-
-def test_a_file_at_hand_is_not_downloaded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
-    path = tmp_path / "hub/checkpoints/net-01234567.pth"
-    path.parent.mkdir(parents=True)
-    path.touch()
-    assert download("https://example.org/net-01234567.pth", "a net") == path
 
 
 def test_bad_arguments_are_refused(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from .._checks import check_count, check_keys
+from ..downloads import cached_file, download
 
 # AlexNet's pooling leaves nothing of an image below 31.
 MIN_SIZE = 32
@@ -59,7 +59,7 @@ def calculate_lpips(
 
     Raises:
         ImportError: the `lpips` package is not installed.
-        RuntimeError: the backbone is not at hand and cannot be downloaded.
+        FileNotFoundError: the backbone is not at hand and cannot be downloaded.
         ValueError: the shapes differ or leave too little, or an option is unknown.
     """
     from basicsr.metrics.metric_util import reorder_image
@@ -82,7 +82,7 @@ def calculate_lpips(
 
 def backbone_file(net: str = "alex") -> Path:
     """Where the backbone's weights lie or belong: under `$TORCH_HOME/hub/checkpoints`, named as torchvision does."""
-    return Path(torch.hub.get_dir()) / "checkpoints" / _url(net).rsplit("/", 1)[1]
+    return cached_file(_url(net))
 
 
 def backbone_at_hand(net: str = "alex") -> bool:
@@ -123,8 +123,8 @@ def _model(net: str, device: str) -> Any:
         import lpips
     except ImportError as error:
         raise ImportError("calculate_lpips needs the lpips package: pip install 'pcl_loss[metrics]'") from error
-    if not backbone_at_hand(net):
-        _download(net)
+    # Before lpips would fetch it without a word.
+    download(_url(net), f"{_backbone(net).title}'s weights for LPIPS")
     with (
         warnings.catch_warnings(),
         # Layers are initialised at random before the weights are loaded: that must not change the training around.
@@ -134,22 +134,3 @@ def _model(net: str, device: str) -> Any:
         for old in ("The parameter 'pretrained' is deprecated", "Arguments other than a weight enum"):
             warnings.filterwarnings("ignore", message=old, category=UserWarning)
         return lpips.LPIPS(net=net, verbose=False).eval().to(device)
-
-
-def _download(net: str) -> None:
-    """Fetch the backbone, saying so first: it is big, and may hang or fail where there is no network."""
-    file, url, title = backbone_file(net), _url(net), _backbone(net).title
-    by_hand = (
-        f"Without a network, put {url} there by hand, or let TORCH_HOME name a folder that has it under "
-        f"hub/checkpoints/{file.name}."
-    )
-    # BasicSR's logger, so that the line also stands in the training log; it prints even where nothing is set up.
-    logging.getLogger("basicsr").warning(f"LPIPS downloads {title}'s weights to {file}. {by_hand}")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        # The name ends with the hash. The file gets its name only when it is complete.
-        torch.hub.download_url_to_file(url, str(file), hash_prefix=file.stem.rsplit("-", 1)[1])
-    except (OSError, RuntimeError) as error:
-        raise RuntimeError(
-            f"LPIPS needs {title}'s weights as {file}, and the download failed ({error}). {by_hand}"
-        ) from error

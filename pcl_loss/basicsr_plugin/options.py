@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,7 +11,9 @@ import torch
 
 from .._checks import check_count, check_keys
 from ..discriminator import WaveletDiscriminator
+from ..embedding import VGGEmbedding
 from ..loss import ContrastiveDiscriminatorLoss, PCLLoss
+from ..options import DATASETS, expected_layout
 
 Options = dict[str, Any]
 
@@ -58,6 +61,33 @@ def complete_options(opt: Options, *, is_pcl_model: bool) -> None:
         raise OptionsError(str(error)) from error
 
 
+def check_files(opt: Options) -> None:
+    """Refuse data folders and pre-trained networks that are not there, before BasicSR writes anything.
+
+    Args:
+        opt: BasicSR's options.
+
+    Raises:
+        OptionsError: one is missing; for a data set that our option files name, the message says where it is published
+            and which folders are expected.
+    """
+    for phase, dataset in opt.get("datasets", {}).items():
+        for key in ("dataroot_gt", "dataroot_lq"):
+            folder = dataset.get(key)
+            if folder is not None and not os.path.exists(folder):
+                name = str(dataset.get("name"))
+                hint = f" {expected_layout(name)}." if name in DATASETS else ""
+                raise OptionsError(
+                    f"datasets.{phase}.{key}: there is no {folder} (seen from {os.getcwd()}); change the path, or put "
+                    f"the data there.{hint}"
+                )
+    for key, path in opt.get("path", {}).items():
+        if key.startswith("pretrain_network") and path is not None and not os.path.exists(path):
+            raise OptionsError(
+                f"path.{key}: there is no {path} (seen from {os.getcwd()}); change the path, or set it to ~"
+            )
+
+
 def _complete(opt: Options, train: Options) -> None:
     check_keys("train", [key for key in train if key.startswith(("pcl_", "cld_", "net_d_"))], TRAIN_KEYS)
     train.setdefault("pcl_start_iter", 0)
@@ -75,6 +105,8 @@ def _complete(opt: Options, train: Options) -> None:
     num_in_ch = opt["network_g"].get("num_out_ch", 3)
     _set_block(opt, "network_d", {"type": "WaveletDiscriminator", "num_in_ch": num_in_ch, "num_feat": 64})
     _set_default(opt["network_d"], "type", "WaveletDiscriminator")
+    if opt["network_d"]["type"] == "VGGEmbedding":
+        _check_keywords("network_d", opt["network_d"], VGGEmbedding)
     if opt["network_d"]["type"] == "WaveletDiscriminator":
         _check_block("network_d", opt["network_d"], WaveletDiscriminator)
         if frozen and not opt["path"].get("pretrain_network_d"):
@@ -93,14 +125,20 @@ def _check_block(
     """Refuse keys that are no keyword of the constructor, and values that it refuses."""
     if block["type"] != constructor.__name__:
         raise ValueError(f"{name}.type must be {constructor.__name__}, got {block['type']}")
-    keywords = [key for key in inspect.signature(constructor).parameters if key not in without]
-    check_keys(name, block, ["type", *keywords])
+    _check_keywords(name, block, constructor, without)
     try:
         # Built for its checks alone: without storage, and without taking from the run's random numbers.
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             constructor(**{key: value for key, value in block.items() if key != "type"})
     except (TypeError, ValueError) as error:
         raise type(error)(f"{name}: {error}") from error
+
+
+def _check_keywords(
+    name: str, block: Mapping[str, Any], constructor: Callable[..., Any], without: tuple[str, ...] = ()
+) -> None:
+    keywords = [key for key in inspect.signature(constructor).parameters if key not in without]
+    check_keys(name, block, ["type", *keywords])
 
 
 def _set_block(parent: Options, key: str, default: Options) -> None:

@@ -7,36 +7,41 @@ from types import ModuleType
 from typing import Any
 
 from basicsr.utils import options as basicsr_options
-from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY, MODEL_REGISTRY
+from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
 
 from ..discriminator import WaveletDiscriminator
+from ..embedding import VGGEmbedding
 from ..loss import ContrastiveDiscriminatorLoss, PCLLoss
 from . import repairs
+from .han_arch import HAN
+from .lpips_metric import calculate_lpips
 from .model import PCLMixin, PCLModel, PCLSwinIRModel
-from .options import complete_options
+from .options import check_files, complete_options
 
-CLASSES = {
+ENTRIES: dict[Any, tuple[Any, ...]] = {
     LOSS_REGISTRY: (PCLLoss, ContrastiveDiscriminatorLoss),
-    ARCH_REGISTRY: (WaveletDiscriminator,),
+    ARCH_REGISTRY: (WaveletDiscriminator, VGGEmbedding, HAN),
     MODEL_REGISTRY: (PCLModel, PCLSwinIRModel),
+    METRIC_REGISTRY: (calculate_lpips,),
 }
 
 
 def register() -> None:
-    """Register our losses, networks and models into BasicSR, check and complete the options it parses, and repair
-    what of BasicSR 1.4.2 does not run on current PyTorch or without a GPU (see `repairs`).
+    """Register our losses, networks, models and metrics into BasicSR, check and complete the options it parses, and
+    repair what of BasicSR 1.4.2 does not run on current PyTorch or without a GPU (see `repairs`).
 
     Call it before `basicsr.train.train_pipeline`. Calling it twice is harmless.
 
     Raises:
         RuntimeError: another package has registered one of our names.
     """
-    for registry, classes in CLASSES.items():
-        for cls in classes:
-            if cls.__name__ not in registry:
-                registry.register(cls)
-            elif registry.get(cls.__name__) is not cls:
-                raise RuntimeError(f"BasicSR already knows another {cls.__name__}: {registry.get(cls.__name__)}")
+    for registry, entries in ENTRIES.items():
+        for entry in entries:
+            name = entry.__name__
+            if name not in registry:
+                registry.register(entry)
+            elif registry.get(name) is not entry:
+                raise RuntimeError(f"BasicSR already knows another {name}: {registry.get(name)}")
     repairs.apply()
     import basicsr.test
     import basicsr.train
@@ -57,6 +62,7 @@ def _complete_parsed_options(module: ModuleType) -> None:
         model_type = opt.get("model_type")
         if is_train and model_type in MODEL_REGISTRY:
             complete_options(opt, is_pcl_model=issubclass(MODEL_REGISTRY.get(model_type), PCLMixin))
+        check_files(opt)
         return opt, args
 
     parse_and_complete.completes_pcl = True  # type: ignore[attr-defined]

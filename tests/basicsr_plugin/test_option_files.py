@@ -1,0 +1,174 @@
+"""Every shipped option file trains or tests as it is, but for the sizes and the data."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+from basicsr.utils.matlab_functions import imresize
+from skimage import data
+
+from pcl_loss import WaveletDiscriminator
+from pcl_loss.basicsr_plugin import OptionsError
+from pcl_loss.basicsr_plugin.lpips_metric import backbone_at_hand
+from pcl_loss.basicsr_plugin.options import check_files
+from pcl_loss.options import DATASETS, option_files
+
+Options = dict[str, Any]
+
+SMALL: dict[str, Options] = {
+    "EDSR": {"num_feat": 4, "num_block": 1},
+    "RCAN": {"num_feat": 16, "num_group": 1, "num_block": 1},
+    "HAN": {"num_feat": 16, "num_group": 2, "num_block": 1},
+    "SwinIR": {"depths": [1], "embed_dim": 8, "num_heads": [2]},
+}
+ONE_PER_FAMILY = (
+    "train/train_EDSR-S_x3_PCL.yml",
+    "train/finetune_EDSR-L_x2_PCL.yml",
+    "train/train_RCAN_x4.yml",
+    "train/train_HAN_x4_PCL.yml",
+    "train/train_SwinIR_x4_PCL.yml",
+    "ablation/config2_VGG_blur.yml",
+    "ablation/config7_frozen_E_D.yml",
+)
+
+
+@pytest.fixture(scope="session")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`HR/*.png` of 204x204, a multiple of all scales, and `X2`, `X3`, `X4` beside it, named as DIV2K names them."""
+    folder = tmp_path_factory.mktemp("sets")
+    for name in ("astronaut", "coffee"):
+        hr = np.ascontiguousarray(getattr(data, name)()[100:304, 100:304, ::-1])
+        for sub in ("HR", "X2", "X3", "X4"):
+            scale = 1 if sub == "HR" else int(sub[1])
+            image = hr if scale == 1 else (imresize(hr / 255.0, 1 / scale).clip(0, 1) * 255).round().astype(np.uint8)
+            (folder / sub).mkdir(exist_ok=True)
+            cv2.imwrite(str(folder / sub / f"{name}{'' if scale == 1 else f'x{scale}'}.png"), image)
+    return folder
+
+
+def shrunk(path: str, sets: Path, tmp_path: Path) -> Options:
+    """The file's options with a small network, our data, and a run of one iteration."""
+    options: Options = yaml.safe_load(option_files()[path])
+    scale = options["scale"]
+    options["num_gpu"] = 0
+    options["network_g"] |= SMALL[options["network_g"]["type"]]
+    for dataset in options["datasets"].values():
+        dataset |= {"dataroot_gt": str(sets / "HR"), "dataroot_lq": str(sets / f"X{scale}")}
+    if "train" not in options:
+        return options
+    options["datasets"]["train"] |= {
+        "gt_size": 16 * scale,
+        "batch_size_per_gpu": 2,
+        "num_worker_per_gpu": 0,
+        "dataset_enlarge_ratio": 4,
+    }
+    options["train"]["total_iter"] = 1
+    options["logger"] |= {"print_freq": 1, "save_checkpoint_freq": 1}
+    options["val"]["val_freq"] = 1
+    if options.get("network_d", {}).get("type") == "VGGEmbedding":
+        options["network_d"] |= {"vgg": "vgg11", "weights": None}
+    elif "network_d" in options:
+        options["network_d"]["num_feat"] = 4
+    if options["train"].get("net_d_frozen"):
+        options["path"]["pretrain_network_d"] = str(tmp_path / "net_d.pth")
+        torch.save({"params": WaveletDiscriminator(num_feat=4).state_dict()}, tmp_path / "net_d.pth")
+    if options["path"]["pretrain_network_g"] is not None:
+        options["path"]["pretrain_network_g"] = str(tmp_path / "net_g.pth")
+        torch.save({"params": network(options).state_dict()}, tmp_path / "net_g.pth")
+    return options
+
+
+def network(options: Options) -> torch.nn.Module:
+    from basicsr.archs import build_network
+
+    return build_network(options["network_g"])
+
+
+def check_trains_saves_and_resumes(path: str, sets: Path, tmp_path: Path, run_pipeline: Callable[..., str]) -> None:
+    options = shrunk(path, sets, tmp_path)
+    log = run_pipeline(options)
+    assert "iter:       1" in log
+    assert ("l_pcl: " in log) == ("pcl_opt" in options["train"])
+    assert "# psnr:" in log
+    options["train"]["total_iter"] = 2
+    log = run_pipeline(options, "--auto_resume")
+    assert "Resuming training from epoch: 0, iter: 1." in log
+    assert "iter:       2" in log
+
+
+@pytest.mark.parametrize("path", ONE_PER_FAMILY)
+def test_one_file_of_each_family_trains_saves_and_resumes(
+    path: str, sets: Path, tmp_path: Path, run_pipeline: Callable[..., str]
+) -> None:
+    check_trains_saves_and_resumes(path, sets, tmp_path, run_pipeline)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "path", [path for path in option_files() if path.startswith(("train/", "ablation/")) and path not in ONE_PER_FAMILY]
+)
+def test_every_training_file_trains_saves_and_resumes(
+    path: str, sets: Path, tmp_path: Path, run_pipeline: Callable[..., str]
+) -> None:
+    check_trains_saves_and_resumes(path, sets, tmp_path, run_pipeline)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=[] if path == "test/test_HAN_x4.yml" else pytest.mark.slow)
+        for path in option_files()
+        if path.startswith("test/")
+    ],
+)
+def test_every_test_file_tests(path: str, sets: Path, tmp_path: Path, run_pipeline: Callable[..., str]) -> None:
+    options = shrunk(path, sets, tmp_path)
+    if not backbone_at_hand():
+        del options["val"]["metrics"]["lpips"]
+    torch.save({"params": network(options).state_dict()}, tmp_path / "net_g.pth")
+    options["path"]["pretrain_network_g"] = str(tmp_path / "net_g.pth")
+    log = run_pipeline(options, verb="test")
+    for name in DATASETS[1:]:
+        assert f"Validation {name}" in log
+    for metric in options["val"]["metrics"]:
+        assert log.count(f"# {metric}:") == 5
+
+
+@pytest.mark.parametrize("path", [path for path in option_files() if path.endswith(".yml")])
+def test_every_network_builds_at_its_full_size(path: str) -> None:
+    options = yaml.safe_load(option_files()[path])
+    # SwinIR reads numbers off tensors while it is built, which have no value on the meta device.
+    with torch.device("cpu" if options["network_g"]["type"] == "SwinIR" else "meta"):
+        count = sum(p.numel() for p in network(options).parameters())
+    name = (options["network_g"]["type"], options["network_g"].get("num_feat"), options["scale"])
+    # Of the official codes, at these sizes.
+    official = {
+        ("EDSR", 64, 2): 1_369_859,
+        ("EDSR", 64, 3): 1_554_499,
+        ("EDSR", 64, 4): 1_517_571,
+        ("EDSR", 256, 4): 43_089_923,
+        ("RCAN", 64, 4): 15_592_355,
+        ("HAN", 64, 4): 16_071_745,
+    }
+    assert count == official.get(name, count) > 1e6
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_a_missing_data_folder_says_where_the_set_is_published(dataset: str) -> None:
+    path = "train/train_RCAN_x4.yml" if dataset == "DIV2K" else "test/test_RCAN_x4.yml"
+    options = yaml.safe_load(option_files()[path])
+    options["datasets"] = {k: v for k, v in options["datasets"].items() if v["name"] == dataset}
+    with pytest.raises(OptionsError, match=rf"there is no datasets/.*{dataset} is published at http.*Expected are"):
+        check_files(options)
+
+
+def test_a_missing_pretrained_network_is_named(sets: Path, tmp_path: Path) -> None:
+    options = shrunk("train/train_RCAN_x4.yml", sets, tmp_path)
+    options["path"]["pretrain_network_g"] = "nowhere.pth"
+    with pytest.raises(OptionsError, match=r"path\.pretrain_network_g: there is no nowhere\.pth"):
+        check_files(options)
