@@ -1,7 +1,7 @@
 """The contrastive loss of "A Practical Contrastive Learning Framework for Single Image Super-Resolution"."""
 
 from . import functional
-from .criterion import PCLCriterion
+from .criterion import PCLCriterion, PCLPerceptualLoss
 from .discriminator import WaveletDiscriminator
 from .embedding import Embedding, VGGEmbedding
 from .loss import ContrastiveDiscriminatorLoss, PCLLoss
@@ -14,6 +14,7 @@ __all__ = [
     "Embedding",
     "PCLCriterion",
     "PCLLoss",
+    "PCLPerceptualLoss",
     "VGGEmbedding",
     "WaveletDiscriminator",
     "functional",

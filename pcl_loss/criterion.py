@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ._checks import at_least_float32, check_count, check_number, check_positive
 from .discriminator import WaveletDiscriminator
@@ -192,6 +193,43 @@ class PCLCriterion(nn.Module):
         for before, after in zip(old, self._params, strict=True):
             if before is not after and before in optimizer.state:
                 optimizer.state[after] = optimizer.state.pop(before)
+
+
+class PCLPerceptualLoss(PCLCriterion):
+    """`PCLCriterion` for BasicSR's `perceptual_opt`, and whatever else calls a loss with `(x, gt)` and takes two.
+
+    Args:
+        scale: the SR factor; needed for the negative source `'lq'` alone, whose LR images are then made of `gt`.
+        **keywords: of `PCLCriterion`.
+
+    Raises:
+        TypeError, ValueError: an argument is of a wrong type or out of range, or `'lq'` comes without `scale`.
+    """
+
+    def __init__(self, *, scale: int | None = None, **keywords: Any) -> None:
+        super().__init__(**keywords)
+        self.scale = None if scale is None else check_count("scale", scale, 2)
+        if "lq" in self.pcl.negatives and scale is None:
+            raise ValueError(
+                "negatives contains 'lq', and a perceptual loss is given no LR image; set scale=, or drop 'lq'"
+            )
+
+    def forward(self, x: Tensor, gt: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        """The weighted contrastive loss of `x`, and None for the style loss that it has not.
+
+        Args:
+            x: super-resolved images `(N, C, H, W)` in `[0, data_range]`, `H, W >= 32`.
+            gt: their ground truth, the same shape.
+
+        Raises:
+            TypeError, ValueError: as `PCLLoss`.
+        """
+        lq = None
+        if self.scale is not None and "lq" in self.pcl.negatives:
+            size = (max(gt.shape[-2] // self.scale, 1), max(gt.shape[-1] // self.scale, 1))
+            # With antialiasing this is the bicubic that SR data sets are made with.
+            lq = F.interpolate(at_least_float32(gt.detach()), size, mode="bicubic", antialias=True)
+        return super().forward(x, gt, lq), None
 
 
 def _check_betas(betas: Sequence[float]) -> tuple[float, float]:

@@ -9,17 +9,18 @@ from typing import Any
 from basicsr.utils import options as basicsr_options
 from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
 
+from ..criterion import PCLPerceptualLoss
 from ..discriminator import WaveletDiscriminator
 from ..embedding import VGGEmbedding
 from ..loss import ContrastiveDiscriminatorLoss, PCLLoss
-from . import repairs
+from . import perceptual, repairs
 from .han_arch import HAN
 from .lpips_metric import calculate_lpips
 from .model import PCLMixin, PCLModel, PCLSwinIRModel
 from .options import check_files, complete_options
 
 ENTRIES: dict[Any, tuple[Any, ...]] = {
-    LOSS_REGISTRY: (PCLLoss, ContrastiveDiscriminatorLoss),
+    LOSS_REGISTRY: (PCLLoss, ContrastiveDiscriminatorLoss, PCLPerceptualLoss),
     ARCH_REGISTRY: (WaveletDiscriminator, VGGEmbedding, HAN),
     MODEL_REGISTRY: (PCLModel, PCLSwinIRModel),
     METRIC_REGISTRY: (calculate_lpips,),
@@ -43,6 +44,7 @@ def register() -> None:
             elif registry.get(name) is not entry:
                 raise RuntimeError(f"BasicSR already knows another {name}: {registry.get(name)}")
     repairs.apply()
+    perceptual.keep_with_checkpoints()
     import basicsr.test
     import basicsr.train
 

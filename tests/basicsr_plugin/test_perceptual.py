@@ -1,0 +1,102 @@
+"""PCL in the perceptual slot of models that know nothing of it, E_D in their checkpoints included."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from pcl_loss import PCLCriterion, PCLPerceptualLoss
+
+Options = dict[str, Any]
+
+
+@pytest.fixture
+def stock(baseline: Options) -> Options:
+    """The L1 baseline, its model class unchanged, with PCL as its perceptual loss."""
+    baseline["train"]["perceptual_opt"] = {"type": "PCLPerceptualLoss", "num_feat": 4, "loss_weight": 1.0}
+    return baseline
+
+
+def test_a_stock_sr_model_trains_with_it(stock: Options, run_pipeline: Callable[..., str]) -> None:
+    log = run_pipeline(stock)
+    assert log.count("l_percep: ") == 4
+
+
+def test_a_stock_esrgan_model_trains_with_it(
+    stock: Options, build: Callable[[Options], Any], batches: list[dict[str, torch.Tensor]]
+) -> None:
+    stock["model_type"] = "ESRGANModel"
+    stock["network_d"] = {"type": "UNetDiscriminatorSN", "num_in_ch": 3, "num_feat": 4}
+    stock["train"]["optim_d"] = {"type": "Adam", "lr": 1e-4}
+    stock["train"]["gan_opt"] = {"type": "GANLoss", "gan_type": "vanilla", "loss_weight": 0.1}
+    model = build(stock)
+    before = model.cri_perceptual.embedding.blocks[0].conv.weight.clone()
+    model.feed_data(batches[0])
+    model.optimize_parameters(1)
+    assert model.get_current_log()["l_g_percep"] > 0
+    assert not torch.equal(model.cri_perceptual.embedding.blocks[0].conv.weight, before)
+
+
+def test_a_resumed_run_takes_up_e_d_and_its_optimizer(
+    stock: Options, run_pipeline: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_pipeline(stock)
+    saved = torch.load(tmp_path / "experiments/tiny/models/pcl_4.pth", weights_only=True)
+    assert {float(s["step"]) for s in saved["_extra_state"]["optimizer"]["state"].values()} == {4.0}
+    taken: list[dict[str, Any]] = []
+    load = PCLPerceptualLoss.load_state_dict
+
+    def record(self: PCLPerceptualLoss, state: dict[str, Any]) -> Any:
+        result = load(self, state)
+        taken.append({key: value for key, value in self.state_dict().items() if key.startswith("embedding")})
+        taken[-1] = {key: value.clone() for key, value in taken[-1].items()}
+        return result
+
+    monkeypatch.setattr(PCLPerceptualLoss, "load_state_dict", record)
+    stock["train"]["total_iter"] = 5
+    assert "Loading PCLPerceptualLoss from" in run_pipeline(stock, "--auto_resume")
+    (embedding,) = taken
+    assert all(torch.equal(value, saved[key]) for key, value in embedding.items())
+
+
+def test_a_resume_without_e_ds_file_says_so(stock: Options, run_pipeline: Callable[..., str], tmp_path: Path) -> None:
+    run_pipeline(stock)
+    (tmp_path / "experiments/tiny/models/pcl_4.pth").unlink()
+    stock["train"]["total_iter"] = 5
+    assert "the discriminator of PCLPerceptualLoss starts anew" in run_pipeline(stock, "--auto_resume")
+
+
+def test_a_model_without_it_saves_nothing_more(
+    baseline: Options, run_pipeline: Callable[..., str], tmp_path: Path
+) -> None:
+    run_pipeline(baseline)
+    assert not list((tmp_path / "experiments/tiny/models").glob("pcl_*"))
+
+
+def test_the_lr_negative_is_made_of_the_ground_truth() -> None:
+    torch.manual_seed(0)
+    perceptual = PCLPerceptualLoss(scale=2, num_feat=2, negatives=["lq"])
+    criterion = PCLCriterion(num_feat=2, negatives=["lq"])
+    criterion.load_state_dict(perceptual.state_dict())
+    gt = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    sr = (gt * 0.9).requires_grad_()
+    loss, style = perceptual(sr, gt)
+    assert style is None
+    # Keys' bicubic, stretched over 2 pixels: taps at distances 0.25, 0.75, 1.25, 1.75 of its arguments.
+    x = torch.tensor([1.75, 1.25, 0.75, 0.25, 0.25, 0.75, 1.25, 1.75])
+    kernel = torch.where(x <= 1, 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2) / 2
+    padded = F.pad(gt, (3, 3, 3, 3), mode="replicate")
+    weight = torch.outer(kernel, kernel).expand(3, 1, 8, 8)
+    lq = F.conv2d(padded, weight, stride=2, groups=3)
+    inner = slice(4, -4)  # at the border the two treat the missing pixels differently
+    made = F.interpolate(gt, (16, 16), mode="bicubic", antialias=True)
+    torch.testing.assert_close(made[..., inner, inner], lq[..., inner, inner])
+    torch.testing.assert_close(loss, criterion(sr, gt, made))
+
+
+def test_the_lr_negative_without_a_scale_is_refused() -> None:
+    with pytest.raises(ValueError, match="set scale=, or drop 'lq'"):
+        PCLPerceptualLoss(negatives=["lq"])
