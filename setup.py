@@ -34,7 +34,17 @@ setup(
     extras_require={
         "metrics": ["lpips"],
         "plots": ["matplotlib"],
-        "test": ["hypothesis", "matplotlib", "mypy", "pytest", "PyWavelets", "ruff", "types-PyYAML", "types-tqdm"],
+        "test": [
+            "accelerate",
+            "hypothesis",
+            "matplotlib",
+            "mypy",
+            "pytest",
+            "PyWavelets",
+            "ruff",
+            "types-PyYAML",
+            "types-tqdm",
+        ],
     },
     entry_points={"console_scripts": ["pcl-loss = pcl_loss.cli:main"]},
 )
