@@ -66,7 +66,7 @@ class Net:
         """Where its images come from, for a reader."""
         if self.checkpoint is not None:
             which = f"`{self.param_key}` of " if self.param_key else ""
-            return f"{which}`{self.checkpoint}`, architecture from `{self.options_file}`"
+            return f"{which}`{_short(self.checkpoint)}`, architecture from `{_short(self.options_file)}`"
         return "SR images that were there already" if self.images is not None else "MATLAB-like bicubic"
 
 
@@ -90,6 +90,14 @@ class Measured:
     scores: list[Score]
     made: int
     kept: int
+
+
+def _short(path: Path | None) -> str:
+    """As seen from the current folder, if it is below that."""
+    try:
+        return str(path and path.absolute().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
 
 
 # --- test sets -------------------------------------------------------------------------------------------------------
@@ -151,7 +159,7 @@ def load_pair(pair: Pair, scale: int) -> tuple[Image, Image]:
     if not all(0 <= rest < scale for rest in cut):
         raise ValueError(
             f"{pair.hr} has {hr.shape[0]}x{hr.shape[1]} pixels and {pair.lr} {lr.shape[0]}x{lr.shape[1]}, which is not "
-            f"a {scale}th of it; check --scale {scale} and the LR folder"
+            f"1/{scale} of it; check --scale {scale} and the LR folder"
         )
     return hr[: lr.shape[0] * scale, : lr.shape[1] * scale], lr
 
@@ -238,7 +246,7 @@ def find_results(name: str, folder: Path, sets: Mapping[str, Sequence[Pair]], sc
 
 def _training_options(checkpoint: Path) -> Path | None:
     """experiments/NAME/models/net_g_latest.pth -> experiments/NAME/*.yml, if there is no doubt which."""
-    experiment = checkpoint.resolve().parent.parent
+    experiment = checkpoint.absolute().parent.parent
     found = sorted(experiment.glob("*.yml"))
     own = experiment / f"{experiment.name}.yml"
     if own in found:
