@@ -376,13 +376,15 @@ def draw(sheet: Sheet, title: str = "") -> Figure:
     try:
         from matplotlib.colors import PowerNorm
         from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
     except ImportError as error:
         raise ImportError("the preview needs matplotlib: pip install 'pcl_loss[plots]'") from error
     rows = [row for group in (sheet.positives, sheet.negatives) for row in _split(group)]
     columns = max(map(len, rows))
     panel_width = min(MAX_PANEL, (WIDTH - LEFT - RIGHT - (columns - 1) * GAP) / columns)
     image_height, image_width = sheet.panels[0].image.shape[-2:]
-    panel_height = panel_width * image_height / image_width
+    # A very long or very wide image is centred in its panel.
+    panel_height = min(max(panel_width * image_height / image_width, 1.1), 1.5 * panel_width)
     has_maps = sheet.l_cl is not None
     lines = 3 if has_maps else 2
     row_height = TITLE + lines * (panel_height + CAPTION) + GROUP_GAP
@@ -441,6 +443,7 @@ def draw(sheet: Sheet, title: str = "") -> Figure:
             orientation="horizontal",
         )
         bar.set_label(label, fontsize=8.5)
+        bar.ax.xaxis.set_major_locator(MaxNLocator(4))
         bar.ax.tick_params(labelsize=8)
     return figure
 
