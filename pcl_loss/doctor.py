@@ -315,7 +315,7 @@ class _SmallEDSR(nn.Module):
         self.tail = nn.Sequential(nn.Conv2d(num_feat, 3 * SCALE**2, 3, padding=1), nn.PixelShuffle(SCALE))
         with torch.no_grad():
             for param in self.tail.parameters():
-                param *= 0.01
+                param.mul_(0.01)
 
     def forward(self, lq: Tensor) -> Tensor:
         features = self.head(lq)
