@@ -148,6 +148,8 @@ class Diagnosis:
         if self.rates:
             lines += ["", "cost"]
             lines += [f"  {name:9} {rate:.3g} iterations per second" for name, rate in self.rates.items()]
+            added = 1 / self.rates["L1 + PCL"] - 1 / self.rates["L1"]
+            lines.append(f"  PCL adds {added:.3g} s to an iteration on such a batch, whatever the SR network")
         if self.memory:
             lines.append(f"  {self.memory}")
         failed = "; ".join(check.name for check in self.failures)

@@ -168,8 +168,8 @@ class PCLMixin(_Base):
     def _draw_preview(self, tb_logger: Any, tag: str, current_iter: int) -> None:
         try:
             sheet = self._preview_sheet()
-        except ValueError as error:
-            # A picture is no reason to end a training.
+        except (ValueError, RuntimeError) as error:
+            # A picture is no reason to end a training: not for an image too small, nor for a GPU that is full.
             get_root_logger().warning(f"val.pcl_preview: no sheet for {tag}: {error}")
             return
         pixels = preview.to_pixels(preview.draw(sheet, f"{tag.partition('/')[2]}, iteration {current_iter}"))

@@ -290,18 +290,19 @@ def random_states() -> tuple[Any, ...]:
 
 
 def train_and_validate(net: Any, batches: Batches, board: Any) -> None:
-    for iteration in (1, 2, 3):
+    for iteration in (1, 2):
         train_on(net, batches[iteration : iteration + 1], first_iter=iteration)
         net.validation(validation_pairs(batches), iteration, board, False)
 
 
 def test_a_preview_leaves_the_training_as_it_is_bit_for_bit(small: Options, build: Build, batches: Batches) -> None:
+    small["train"]["pcl_opt"] |= {"num_positives": 1, "num_negatives": 2}
     results = []
     for wanted in (False, True):
         small["val"]["pcl_preview"] = wanted
         net, board = build(small), TensorBoard()
         train_and_validate(net, batches, board)
-        assert len(board.images) == (3 if wanted else 0)
+        assert len(board.images) == (2 if wanted else 0)
         assert net.net_d.training
         results.append((net, random_states()))
     (plain, plain_random), (shown, shown_random) = results
@@ -328,17 +329,20 @@ def test_the_preview_is_the_sheet_of_the_first_validation_image(
     assert sheets[-1].l_cl == pytest.approx(expected.l_cl, rel=1e-5)
     for shown, panel in zip(sheets[-1].panels, expected.panels, strict=True):
         torch.testing.assert_close(shown.image, panel.image)
-    assert [(tag, step) for tag, _, step in board.images] == [("pcl_preview/held_out", step) for step in (1, 2, 3)]
+    assert [(tag, step) for tag, _, step in board.images] == [("pcl_preview/held_out", step) for step in (1, 2)]
     assert all(image.shape[1:] == (1200, 3) for _, image, _ in board.images)
 
 
-def test_a_validation_set_without_ground_truth_goes_on_without_preview(
-    small: Options, build: Build, batches: Batches
+@pytest.mark.parametrize("gt", [None, torch.zeros(1, 3, 60, 64)])
+def test_a_validation_whose_images_make_no_sheet_goes_on_without(
+    gt: torch.Tensor | None, small: Options, build: Build, batches: Batches
 ) -> None:
     small["val"] |= {"pcl_preview": True, "metrics": None}
     net, board, pairs = build(small), TensorBoard(), validation_pairs(batches)
     for pair in pairs:
         del pair["gt"]
+        if gt is not None:
+            pair["gt"] = gt
     net.validation(pairs, 1, board, False)
     assert not board.images
 
