@@ -376,7 +376,6 @@ def draw(sheet: Sheet, title: str = "") -> Figure:
     try:
         from matplotlib.colors import PowerNorm
         from matplotlib.figure import Figure
-        from matplotlib.ticker import MaxNLocator
     except ImportError as error:
         raise ImportError("the preview needs matplotlib: pip install 'pcl_loss[plots]'") from error
     rows = [row for group in (sheet.positives, sheet.negatives) for row in _split(group)]
@@ -443,7 +442,9 @@ def draw(sheet: Sheet, title: str = "") -> Figure:
             orientation="horizontal",
         )
         bar.set_label(label, fontsize=8.5)
-        bar.ax.xaxis.set_major_locator(MaxNLocator(4))
+        low, high = image.get_clim()
+        ticks = [low + (high - low) * quarter / 4 for quarter in range(5)]
+        bar.set_ticks(ticks, labels=[f"{tick:.2f}" for tick in ticks])
         bar.ax.tick_params(labelsize=8)
     return figure
 
