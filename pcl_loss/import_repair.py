@@ -36,4 +36,10 @@ def install() -> None:
         sys.meta_path.append(_Finder())
 
 
+def is_used() -> bool:
+    """Whether something has imported the stand-in, for lack of the module itself."""
+    spec = getattr(sys.modules.get(MISSING), "__spec__", None)
+    return isinstance(getattr(spec, "loader", None), _Finder)
+
+
 install()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,8 +11,10 @@ from basicsr.archs import build_network
 from basicsr.losses import build_loss
 from basicsr.models.sr_model import SRModel
 from basicsr.models.swinir_model import SwinIRModel
+from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 
+from .. import preview
 from ..samples import seeded_generator
 from .options import complete_options
 
@@ -30,12 +34,16 @@ class PCLMixin(_Base):
     `pcl_opt` (`PCLLoss`), `cld_opt` (`ContrastiveDiscriminatorLoss`), `optim_d`, `pcl_start_iter` (for so many
     iterations E_D is trained while the SR network does without the contrastive term) and `net_d_frozen` (E_D is loaded
     and never trained). `pcl_opt` alone is required. `scheduler` and `warmup_iter` hold for both networks.
+    `val.pcl_preview: true` adds the sheet of `pcl-loss preview`, for the first image of every validation set, to
+    TensorBoard at every validation.
 
     Logged at every iteration: `l_pix`, `l_pcl` (weighted, as added to the total; 0 up to `pcl_start_iter`), `l_cl`
     (unweighted), `pos_sim`, `neg_sim`, `margin`, and, unless E_D is frozen, `l_d`, `out_d_real`, `out_d_fake`.
     """
 
     net_g: nn.Module
+    # What the next `test` does with its images, once.
+    _add_preview: Callable[[], None] | None = None
 
     def __init__(self, opt: dict[str, Any]) -> None:
         if opt["is_train"]:
@@ -142,6 +150,48 @@ class PCLMixin(_Base):
             super().test()
         finally:
             self.net_g = wrapped
+        if self._add_preview is not None:
+            # Here, since validation deletes the images one by one.
+            add_preview, self._add_preview = self._add_preview, None
+            add_preview()
+
+    def nondist_validation(self, dataloader: Any, current_iter: int, tb_logger: Any, save_img: bool) -> None:
+        """As the base model; with `val.pcl_preview` the first image's sheet goes to TensorBoard."""
+        if self.is_train and tb_logger is not None and self.opt["val"].get("pcl_preview"):
+            tag = f"pcl_preview/{dataloader.dataset.opt['name']}"
+            self._add_preview = functools.partial(self._draw_preview, tb_logger, tag, current_iter)
+        try:
+            super().nondist_validation(dataloader, current_iter, tb_logger, save_img)
+        finally:
+            self._add_preview = None
+
+    def _draw_preview(self, tb_logger: Any, tag: str, current_iter: int) -> None:
+        try:
+            sheet = self._preview_sheet()
+        except (ValueError, RuntimeError) as error:
+            # A picture is no reason to end a training: not for an image too small, nor for a GPU that is full.
+            get_root_logger().warning(f"val.pcl_preview: no sheet for {tag}: {error}")
+            return
+        pixels = preview.to_pixels(preview.draw(sheet, f"{tag.partition('/')[2]}, iteration {current_iter}"))
+        tb_logger.add_image(tag, pixels, current_iter, dataformats="HWC")
+
+    def _preview_sheet(self) -> preview.Sheet:
+        if not hasattr(self, "gt"):
+            raise ValueError("the validation set has no ground truth")
+        gt, sr, lq = self.gt, self.output, self.lq
+        if sr.shape != gt.shape:
+            raise ValueError(f"SR has shape {tuple(sr.shape)}, its ground truth {tuple(gt.shape)}")
+        scale = self.opt.get("scale", 1)
+        window = preview.detailed_window(gt, multiple=scale)
+        return preview.make_sheet(
+            window.cut(gt),
+            self.cri_pcl,
+            sr=window.cut(sr),
+            lq=window.cut(lq, scale),
+            embedding=self.get_bare_model(self.net_d),
+            # The same samples at every validation: what changes from sheet to sheet is the networks' doing.
+            generator=seeded_generator(self._seed, 0),
+        )
 
     def save(self, epoch: int, current_iter: int) -> None:
         """Save E_D, the SR network and the training state, in this order: a run that is killed in between resumes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import os
 from collections.abc import Callable, Mapping
@@ -95,6 +96,7 @@ def _complete(opt: Options, train: Options) -> None:
     frozen = train.setdefault("net_d_frozen", False)
     if not isinstance(frozen, bool):
         raise TypeError(f"train.net_d_frozen must be true or false, got {frozen!r}")
+    _check_preview(opt)
 
     _set_default(train["pcl_opt"], "type", "PCLLoss")
     # The model seeds the samples of every iteration from manual_seed: a seed here would have no effect.
@@ -157,3 +159,21 @@ def _set_default(block: Options, key: str, default: Any) -> None:
 
 def _pcl_twin(model_type: str | None) -> str:
     return "PCLSwinIRModel" if model_type == "SwinIRModel" else "PCLModel"
+
+
+def _check_preview(opt: Options) -> None:
+    """Refuse a preview that could not be drawn or would go nowhere, now and not at the first validation."""
+    val = opt.get("val") or {}
+    check_keys("val", [key for key in val if key.startswith("pcl_")], ("pcl_preview",))
+    preview = val.get("pcl_preview", False)
+    if not isinstance(preview, bool):
+        raise TypeError(f"val.pcl_preview must be true or false, got {preview!r}")
+    if not preview:
+        return
+    if not (opt.get("logger") or {}).get("use_tb_logger"):
+        raise ValueError(
+            "val.pcl_preview: true draws into TensorBoard, which is off; set logger.use_tb_logger: true, or drop "
+            "pcl_preview"
+        )
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ValueError("val.pcl_preview: true needs matplotlib: pip install 'pcl_loss[plots]', or drop pcl_preview")

@@ -18,21 +18,30 @@ from basicsr.utils import check_resume, dist_util
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from .. import import_repair
+
 
 def apply() -> None:
     """All repairs; calling it twice is harmless."""
-    if getattr(BaseModel, "repaired_by_pcl_loss", False):
-        return
-    BaseModel.repaired_by_pcl_loss = True
-    resume_without_cuda()
-    distribute_without_cuda()
-    end_warmup_at_the_full_lr()
+    if not hasattr(BaseModel, "repaired_by_pcl_loss"):
+        repairs = (resume_without_cuda, distribute_without_cuda, end_warmup_at_the_full_lr)
+        BaseModel.repaired_by_pcl_loss = {repair.__name__: repair() for repair in repairs}
 
 
-def resume_without_cuda() -> None:
+def report() -> dict[str, bool]:
+    """Each repair's name, that of the import among them, and whether it was needed here and applied.
+
+    Call it after `apply`.
+    """
+    return {"import_repair": import_repair.is_used(), **BaseModel.repaired_by_pcl_loss}
+
+
+def resume_without_cuda() -> bool:
     """BasicSR loads a training state onto `torch.cuda.current_device()`, which fails where there is no GPU."""
-    if not torch.cuda.is_available():
-        basicsr.train.load_resume_state = _load_resume_state
+    if torch.cuda.is_available():
+        return False
+    basicsr.train.load_resume_state = _load_resume_state
+    return True
 
 
 def _load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
@@ -48,10 +57,10 @@ def _load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
     return resume_state
 
 
-def distribute_without_cuda() -> None:
+def distribute_without_cuda() -> bool:
     """BasicSR starts NCCL and pins every rank to a GPU; without one, gloo and the CPU take their place."""
     if torch.cuda.is_available():
-        return
+        return False
 
     def init_gloo(backend: str = "nccl", **kwargs: Any) -> None:
         torch.distributed.init_process_group("gloo", **kwargs)
@@ -66,9 +75,10 @@ def distribute_without_cuda() -> None:
 
     dist_util._init_dist_pytorch = init_gloo
     BaseModel.model_to_device = model_to_cpu
+    return True
 
 
-def end_warmup_at_the_full_lr() -> None:
+def end_warmup_at_the_full_lr() -> bool:
     """BasicSR's warm-up stops one iteration short of the full learning rate, at `(w - 1) / w` of it, and
     MultiStepRestartLR goes on from what it finds: the rate stays too low for the rest of the run.
     """
@@ -82,3 +92,4 @@ def end_warmup_at_the_full_lr() -> None:
         update_learning_rate(self, current_iter, warmup_iter)
 
     BaseModel.update_learning_rate = update
+    return True

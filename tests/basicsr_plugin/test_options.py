@@ -97,3 +97,40 @@ def test_a_bad_value_names_itself_and_the_fix(
     target[key] = value
     with pytest.raises(OptionsError, match=message):
         complete_options(with_pcl, is_pcl_model=True)
+
+
+@pytest.mark.parametrize("preview", [True, False])
+def test_a_preview_is_a_yes_or_a_no(with_pcl: Options, preview: bool) -> None:
+    with_pcl["val"]["pcl_preview"] = preview
+    complete_options(with_pcl, is_pcl_model=True)
+    assert with_pcl["val"]["pcl_preview"] is preview
+
+
+@pytest.mark.parametrize(
+    ("block", "key", "value", "message"),
+    [
+        ("val", "pcl_preview", "yes", r"val\.pcl_preview must be true or false, got 'yes'"),
+        ("val", "pcl_preview", 1, r"val\.pcl_preview must be true or false, got 1"),
+        ("val", "pcl_previw", True, r"unknown key 'pcl_previw' in val; allowed are: pcl_preview"),
+        ("logger", "use_tb_logger", False, r"logger\.use_tb_logger: true"),
+    ],
+)
+def test_a_preview_that_would_not_appear_is_refused(
+    with_pcl: Options, block: str, key: str, value: Any, message: str
+) -> None:
+    with_pcl["val"]["pcl_preview"] = True
+    with_pcl[block][key] = value
+    with pytest.raises(OptionsError, match=message):
+        complete_options(with_pcl, is_pcl_model=True)
+
+
+def test_a_preview_without_matplotlib_is_refused(with_pcl: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with_pcl["val"]["pcl_preview"] = True
+    with pytest.raises(OptionsError, match=r"pip install 'pcl_loss\[plots\]'"):
+        complete_options(with_pcl, is_pcl_model=True)
+
+
+def test_a_run_without_validation_needs_no_val_block(with_pcl: Options) -> None:
+    del with_pcl["val"]
+    complete_options(with_pcl, is_pcl_model=True)

@@ -116,3 +116,17 @@ def test_a_module_run_by_python_trains_under_the_callers_folder(module: str, sma
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=dict(os.environ))
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "experiments/tiny/models/net_g_latest.pth").is_file()
+
+
+@pytest.mark.slow
+def test_the_preview_appears_in_tensorboard(small: Options, run_pipeline: Callable[..., str], tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    small["val"]["pcl_preview"] = True
+    run_pipeline(small)
+    events = EventAccumulator(str(tmp_path / "tb_logger" / "tiny"))
+    events.Reload()
+    images = events.Images("pcl_preview/held_out")
+    assert {image.step for image in images} >= {2, 4}
+    assert images[0].width == 1200
+    assert images[0].encoded_image_string.startswith(b"\x89PNG")
