@@ -17,6 +17,8 @@ VERBS = {
     "demo": "train a small EDSR with L1 and with L1 + PCL on real images, and compare",
     "options": "write out the option files for EDSR, RCAN, HAN and SwinIR",
     "prepare": "make LR images, sub-images and LMDBs of a folder of HR images",
+    "preview": "draw the positives, negatives and bands of an image, and their similarity to an SR image",
+    "doctor": "versions, repairs, gradients and speed: one block of text for a bug report",
     "report": "test several networks on several sets: the paper's tables and figure",
     "convert": "turn checkpoints of the official EDSR, RCAN and HAN codes into BasicSR's, and back",
 }
