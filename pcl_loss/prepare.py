@@ -38,16 +38,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from tqdm import tqdm
 
 from . import import_repair  # noqa: F401  (at module level: the worker processes import BasicSR too)
 from ._checks import MIN_SIZE, check_count
-
-Image = npt.NDArray[np.uint8]
+from .images import TEMPORARY, Image, resize, temporary_name, write_file, write_image
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
-TEMPORARY = ".tmp-"  # a leading dot also hides it from BasicSR's scan of a folder
 COMPRESSION = 3
 LR_PATCH = 48  # the paper's
 
@@ -289,7 +286,7 @@ def _claim(out: Path, scales: Iterable[int], settings: dict[str, Any]) -> None:
             if (out / f"X{scale}").exists():
                 raise ValueError(f"{out / f'X{scale}'} was not made by prepare; take another out folder")
         out.mkdir(parents=True, exist_ok=True)
-        _write(record, json.dumps(settings, indent=2).encode() + b"\n")
+        write_file(record, json.dumps(settings, indent=2).encode() + b"\n")
         return
     before = json.loads(record.read_text(encoding="utf-8"))
     changed = [key for key in settings if settings[key] != before.get(key)]
@@ -384,11 +381,11 @@ def _prepare_image(task: _Task) -> _Outcome:
             twin = written.setdefault(region, hr_path)
             if not _is_current(hr_path, changed):
                 if twin == hr_path or not _link(twin, hr_path):
-                    _write_png(hr_path, region.cut(hr))
+                    write_image(hr_path, region.cut(hr))
                 outcome.wrote = True
             if not _is_current(lr_path, changed):
-                lr = _downsample(hr[:height, :width], scale) if lr is None else lr
-                _write_png(lr_path, region.cut(lr, scale))
+                lr = resize(hr[:height, :width], 1 / scale) if lr is None else lr
+                write_image(lr_path, region.cut(lr, scale))
                 outcome.wrote = True
         outcome.regions[scale] = regions
     return outcome
@@ -446,14 +443,6 @@ def _starts(length: int, crop: int, step: int) -> list[int]:
     return starts
 
 
-def _downsample(hr: Image, scale: int) -> Image:
-    from basicsr.utils.matlab_functions import imresize
-
-    lr = imresize(hr.astype(np.float32) / 255, 1 / scale)
-    rounded: Image = np.clip(np.round(lr * 255), 0, 255).astype(np.uint8)
-    return rounded
-
-
 # Files
 
 
@@ -464,30 +453,9 @@ def _is_current(path: Path, source_changed: float) -> bool:
         return False
 
 
-def _temporary(path: Path) -> Path:
-    """A name beside `path` that no other process uses, and short, as names have a maximal length."""
-    return path.with_name(f"{TEMPORARY}{os.getpid()}{path.suffix}")
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = _temporary(path)
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _write_png(path: Path, image: Image) -> None:
-    import cv2
-
-    _, content = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, COMPRESSION])
-    _write(path, content.tobytes())
-
-
 def _link(source: Path, path: Path) -> bool:
     """Give a file a second name; False where the file system cannot."""
-    temporary = _temporary(path)
+    temporary = temporary_name(path)
     try:
         os.link(source, temporary)
         os.replace(temporary, path)
@@ -515,12 +483,12 @@ def _describe(out: Path, scale: int, regions: list[_Region], lmdb: bool, progres
     """Write meta_info.txt, the LMDBs and datasets.yml; returns the latter's text."""
     folder = out / f"X{scale}"
     meta = "".join(f"{region.name} ({region.height},{region.width},3)\n" for region in regions)
-    _write(folder / "meta_info.txt", meta.encode())
+    write_file(folder / "meta_info.txt", meta.encode())
     if lmdb:
         _build_lmdb(folder / "HR", regions, 1, progress)
         _build_lmdb(folder / "LR", regions, scale, progress)
     yaml = _yaml_lines(out, scale, regions, lmdb)
-    _write(folder / "datasets.yml", yaml.encode())
+    write_file(folder / "datasets.yml", yaml.encode())
     return yaml
 
 
@@ -544,7 +512,7 @@ def _build_lmdb(images: Path, regions: list[_Region], shrink: int, progress: boo
 
     # Room for pages that are filled in part, and for the tree: it bounds the file but does not fill the disk.
     map_size = 2 * sum(file.st_size for file in files) + 2**14 * len(files) + 2**26
-    temporary = _temporary(target)
+    temporary = temporary_name(target)
     try:
         maker = LmdbMaker(str(temporary), map_size=map_size, batch=500, compress_level=COMPRESSION)
         try:

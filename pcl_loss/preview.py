@@ -594,21 +594,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def read_image(path: Path) -> Tensor:
-    """An image file as BasicSR reads it: `(1, 3, H, W)`, RGB, in [0, 1].
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it cannot be decoded.
-    """
-    import cv2
+    """An image file as `images.read_image` reads it, as a tensor `(1, 3, H, W)`, RGB, in [0, 1]."""
     import numpy as np
 
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no image {path}")
-    # Not cv2.imread, which cannot open every path on Windows.
-    bgr = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR) if path.stat().st_size else None
-    if bgr is None:
-        raise ValueError(f"{path} is no image that OpenCV can decode; give a PNG or a JPEG")
+    from . import images
+
+    bgr = images.read_image(path)
     return torch.from_numpy(np.ascontiguousarray(bgr[..., ::-1])).permute(2, 0, 1)[None].float() / 255
 
 

@@ -29,6 +29,7 @@ from typing import NamedTuple
 
 from . import paper_tables, report_figure
 from ._checks import check_count
+from .images import read_image
 from .report_measure import (
     BICUBIC,
     METRICS,
@@ -44,7 +45,6 @@ from .report_measure import (
     load_pair,
     lpips_missing,
     measure_all,
-    read_image,
 )
 
 PathLike = str | os.PathLike[str]

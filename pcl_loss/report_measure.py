@@ -6,7 +6,6 @@ import hashlib
 import importlib.util
 import json
 import math
-import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,14 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ._checks import MIN_SIZE
+from .images import Image, read_image, resize, write_file, write_image
 from .prepare import EXTENSIONS
-
-Image = NDArray[np.uint8]
-"""`(H, W, 3)`, BGR, as OpenCV's and BasicSR's images are."""
 
 METRICS = ("psnr", "ssim", "niqe", "lpips")
 BICUBIC = "Bicubic"
@@ -162,32 +158,6 @@ def load_pair(pair: Pair, scale: int) -> tuple[Image, Image]:
             f"1/{scale} of it; check --scale {scale} and the LR folder"
         )
     return hr[: lr.shape[0] * scale, : lr.shape[1] * scale], lr
-
-
-def read_image(path: Path) -> Image:
-    """Read an image as 8-bit colour, as BasicSR's data sets do.
-
-    Raises:
-        OSError: the file is missing or no image.
-    """
-    import cv2
-
-    content = np.frombuffer(path.read_bytes(), np.uint8)
-    image: Image | None = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
-    if image is None:
-        raise OSError(f"{path} is no image that can be read; remove or replace it")
-    return image
-
-
-def resize(image: Image, scale: float) -> Image:
-    """BasicSR's MATLAB-like bicubic, rounded to 8 bits; `(H, W, 3)` to `(H * scale, W * scale, 3)`."""
-    from . import import_repair  # noqa: F401  (it lets basicsr be imported)
-
-    # isort: split
-    from basicsr.utils.matlab_functions import imresize
-
-    resized: NDArray[np.float32] = imresize(image.astype(np.float32) / 255, scale)
-    return (resized.clip(0, 1) * 255).round().astype(np.uint8)
 
 
 # --- nets ------------------------------------------------------------------------------------------------------------
@@ -522,7 +492,7 @@ def _do(job: _Job, module: Any, scale: int, device: str, with_lpips: bool) -> No
             sr = upscale(module, lr, scale, device, window=int((job.net.options or {}).get("window_size", 1)))
         # A record vouches for the image beside it: it goes before the image is replaced, and comes after.
         job.file.unlink(missing_ok=True)
-        _write_png(job.sr, sr)
+        write_image(job.sr, sr)
     else:
         sr = read_image(job.sr)
     if sr.shape != hr.shape:
@@ -534,7 +504,7 @@ def _do(job: _Job, module: Any, scale: int, device: str, with_lpips: bool) -> No
         job.record["lpips"] = measure_lpips(sr, hr)
     else:
         job.record = measure(sr, hr, scale, with_lpips)
-    _write(job.file, (json.dumps({"key": job.key, **job.record}, indent=2) + "\n").encode())
+    write_file(job.file, (json.dumps({"key": job.key, **job.record}, indent=2) + "\n").encode())
 
 
 def _number(value: float | None) -> float:
@@ -553,23 +523,6 @@ def _read_record(file: Path, key: str) -> dict[str, float | None]:
         return {name: content[name] for name in METRICS if name in content} if content.pop("key") == key else {}
     except (FileNotFoundError, ValueError, KeyError, AttributeError):
         return {}
-
-
-def _write_png(path: Path, image: Image) -> None:
-    import cv2
-
-    _write(path, cv2.imencode(".png", image)[1].tobytes())
-
-
-def _write(path: Path, content: bytes) -> None:
-    """All or nothing, also if the process is killed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{os.getpid()}{path.suffix}")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def by_image(scores: Iterable[Score]) -> dict[tuple[str, str, str], Score]:

@@ -358,7 +358,7 @@ def test_a_crop_takes_the_same_part_of_gt_sr_and_lr(files: dict[str, Path], monk
     [
         ("folder", (), "there is no image"),
         ("image", ("--sr", "missing.png"), "there is no image missing.png"),
-        ("image", ("--sr", "{folder}/text.png"), "no image that OpenCV can decode"),
+        ("image", ("--sr", "{folder}/text.png"), "no image that can be read"),
         ("small", (), "small.png is 31x48; at least 32x32 is needed"),
         ("image", ("--sr", "{lq}"), "lq.png is 12x12, but .*gt.png is 48x48"),
         ("image", ("--lq", "{small}"), "no whole multiple of .*small.png"),
