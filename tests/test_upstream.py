@@ -149,6 +149,10 @@ class Trainer:
     def __init__(self, base: Codebase, folder: Path, pairs: Path) -> None:
         self.base, self.folder, self.pairs = base, folder, pairs
         self.knobs(num_feat=8)
+        # They crop and flip by Python's generator, which they leave unseeded.
+        self.seeded = folder.parent / "seeded"
+        self.seeded.mkdir()
+        (self.seeded / "sitecustomize.py").write_text("import random\n\nrandom.seed(0)\n")
 
     def knobs(self, **knobs: Any) -> None:
         (self.folder / self.base.code / "pcl.yml").write_text(yaml.safe_dump(knobs))
@@ -159,7 +163,8 @@ class Trainer:
             f"--rgb_range 255 --lr 1e-3 --dir_data {self.pairs}"
         )
         flags = f"{shared} {self.base.flags} --epochs {epochs + self.base.extra_epochs}".split()
-        return python(self.folder / self.base.code, *self.base.main, *flags, "--loss", loss, *where)
+        path = os.pathsep.join([str(self.seeded), str(PACKAGE)])
+        return python(self.folder / self.base.code, *self.base.main, *flags, "--loss", loss, *where, PYTHONPATH=path)
 
     def saved(self, name: str, file: str) -> dict[str, Any]:
         (path,) = (self.folder / self.base.code / ".." / "experiment" / name).resolve().glob(f"**/{file}")
