@@ -243,7 +243,7 @@ def _find(root: Path) -> _Codebase:
         if (folder / file).is_file()
     ]
     # RCAN and SAN keep a copy for testing, which trains nothing.
-    trains = [base for base in found if not re.search(r"(?i)(^|/)test", base.folder.relative_to(root).as_posix())]
+    trains = [base for base in found if not re.search(r"(?i)(^|[/_-])test", base.folder.relative_to(root).as_posix())]
     found = trains or found
     if not found:
         raise ValueError(
@@ -258,7 +258,9 @@ def _find(root: Path) -> _Codebase:
 
 def _folders(root: Path, depth: int) -> Iterator[Path]:
     yield root
-    if depth:
+    if not depth:
+        return
+    with contextlib.suppress(PermissionError):
         for folder in sorted(root.iterdir()):
             if folder.is_dir() and not folder.is_symlink() and not folder.name.startswith("."):
                 yield from _folders(folder, depth - 1)

@@ -373,10 +373,11 @@ def test_of_several_codebases_one_must_be_named(codebase: Path) -> None:
     assert str(codebase / "src") in message
 
 
-def test_a_copy_for_testing_is_left_alone(codebase: Path) -> None:
-    write(codebase, {"TestCode/code/loss/__init__.py": LOSS})
+@pytest.mark.parametrize("name", ["TestCode/code", "RCAN_TestCode/code", "test"])
+def test_a_copy_for_testing_is_left_alone(codebase: Path, name: str) -> None:
+    write(codebase, {f"{name}/loss/__init__.py": LOSS})
     run(codebase)
-    assert (codebase / "TestCode/code/loss/__init__.py").read_text() == LOSS
+    assert (codebase / name / "loss/__init__.py").read_text() == LOSS
     assert b"PCL" in (codebase / "src/loss/__init__.py").read_bytes()
 
 
