@@ -153,7 +153,10 @@ def plan_revert(folder: str | Path) -> list[Edit]:
         count = len(_split(before)) - len(_split(after))
         shown = codebase.shown(name)
         if count:
-            _compile(after, path)
+            try:
+                _compile(after, path)
+            except ValueError as error:
+                raise ValueError(f"{path}: without our lines {error}. Nothing was changed") from error
             notes = (f"{shown}: {count} lines taken out",)
         elif b"pcl_loss" in before:
             notes = (f"{shown}: mentions pcl_loss, but in lines without `{MARKER}`; take those out by hand",)

@@ -404,6 +404,13 @@ def test_reverting_what_was_never_patched_says_so(codebase: Path, capsys: pytest
     assert tree(codebase) == before
 
 
+def test_a_revert_that_would_leave_a_broken_file_is_refused(codebase: Path) -> None:
+    run(codebase)
+    file = codebase / "src/loss/__init__.py"
+    file.write_text(file.read_text() + "def broken(:\n")
+    assert f"{file}: without our lines it does not parse" in refused(codebase, "--revert")
+
+
 def test_if_one_file_cannot_be_replaced_none_is(codebase: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replace, calls = os.replace, itertools.count(1)
 

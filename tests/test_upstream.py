@@ -256,7 +256,7 @@ def test_half_precision_trains(trainer: Trainer) -> None:
     git_apply(trainer.folder)
     # With the default epsilon their own Adam makes the SR network NaN in its first step, with L1 alone too; and the
     # energies of HAN's attention are beyond float16.
-    half = "--model EDSR --precision half --epsilon 1e-3".split()
+    half = ["--model", "EDSR", "--precision", "half", "--epsilon", "1e-3"]
     output = trainer("1*L1+1*PCL", 1, "--save", "half", *half)
     assert all(0 < value < 100 for name in ("PCL", "DIS") for value in column(output, name))
     dtypes = {
