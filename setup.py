@@ -15,9 +15,13 @@ setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
-    packages=[*find_packages(include=["pcl_loss", "pcl_loss.*"]), "pcl_loss.basicsr_options"],
-    package_dir={"pcl_loss.basicsr_options": "basicsr_options"},
-    package_data={"pcl_loss": ["py.typed"], "pcl_loss.basicsr_options": ["README.md", "*/*.yml"]},
+    packages=[*find_packages(include=["pcl_loss", "pcl_loss.*"]), "pcl_loss.basicsr_options", "pcl_loss.patches"],
+    package_dir={"pcl_loss.basicsr_options": "basicsr_options", "pcl_loss.patches": "patches"},
+    package_data={
+        "pcl_loss": ["py.typed"],
+        "pcl_loss.basicsr_options": ["README.md", "*/*.yml"],
+        "pcl_loss.patches": ["*.patch"],
+    },
     install_requires=[
         "torch>=2.4",
         "torchvision",

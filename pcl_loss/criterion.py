@@ -226,10 +226,15 @@ class PCLPerceptualLoss(PCLCriterion):
         """
         lq = None
         if self.scale is not None and "lq" in self.pcl.negatives:
-            size = (max(gt.shape[-2] // self.scale, 1), max(gt.shape[-1] // self.scale, 1))
-            # With antialiasing this is the bicubic that SR data sets are made with.
-            lq = F.interpolate(at_least_float32(gt.detach()), size, mode="bicubic", antialias=True)
+            lq = downsample(gt, self.scale)
         return super().forward(x, gt, lq), None
+
+
+def downsample(gt: Tensor, scale: int) -> Tensor:
+    """The LR images of `gt`, in float32 or wider: for loops that hand none over."""
+    size = (max(gt.shape[-2] // scale, 1), max(gt.shape[-1] // scale, 1))
+    # With antialiasing this is the bicubic that SR data sets are made with.
+    return F.interpolate(at_least_float32(gt.detach()), size, mode="bicubic", antialias=True)
 
 
 def _check_betas(betas: Sequence[float]) -> tuple[float, float]:

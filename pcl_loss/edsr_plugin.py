@@ -1,6 +1,7 @@
 """The adapter for EDSR-PyTorch and the codebases that share its skeleton: RCAN, HAN and their forks.
 
-Their `loss/__init__.py` builds each term of `--loss "1*L1+1*PCL"` in an if/elif chain; one more branch builds ours:
+Their `loss/__init__.py` builds each term of `--loss "1*L1+1*PCL"` in an if/elif chain; one more branch, which
+`pcl-loss patch` inserts, builds ours:
 
     elif loss_type == 'PCL':
         loss_function = import_module('pcl_loss.edsr_plugin').PCL(args)
@@ -8,11 +9,29 @@ Their `loss/__init__.py` builds each term of `--loss "1*L1+1*PCL"` in an if/elif
 
 from __future__ import annotations
 
+import inspect
+from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from .criterion import PCLCriterion
+from ._checks import check_count, check_keys
+from .criterion import PCLCriterion, downsample
+from .loss import PCLLoss
+
+KNOBS_FILE = "pcl.yml"
+
+# The codebase's own options say these.
+FROM_ARGS = {"data_range", "num_in_ch"}
+
+KNOBS = tuple(
+    name
+    for function in (PCLCriterion, PCLLoss)
+    for name, parameter in inspect.signature(function).parameters.items()
+    if parameter.kind is not parameter.VAR_KEYWORD and name not in FROM_ARGS | {"embedding"}
+)
+"""What `pcl.yml` may set."""
 
 
 class PCL(PCLCriterion):
@@ -21,22 +40,112 @@ class PCL(PCLCriterion):
     It owns E_D, which the codebase's own `--save` and `--load` then save and resume with the loss. Prints one line
     when it is built: a codebase without the branch reuses L1 for a name it does not know, and says nothing.
 
+    The keywords of `PCLCriterion` may stand in a file `pcl.yml` in the folder where the command is run. The negative
+    source `'lq'` takes LR from `set_lr`, or else makes it of HR.
+
     Args:
-        args: the codebase's options; read are `rgb_range`, `n_colors` and `lr`.
-        **keywords: of `PCLCriterion`, in place of what `args` says.
+        args: the codebase's options; read are `rgb_range`, `n_colors`, `lr`, and `scale` for `'lq'`.
+        **keywords: of `PCLCriterion`, in place of what `args` and `pcl.yml` say.
+
+    Raises:
+        TypeError, ValueError: `pcl.yml` cannot be read, or has a key or a value that is not allowed.
     """
 
     def __init__(self, args: Any, **keywords: Any) -> None:
-        super().__init__(
-            **{"data_range": float(args.rgb_range), "num_in_ch": args.n_colors, "lr": float(args.lr)} | keywords
+        knobs = read_knobs(KNOBS_FILE)
+        from_args = {"data_range": float(args.rgb_range), "num_in_ch": args.n_colors, "lr": float(args.lr)}
+        try:
+            super().__init__(**from_args | knobs | keywords)
+        except (TypeError, ValueError) as error:
+            if not knobs:
+                raise
+            raise type(error)(f"{error} (with the keys of {KNOBS_FILE}: {', '.join(knobs)})") from error
+        self._scales = [args.scale] if isinstance(args.scale, int) else list(args.scale)
+        self._lr: Tensor | None = None
+        self._range_is_checked = False
+        print(
+            f"[pcl_loss] contrastive loss and its discriminator are built, for images in 0-{self.pcl.data_range:g}"
+            + (f"; {KNOBS_FILE} sets {', '.join(knobs)}" if knobs else "")
         )
-        print(f"[pcl_loss] contrastive loss and its discriminator are built, for images in 0-{self.pcl.data_range:g}")
 
     def forward(self, sr: Tensor, hr: Tensor, lq: Tensor | None = None) -> Tensor:
-        """The contrastive loss of `sr` and `hr`, `(N, C, H, W)` in `[0, rgb_range]`, unclamped; trains E_D."""
+        """The contrastive loss of `sr` and `hr`, `(N, C, H, W)` in `[0, rgb_range]`, unclamped; trains E_D.
+
+        Raises:
+            TypeError, ValueError: as `PCLLoss`; or, on the first call, `hr` is of another range than `rgb_range`.
+        """
+        if not self._range_is_checked:
+            _check_range(hr, self.pcl.data_range)
+            self._range_is_checked = True
+        if lq is None and "lq" in self.pcl.negatives:
+            lq = self._make_lq(hr) if self._lr is None else self._lr
+        self._lr = None
         return super().forward(sr, hr, lq)
+
+    def set_lr(self, lr: Tensor) -> None:
+        """Hand over the LR images of the next call, for the negative source `'lq'`."""
+        self._lr = lr.detach()
+
+    def _make_lq(self, hr: Tensor) -> Tensor:
+        if len(self._scales) != 1:
+            raise ValueError(
+                f"negatives contains 'lq', and --scale has several factors, {self._scales}, so that LR cannot be made "
+                "of HR; let `pcl-loss patch --lr-negative` hand LR over, or drop 'lq'"
+            )
+        return downsample(hr, check_count("scale", self._scales[0], 1))
 
     @property
     def loss(self) -> float:
-        """The discriminator's loss of the last call, for the codebase's own `DIS` column."""
-        return float(self.log["l_d"])
+        """The discriminator's loss of the last call, for the codebase's own `DIS` column; 0 before E_D's first step."""
+        return float(self.log.get("l_d", 0.0))
+
+
+def set_lr(loss: nn.Module, lr: Tensor) -> None:
+    """Hand the LR images over to every `PCL` within the codebase's loss, if there is one."""
+    for module in loss.modules():
+        if isinstance(module, PCL):
+            module.set_lr(lr)
+
+
+def read_knobs(file: str | Path) -> dict[str, Any]:
+    """The keywords for `PCLCriterion` in a YAML file; none if there is no such file.
+
+    Raises:
+        ValueError: the file is not YAML, not a mapping, or has an unknown key.
+    """
+    path = Path(file)
+    if not path.is_file():
+        return {}
+    import yaml
+
+    try:
+        knobs = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not YAML: {error}") from error
+    if knobs is None:
+        return {}
+    if not isinstance(knobs, dict):
+        raise ValueError(
+            f"{path} must hold lines `key: value`, got {type(knobs).__name__}; keys are: {', '.join(KNOBS)}"
+        )
+    for name, option in (("data_range", "--rgb_range"), ("num_in_ch", "--n_colors")):
+        if name in knobs:
+            raise ValueError(f"{path} sets {name}, which the codebase's {option} says; take it out")
+    check_keys(str(path), map(str, knobs), KNOBS)
+    return knobs
+
+
+def _check_range(hr: Tensor, data_range: float) -> None:
+    """Raise if `hr` is plainly of another range; it costs one wait for the device."""
+    white, between = torch.stack([hr.detach().amax(), (hr.detach() - hr.detach().round()).abs().amax()]).tolist()
+    # Images in 0-255 that are black or nearly so hold whole numbers, images in 0-1 do not.
+    if data_range >= 16 and white <= 1.5 and between > 1e-3:
+        raise ValueError(
+            f"--rgb_range is {data_range:g}, but the largest value of HR is {white:g}: images in 0-1; "
+            f"train with --rgb_range 1, or with images in 0-{data_range:g}"
+        )
+    if white > 2 * data_range:
+        raise ValueError(
+            f"--rgb_range is {data_range:g}, but the largest value of HR is {white:g}; "
+            f"train with --rgb_range 255, or with images in 0-{data_range:g}"
+        )

@@ -1,15 +1,17 @@
 """The adapter works as a term of the loss of EDSR-PyTorch, RCAN and HAN, by their call conventions."""
 
 import io
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from skeleton import Loss
+from torch import nn
 from torch.nn import functional as F
 
-from pcl_loss.edsr_plugin import PCL
+from pcl_loss.edsr_plugin import PCL, set_lr
 
 BRANCH = """
 elif loss_type == 'PCL':
@@ -89,3 +91,151 @@ def test_the_discriminators_loss_is_a_float_for_the_log() -> None:
     pcl = loss.terms["PCL"]
     assert isinstance(pcl.loss, float)
     assert pcl.loss == pytest.approx(float(pcl.log["l_d"]))
+
+
+def write_knobs(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.chdir(folder)
+    (folder / "pcl.yml").write_text(text)
+
+
+def test_knobs_beside_the_command_are_taken_and_named_in_the_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_knobs(
+        tmp_path, monkeypatch, "temperature: 0.5\nnegatives: [blur, batch]\nnum_feat: 4\nnorm: none\nlr: 2.0e-4\n"
+    )
+    pcl = PCL(options())
+    assert pcl.pcl.temperature == 0.5
+    assert pcl.pcl.negatives == ("blur", "batch")
+    assert pcl.pcl.data_range == 255.0
+    assert pcl._optimizer.param_groups[0]["lr"] == 2e-4
+    assert capsys.readouterr().out == (
+        "[pcl_loss] contrastive loss and its discriminator are built, for images in 0-255; "
+        "pcl.yml sets temperature, negatives, num_feat, norm, lr\n"
+    )
+
+
+def test_an_empty_knob_file_sets_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_knobs(tmp_path, monkeypatch, "# temperature: 0.5\n")
+    assert PCL(options()).pcl.temperature == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("temprature: 1\n", r"unknown key 'temprature' in pcl.yml; allowed are: num_feat, .*temperature"),
+        ("embedding: 1\n", "unknown key 'embedding'"),
+        ("data_range: 1\n", "--rgb_range says; take it out"),
+        ("num_in_ch: 1\n", "--n_colors says; take it out"),
+        ("- temperature\n", "must hold lines `key: value`, got list"),
+        ("temperature: [\n", "pcl.yml is not YAML"),
+        ("\x93\n", "pcl.yml is not YAML"),
+        ("temperature: 0\n", "temperature must be above 0, got 0 .*pcl.yml: temperature"),
+        ("num_layers: 99\n", "num_layers|99"),
+    ],
+)
+def test_a_wrong_knob_file_is_refused_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str
+) -> None:
+    write_knobs(tmp_path, monkeypatch, "")
+    (tmp_path / "pcl.yml").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=message):
+        PCL(options())(*images())
+
+
+def test_text_for_a_number_is_refused_and_pcl_yml_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_knobs(tmp_path, monkeypatch, "lr: 1e-4\n")
+    with pytest.raises(TypeError, match=r"write 1.0e-4.*pcl.yml: lr"):
+        PCL(options())
+
+
+def test_lr_that_is_not_handed_over_is_made_of_hr() -> None:
+    sr, hr = images()
+    torch.manual_seed(0)
+    made, given = PCL(options(), negatives=["lq"]), PCL(options(), negatives=["lq"])
+    given.load_state_dict(made.state_dict())
+    lq = F.interpolate(hr, (12, 12), mode="bicubic", antialias=True)
+    torch.testing.assert_close(made(sr, hr), given(sr, hr, lq), rtol=0, atol=0)
+
+
+def test_lr_that_is_handed_over_counts_once() -> None:
+    sr, hr = images()
+    made, handed = PCL(options(), negatives=["lq"]), PCL(options(), negatives=["lq"])
+    handed.load_state_dict(made.state_dict())
+    loss = nn.Module()
+    loss.wrapped = nn.DataParallel(nn.ModuleList([nn.L1Loss(), handed]))
+    set_lr(loss, torch.zeros(2, 3, 12, 12))
+    assert handed(sr, hr) != made(sr, hr)
+    handed.load_state_dict(made.state_dict())
+    torch.testing.assert_close(made(sr, hr), handed(sr, hr), rtol=0, atol=0)
+
+
+def test_lr_of_several_scales_must_be_handed_over() -> None:
+    sr, hr = images()
+    pcl = PCL(options(scale=[2, 3, 4]), negatives=["lq"])
+    with pytest.raises(ValueError, match="--lr-negative"):
+        pcl(sr, hr)
+    pcl.set_lr(hr[..., ::3, ::3])
+    assert torch.isfinite(pcl(sr, hr))
+    assert torch.isfinite(PCL(options(scale=[2, 3, 4]))(sr, hr))
+
+
+def test_handing_lr_to_a_loss_without_pcl_does_nothing() -> None:
+    set_lr(nn.ModuleList([nn.L1Loss()]), torch.zeros(1, 3, 8, 8))
+
+
+def test_images_in_0_to_1_with_rgb_range_255_are_refused_on_the_first_call() -> None:
+    with pytest.raises(
+        ValueError, match=r"--rgb_range is 255, but the largest value of HR is .*train with --rgb_range 1"
+    ):
+        PCL(options())(*images(white=1.0))
+
+
+def test_images_in_0_to_255_with_rgb_range_1_are_refused_on_the_first_call() -> None:
+    with pytest.raises(
+        ValueError, match=r"--rgb_range is 1, but the largest value of HR is .*train with --rgb_range 255"
+    ):
+        PCL(options(rgb_range=1))(*images(white=255.0))
+
+
+@pytest.mark.parametrize("white", [0.0, 1.0])
+def test_a_black_first_batch_is_no_wrong_range(white: float) -> None:
+    sr, hr = images()
+    PCL(options())(sr, (hr > 128) * white)
+    PCL(options(rgb_range=1))(sr.detach() / 255, torch.zeros_like(hr))
+
+
+def test_the_range_is_looked_at_once() -> None:
+    pcl = PCL(options())
+    pcl(*images())
+    pcl(*images(white=1.0))
+
+
+def test_sr_beyond_the_range_is_taken_as_it_is() -> None:
+    sr, hr = images()
+    beyond = (sr.detach() * 3 - 100).requires_grad_()
+    PCL(options())(beyond, hr).backward()
+    assert (beyond.grad[beyond.detach() < 0] != 0).any()
+    assert (beyond.grad[beyond.detach() > 255] != 0).any()
+
+
+def test_before_e_ds_first_step_the_column_is_zero() -> None:
+    pcl = PCL(options())
+    assert pcl.loss == 0.0
+    with torch.no_grad():
+        pcl(*images())
+    assert pcl.loss == 0.0
+
+
+def test_behind_data_parallel_it_is_saved_and_loaded() -> None:
+    sr, hr = images()
+    first, second = (nn.DataParallel(nn.ModuleList([nn.L1Loss(), PCL(options())])) for _ in range(2))
+    first.module[1](sr, hr)
+    file = io.BytesIO()
+    torch.save(first.state_dict(), file)
+    file.seek(0)
+    second.load_state_dict(torch.load(file, weights_only=True))
+    assert second.module[1].get_extra_state()["optimizer"]["state"].keys() == set(
+        range(len(list(first.module[1].embedding.parameters())))
+    )
+    torch.testing.assert_close(first.module[1](sr, hr), second.module[1](sr, hr), rtol=0, atol=0)
