@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +22,12 @@ WINDOW = 72
 
 METHODS = ("bicubic", "L1", "L1 + PCL")
 REFERENCE = "HR itself"
-METRICS = {"psnr": ("PSNR (dB)", 2, "higher"), "ssim": ("SSIM", 4, "higher"), "niqe": ("NIQE", 2, "lower")}
+METRICS = {
+    "psnr": ("PSNR (dB)", 2, "higher"),
+    "ssim": ("SSIM", 4, "higher"),
+    "niqe": ("NIQE", 2, "lower"),
+    "lpips": ("LPIPS", 4, "lower"),
+}
 
 DISCLAIMER = (
     "This is a small demonstration: a small network, minutes of training on parts of three photographs, one seed. It "
@@ -37,11 +43,22 @@ class Score(NamedTuple):
     psnr: float
     ssim: float
     niqe: float
+    lpips: float | None = None
+    """None where LPIPS or its backbone is not at hand."""
+
+
+def lpips_at_hand() -> bool:
+    """Whether LPIPS can be measured without a download."""
+    from .basicsr_plugin.lpips_metric import backbone_at_hand
+
+    return importlib.util.find_spec("lpips") is not None and backbone_at_hand()
 
 
 def measure(crop: str, method: str, image: Image, hr: Image) -> Score:
-    """PSNR and SSIM on Y, and NIQE, as BasicSR computes them, without a border of 4 pixels."""
+    """PSNR and SSIM on Y, and NIQE, as BasicSR computes them, without a border of 4 pixels; LPIPS if it is at hand."""
     from basicsr.metrics import calculate_niqe, calculate_psnr, calculate_ssim
+
+    from .basicsr_plugin.lpips_metric import calculate_lpips
 
     pair = {"crop_border": SCALE, "input_order": "HWC", "test_y_channel": True}
     return Score(
@@ -50,6 +67,7 @@ def measure(crop: str, method: str, image: Image, hr: Image) -> Score:
         psnr=float(calculate_psnr(image, hr, **pair)),
         ssim=float(calculate_ssim(image, hr, **pair)),
         niqe=float(calculate_niqe(image, crop_border=SCALE, input_order="HWC")),
+        lpips=calculate_lpips(image, hr, crop_border=0) if lpips_at_hand() else None,
     )
 
 
@@ -93,6 +111,11 @@ def values_of(scores: Sequence[Score], method: str, metric: str) -> list[float]:
     return [getattr(score, metric) for score in scores if score.method == method]
 
 
+def metrics_of(scores: Sequence[Score]) -> dict[str, tuple[str, int, str]]:
+    """The metrics that were measured: title, digits, and which direction is better."""
+    return {m: about for m, about in METRICS.items() if all(getattr(score, m) is not None for score in scores)}
+
+
 def differences(scores: Sequence[Score], metric: str) -> list[float]:
     """L1 + PCL minus L1, a number per crop."""
     pairs = zip(values_of(scores, METHODS[2], metric), values_of(scores, METHODS[1], metric), strict=True)
@@ -101,12 +124,15 @@ def differences(scores: Sequence[Score], metric: str) -> list[float]:
 
 def format_table(scores: Sequence[Score]) -> str:
     """The table, in Markdown that also reads well as text: mean ± standard deviation over the test crops."""
-    rows = [["", *(f"{title} ({better} is better)" for title, _, better in METRICS.values())]]
+    metrics = metrics_of(scores)
+    rows = [["", *(f"{title} ({better} is better)" for title, _, better in metrics.values())]]
     for method in METHODS:
-        rows.append([method, *(_mean_and_spread(values_of(scores, method, m), d) for m, (_, d, _) in METRICS.items())])
-    difference = [_mean_and_spread(differences(scores, m), d + 1, "+") for m, (_, d, _) in METRICS.items()]
+        rows.append([method, *(_mean_and_spread(values_of(scores, method, m), d) for m, (_, d, _) in metrics.items())])
+    difference = [_mean_and_spread(differences(scores, m), d + 1, "+") for m, (_, d, _) in metrics.items()]
     rows.append(["L1 + PCL minus L1, per crop", *difference])
-    rows.append([REFERENCE, "-", "-", _mean_and_spread(values_of(scores, REFERENCE, "niqe"), METRICS["niqe"][1])])
+    # NIQE alone looks at one image; the others compare HR with itself here.
+    niqe = _mean_and_spread(values_of(scores, REFERENCE, "niqe"), METRICS["niqe"][1])
+    rows.append([REFERENCE, *(niqe if m == "niqe" else "-" for m in metrics)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
@@ -123,7 +149,7 @@ def _mean_and_spread(values: Sequence[float], digits: int, sign: str = "") -> st
 def verdict(scores: Sequence[Score]) -> str:
     """On how many crops L1 + PCL is better than L1, metric by metric."""
     parts = []
-    for metric, (title, _, better) in METRICS.items():
+    for metric, (title, _, better) in metrics_of(scores).items():
         gains = [value if better == "higher" else -value for value in differences(scores, metric)]
         parts.append(f"{title.split()[0]} on {sum(gain > 0 for gain in gains)} of {len(gains)}")
     return f"L1 + PCL is better than L1 in {', '.join(parts[:-1])} and {parts[-1]} test crops."
@@ -176,8 +202,10 @@ def draw(folder: Path, scores: Sequence[Score], log: Sequence[LogLine]) -> None:
             window = read_image(source)[top : top + WINDOW, left : left + WINDOW, ::-1]
             score = by_key[name, method]
             pair = "" if method == REFERENCE else f"PSNR {score.psnr:.2f}  SSIM {score.ssim:.4f}\n"
-            row.append(viz.Panel(window, method, f"{pair}NIQE {score.niqe:.2f}"))
+            lpips = "" if method == REFERENCE or score.lpips is None else f"  LPIPS {score.lpips:.4f}"
+            row.append(viz.Panel(window, method, f"{pair}NIQE {score.niqe:.2f}{lpips}"))
         rows.append(row)
     curves = {key: [line.values[key] for line in log] for key in ("pos_sim", "neg_sim", "margin")}
-    figure = viz.comparison_figure(rows, [line.iteration for line in log], curves)
+    note = f"{WINDOW} x {WINDOW} pixels each, the most detailed of HR; numbers: of the whole {CROP} x {CROP} test crop"
+    figure = viz.comparison_figure(rows, [line.iteration for line in log], curves, note)
     figure.savefig(folder / "comparison.png")

@@ -41,7 +41,7 @@ class DemoSettings:
         TypeError, ValueError: a value is no integer or out of range.
     """
 
-    warmup_iters: int = 3000
+    warmup_iters: int = 2500
     iters: int = 600
     seed: int = 0
     num_feat: int = 32
@@ -116,7 +116,7 @@ def _l1_options(name: str, settings: DemoSettings, iters: int, lr: float, seed: 
         },
         "logger": {
             "print_freq": max(1, iters // 100),
-            "save_checkpoint_freq": iters,
+            "save_checkpoint_freq": iters + 1,  # never: the last network is saved anyway
             "use_tb_logger": True,
             "wandb": None,
         },

@@ -45,7 +45,7 @@ def most_detailed_window(image: NDArray[np.uint8], size: int) -> tuple[float, in
 
 
 def comparison_figure(
-    rows: Sequence[Sequence[Panel]], iterations: Sequence[int], curves: Mapping[str, Sequence[float]]
+    rows: Sequence[Sequence[Panel]], iterations: Sequence[int], curves: Mapping[str, Sequence[float]], note: str = ""
 ) -> Figure:
     """The panels in their rows; below them the similarities and the margin over the iterations.
 
@@ -53,6 +53,7 @@ def comparison_figure(
         rows: of panels, all equally long; the titles of the first row stand above the columns.
         iterations: the x axis of the curves.
         curves: `pos_sim`, `neg_sim` and `margin`, each as long as `iterations`.
+        note: what a reader must know of the panels; stands above them.
 
     Returns:
         A figure, 1000 pixels wide for four columns; `.savefig(path)` writes it.
@@ -70,11 +71,12 @@ def comparison_figure(
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     columns = lengths[0]
-    heights = (2.95 * len(rows), 2.9)
-    layout = ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.06)
+    heights = (2.95 * len(rows) + 0.3, 2.9)
+    layout = ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.08)
     figure = Figure(figsize=(2.5 * columns, sum(heights)), dpi=100, layout=layout)
     parts: Any = figure.subfigures(2, 1, height_ratios=heights)
     panels, plots = parts
+    panels.suptitle(note, fontsize=10)
     for number, (axes, row) in enumerate(zip(panels.subplots(len(rows), columns, squeeze=False), rows, strict=True)):
         for ax, panel in zip(axes, row, strict=True):
             _draw_panel(ax, panel, with_title=number == 0)
@@ -97,7 +99,7 @@ def _draw_curves(ax: Any, iterations: Sequence[int], curves: Mapping[str, Sequen
         # A value belongs to one batch, and batches differ more than iterations do.
         ax.plot(iterations, values, color=COLORS[key], linewidth=0.8, alpha=0.4)
         ax.plot(iterations, running_mean(values), color=COLORS[key], label=key, linewidth=2)
-    ax.set_xlabel("iteration of L1 + PCL")
+    ax.set_xlabel("iteration of L1 + PCL (thin: single batches)")
     ax.set_ylabel(label)
     ax.grid(alpha=0.3)
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(curves), frameon=False)

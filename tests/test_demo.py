@@ -259,8 +259,20 @@ def test_the_results_are_on_disk_crop_by_crop(scores: list[demo_results.Score], 
     with (tmp_path / "results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [
-        demo_results.Score(r["crop"], r["method"], *(float(r[m]) for m in demo_results.METRICS)) for r in rows
+        demo_results.Score(r["crop"], r["method"], float(r["psnr"]), float(r["ssim"]), float(r["niqe"])) for r in rows
     ] == scores
+    assert {r["lpips"] for r in rows} == {""}
+
+
+def test_lpips_is_a_column_where_it_was_measured(scores: list[demo_results.Score]) -> None:
+    distances = {"bicubic": 0.4, "L1": 0.3, "L1 + PCL": 0.25, demo_results.REFERENCE: 0.0}
+    table = demo_results.format_table([score._replace(lpips=distances[score.method]) for score in scores])
+    cells = {line.split("|")[1].strip(): line.split("|")[-2].strip() for line in table.splitlines()}
+    assert cells[""] == "LPIPS (lower is better)"
+    assert cells["L1"] == "0.3000 ± 0.0000"
+    assert cells["L1 + PCL minus L1, per crop"] == "-0.05000 ± 0.00000"
+    assert cells[demo_results.REFERENCE] == "-"
+    assert "LPIPS" not in demo_results.format_table(scores)
 
 
 def test_a_score_is_basicsrs_on_y_without_the_border() -> None:
