@@ -11,6 +11,8 @@ PUBLIC = {
     "Embedding",
     "PCLCriterion",
     "PCLLoss",
+    "PCLPerceptualLoss",
+    "VGGEmbedding",
     "WaveletDiscriminator",
     "functional",
     "haar_dwt",
