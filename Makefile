@@ -30,7 +30,7 @@ $(READY): setup.py Makefile
 	@$(PIP) --no-build-isolation --editable '.[metrics,plots,test]'
 	@touch $@
 
-demo: setup ## the main job: train a small EDSR with L1 and with L1 + PCL on real images, compare (5 to 8 minutes)
+demo: setup ## the main job: train a small EDSR with L1 and with L1 + PCL on real images, compare (about 6 minutes on two idle cores)
 	$(VENV)/bin/pcl-loss demo
 
 test: setup lint ## ruff, mypy and the test suite without its slow part

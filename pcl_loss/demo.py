@@ -151,6 +151,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _duration(settings: DemoSettings) -> str:
     # Measured on two idle cores: starting and evaluating, an iteration with L1, one with L1 + PCL.
-    seconds = 35 + 0.06 * (settings.warmup_iters + settings.iters) + 0.17 * settings.iters
+    seconds = 55 + 0.06 * (settings.warmup_iters + settings.iters) + 0.17 * settings.iters
     minutes = max(1, round(seconds / 60))
     return f"{minutes} minute{'s' if minutes > 1 else ''}"
