@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ._checks import MIN_SIZE, check_count, check_images
+from ._layout import layout_of
 from .wavelet import haar_dwt
 
 WIDTHS = (1, 1, 2, 2, 4, 4, 8, 8)
@@ -77,16 +78,17 @@ class WaveletDiscriminator(nn.Module):
             num_layers: how many maps, 1 to 8; nothing deeper is computed.
 
         Returns:
-            `num_layers` post-activation maps `(N, C_l, H_l, W_l)`, shallowest first.
+            `num_layers` post-activation maps `(N, C_l, H_l, W_l)`, shallowest first, in the memory format of `x`.
 
         Raises:
             TypeError, ValueError: `x` is not a float tensor of such a shape, or `num_layers` is out of range.
         """
         check_count("num_layers", num_layers, 1, len(self.blocks))
-        features = self._bands(x)
+        layout = layout_of(x)
+        features = self._bands(x).contiguous(memory_format=layout)
         maps = []
         for block in self.blocks[:num_layers]:
-            features = cast(_Block, block).frozen(features)
+            features = cast(_Block, block).frozen(features, layout)
             maps.append(features)
         return maps
 
@@ -116,10 +118,10 @@ class _Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return F.leaky_relu(self.norm(self.conv(x)), NEGATIVE_SLOPE, inplace=True)
 
-    def frozen(self, x: Tensor) -> Tensor:
-        """The block with a copy of its present weights and running statistics."""
+    def frozen(self, x: Tensor, layout: torch.memory_format) -> Tensor:
+        """The block with a copy of its present weights and running statistics; the map is laid out as asked for."""
         with torch.no_grad():
-            weight = self.conv.weight.clone()
+            weight = self.conv.weight.clone(memory_format=layout)
             bias = None if self.conv.bias is None else self.conv.bias.clone()
             if isinstance(self.norm, QuickStartBatchNorm2d):
                 gain, bias = _affine(self.norm)

@@ -62,8 +62,27 @@ def info_nce(pos_sim: Tensor, neg_sim: Tensor, temperature: float) -> Tensor:
         0-dim: the mean over images and positives of
         `-log(exp(p / tau) / (exp(p / tau) + sum_k exp(n_k / tau)))`.
     """
-    negatives = torch.logsumexp(neg_sim / temperature, dim=1, keepdim=True)
-    return _softplus(negatives - pos_sim / temperature).mean()
+    return _softplus(_info_nce_logits(pos_sim, neg_sim, temperature)).mean()
+
+
+def info_nce_terms(pos_sim: Tensor, neg_sim: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Equation 8 from its similarities, averaged over the positives alone, and its derivatives.
+
+    With `z_p` the log of the ratio of all negatives to positive `p`: `dL / dp = -sigmoid(z_p) / (K_P tau)`, and
+    `dL / dn_k = softmax_k(n / tau) sum_p sigmoid(z_p) / (K_P tau)`.
+
+    Args:
+        pos_sim: `(..., K_P)`.
+        neg_sim: `(..., K_N)`, `K_N >= 0`.
+        temperature: tau, above 0.
+
+    Returns:
+        The losses `(...)`, and their derivatives `(..., K_P)` and `(..., K_N)`.
+    """
+    logits = _info_nce_logits(pos_sim, neg_sim, temperature)
+    towards = logits.sigmoid() / (pos_sim.shape[-1] * temperature)
+    away = (neg_sim / temperature).softmax(-1) * towards.sum(-1, keepdim=True)
+    return _softplus(logits).mean(-1), -towards, away
 
 
 def contrastive_loss(
@@ -133,6 +152,10 @@ def contrastive_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> 
         real_loss = _softplus(torch.logsumexp(fake, 0) - real).mean()
         fake_loss = _softplus(torch.logsumexp(-real, 0) + fake).mean()
         return real_loss + fake_loss
+
+
+def _info_nce_logits(pos_sim: Tensor, neg_sim: Tensor, temperature: float) -> Tensor:
+    return torch.logsumexp(neg_sim / temperature, dim=-1, keepdim=True) - pos_sim / temperature
 
 
 def _softplus(x: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,13 +19,16 @@ from ._checks import (
     check_range,
     check_sources,
 )
+from ._layout import fastest_layout
 from .embedding import Embedding
-from .functional import contrastive_discriminator_loss, info_nce, similarity, unit_norm_scale
+from .frozen import frozen_contrastive_loss
+from .functional import contrastive_discriminator_loss
 
 # alpha of equation 11 is meant for images in 0-255, where |dL_1/dSR| and |dL_CL/dSR| are comparable.
 ALPHA_RANGE = 255.0
 
-CPU_CHUNK_SIZE = 4
+# Images compared at a time on a CPU: fewer cost more in calls, more leave the cache.
+CPU_BLOCK_SIZE = 2
 
 
 class PCLLoss(nn.Module):
@@ -45,8 +49,9 @@ class PCLLoss(nn.Module):
         sharpness: range of the sharpening factor; 1 is the image itself.
         blur_sigma: range of the Gaussian's sigma, in pixels.
         data_range: the images' white: 1.0 or 255.0.
-        chunk_size: how many samples pass the embedding at a time; None: all of them on a GPU, 4 at a
-            time on a CPU, where small pieces stay in the cache. It changes memory and speed, not the result.
+        chunk_size: how many samples pass the embedding at a time; None: all of them on a GPU, those of two images
+            on a CPU. It changes memory and speed, not the result: what is kept of a chunk is the gradient with respect
+            to its images' maps. (With `'batch'` all maps of the batch are kept.)
         seed: of the samples, at least 0.
 
     Raises:
@@ -83,6 +88,10 @@ class PCLLoss(nn.Module):
         self.data_range = check_positive("data_range", data_range)
         self.chunk_size = None if chunk_size is None else check_count("chunk_size", chunk_size, 1)
         self.seed = check_count("seed", seed, 0)
+        self._num_positives = int("gt" in self.positives) + self.num_positives * ("sharpen" in self.positives)
+        self._num_samples = (
+            self._num_positives + self.num_negatives * ("blur" in self.negatives) + int("lq" in self.negatives)
+        )
         self.num_calls = 0
         self.stats: dict[str, Tensor] = {}
         """Detached 0-dim tensors of the last call: `l_cl` (without weight), `pos_sim`, `neg_sim`, `margin` (their
@@ -112,23 +121,21 @@ class PCLLoss(nn.Module):
         Raises:
             TypeError: an image is not a float tensor, or `embedding` does not embed.
             ValueError: a shape does not fit, `lq` is missing, or `'batch'` meets a batch of one.
+            RuntimeError: in a backward pass with `create_graph=True`.
         """
         embedding = self._check(sr, hr, embedding, lq)
         if generator is None:
             generator = samples.seeded_generator(self.seed, self.num_calls)
         self.num_calls += 1
 
-        maps, num_positives = self._embed_samples(hr, lq, embedding, generator)
-        anchors = embedding.embed(at_least_float32(sr) / self.data_range, self.num_layers)
-        losses, pos_sims, neg_sims = [], [], []
-        for anchor, layer_maps in zip(anchors, maps, strict=True):
-            sims = similarity(anchor, layer_maps, samples_normalized=True)
-            pos_sim, neg_sim = sims[:, :num_positives], sims[:, num_positives:]
-            losses.append(info_nce(pos_sim, neg_sim, self.temperature))
-            pos_sims.append(pos_sim.detach().mean())
-            neg_sims.append(neg_sim.detach().mean())
-        layer_losses = torch.stack(losses)
-        self.stats = _stats(layer_losses.detach(), torch.stack(pos_sims), torch.stack(neg_sims))
+        losses, sims = [], []
+        for block in self._blocks(sr, hr, lq, generator):
+            # What is embedded of a block is let go with it, but for what its anchors' gradient needs.
+            block_losses, block_sims = self._compare(*block, embedding)
+            losses.append(block_losses)
+            sims.append(block_sims)
+        layer_losses = torch.cat(losses).mean(0)
+        self.stats = _stats(layer_losses.detach(), torch.cat(sims).mean(0), self._num_positives)
         return self.loss_weight * self.data_range / ALPHA_RANGE * layer_losses.mean()
 
     def extra_repr(self) -> str:
@@ -148,52 +155,80 @@ class PCLLoss(nn.Module):
         """Take up what `get_extra_state` gave."""
         self.num_calls = int(state["num_calls"])
 
+    def _blocks(
+        self, sr: Tensor, hr: Tensor, lq: Tensor | None, generator: torch.Generator
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]]:
+        """Blocks of images that are compared at a time: sr, hr, lq, factors `(K_P, n)` and sigmas `(K_N, n)`."""
+        # Drawn for the whole batch, so that the samples do not depend on how it is cut up.
+        factor = sigma = torch.empty(0, len(hr))
+        if "sharpen" in self.positives:
+            factor = samples.draw_uniform(*self.sharpness, (self.num_positives, len(hr)), generator)
+        if "blur" in self.negatives:
+            sigma = samples.draw_uniform(*self.blur_sigma, (self.num_negatives, len(hr)), generator)
+        # GT of the next images is at hand only where the whole batch is.
+        block_size = len(hr) if "batch" in self.negatives else max(1, self._chunk_size(hr) // self._num_samples)
+        lqs = itertools.repeat(None) if lq is None else lq.split(block_size)
+        return zip(
+            sr.split(block_size),
+            hr.split(block_size),
+            lqs,
+            factor.split(block_size, 1),
+            sigma.split(block_size, 1),
+            strict=False,
+        )
+
+    def _chunk_size(self, hr: Tensor) -> int:
+        if self.chunk_size is not None:
+            return self.chunk_size
+        return self._num_samples * (CPU_BLOCK_SIZE if hr.device.type == "cpu" else len(hr))
+
+    def _compare(
+        self, sr: Tensor, hr: Tensor, lq: Tensor | None, factor: Tensor, sigma: Tensor, embedding: Embedding
+    ) -> tuple[Tensor, Tensor]:
+        """Losses `(n, L)` and similarities `(n, L, K)` of a block."""
+        layout = fastest_layout(sr)
+        images = self._make_samples(hr, lq, factor, sigma).contiguous(memory_format=layout)
+        anchor = (at_least_float32(sr) / self.data_range).contiguous(memory_format=layout)
+        return frozen_contrastive_loss(
+            embedding.embed(anchor, self.num_layers),
+            self._embed_samples(images.split(self._chunk_size(hr)), len(hr), embedding),
+            self._num_positives,
+            self.temperature,
+        )
+
     @torch.no_grad()
-    def _embed_samples(
-        self, hr: Tensor, lq: Tensor | None, embedding: Embedding, generator: torch.Generator
-    ) -> tuple[list[Tensor], int]:
-        """Maps of all samples with unit norm at every pixel, L of `(K_P + K_N, N, C_l, H_l, W_l)`; and K_P."""
+    def _make_samples(self, hr: Tensor, lq: Tensor | None, factor: Tensor, sigma: Tensor) -> Tensor:
+        """The samples that are made of images, `(K n, C, H, W)` in [0, 1], sample by sample, the positives first."""
         with torch.autocast(hr.device.type, enabled=False):
             gt = at_least_float32(hr) / self.data_range
-            positives = [gt[None]] if "gt" in self.positives else []
+            made = [gt] if "gt" in self.positives else []
             if "sharpen" in self.positives:
-                positives.append(samples.draw_sharpened(gt, self.num_positives, self.sharpness, generator))
-            negatives = []
+                made.append(samples.sharpen(gt, factor).flatten(0, 1))
             if "blur" in self.negatives:
-                negatives.append(samples.draw_blurred(gt, self.num_negatives, self.blur_sigma, generator))
+                made.append(samples.blur(gt, sigma, self.blur_sigma[1]).flatten(0, 1))
             if lq is not None and "lq" in self.negatives:
                 enlarged = samples.upsample(at_least_float32(lq) / self.data_range, (gt.shape[-2], gt.shape[-1]))
-                negatives.append(enlarged[None].to(gt.dtype))
-        num_positives = sum(map(len, positives))
-        num_rolled = min(self.num_negatives, len(gt) - 1) if "batch" in self.negatives else 0
+                made.append(enlarged.to(gt.dtype))
+            if "batch" in self.negatives and "gt" not in self.positives:
+                made.append(gt)
+            return torch.cat(made)
 
-        images = torch.cat(positives + negatives)
-        maps = self._embed_in_chunks(images, embedding, extra=num_rolled)
-        if num_rolled:
-            gt_maps = (
-                [layer[0] for layer in maps]
-                if "gt" in self.positives
-                else [layer[0] for layer in self._embed_in_chunks(gt[None], embedding)]
-            )
-            for layer, gt_map in zip(maps, gt_maps, strict=True):
-                for shift in range(1, num_rolled + 1):
-                    layer[len(images) + shift - 1] = gt_map.roll(-shift, 0)
-        return maps, num_positives
+    @torch.no_grad()
+    def _embed_samples(self, images: Iterable[Tensor], count: int, embedding: Embedding) -> Iterator[Sequence[Tensor]]:
+        """The maps of all samples of `count` images, piece by piece: L of `(k, count, C_l, H_l, W_l)`."""
+        chunks = (embedding.embed(chunk, self.num_layers) for chunk in images)
+        if "batch" in self.negatives:
+            layers = [torch.cat(maps).unflatten(0, (-1, count)) for maps in zip(*chunks, strict=True)]
+            yield [self._with_next_images(maps) for maps in layers]
+            return
+        for chunk in chunks:
+            yield [maps.unflatten(0, (-1, count)) for maps in chunk]
 
-    def _embed_in_chunks(self, images: Tensor, embedding: Embedding, extra: int = 0) -> list[Tensor]:
-        """Unit-norm maps of `(K, N, C, H, W)` images, L of `(K + extra, N, ...)`; the last `extra` are left unset."""
-        count, batch = images.shape[:2]
-        flat = images.flatten(0, 1)
-        chunk_size = self.chunk_size or (CPU_CHUNK_SIZE if images.device.type == "cpu" else len(flat))
-        buffers: list[Tensor] = []
-        for start in range(0, len(flat), chunk_size):
-            chunk = flat[start : start + chunk_size]
-            for layer, maps in enumerate(embedding.embed(chunk, self.num_layers)):
-                maps = at_least_float32(maps)
-                if start == 0:
-                    buffers.append(maps.new_empty((count + extra) * batch, *maps.shape[1:]))
-                torch.mul(maps, unit_norm_scale(maps), out=buffers[layer][start : start + len(chunk)])
-        return [buffer.unflatten(0, (count + extra, batch)) for buffer in buffers]
+    def _with_next_images(self, maps: Tensor) -> Tensor:
+        """The maps of all samples of a batch, and behind them GT's, rolled on by 1, 2, ... images."""
+        own, gt = (maps, maps[0]) if "gt" in self.positives else (maps[:-1], maps[-1])
+        num_rolled = min(self.num_negatives, len(gt) - 1)
+        return torch.stack([*own, *(gt.roll(-shift, 0) for shift in range(1, num_rolled + 1))])
 
     def _check(self, sr: Tensor, hr: Tensor, embedding: Embedding | None, lq: Tensor | None) -> Embedding:
         if embedding is None:
@@ -270,7 +305,8 @@ def _gather(logits: Tensor) -> Tensor:
     return torch.cat(gathered)
 
 
-def _stats(losses: Tensor, pos_sims: Tensor, neg_sims: Tensor) -> dict[str, Tensor]:
+def _stats(losses: Tensor, sims: Tensor, num_positives: int) -> dict[str, Tensor]:
+    pos_sims, neg_sims = sims[:, :num_positives].mean(1), sims[:, num_positives:].mean(1)
     per_layer = {"l_cl": losses, "pos_sim": pos_sims, "neg_sim": neg_sims, "margin": pos_sims - neg_sims}
     means = {name: values.mean() for name, values in per_layer.items()}
     layers = {

@@ -171,7 +171,7 @@ def test_one_backward_after_two_calls_equals_two_backwards(norm: str, update_eve
 def test_shared_weights_in_embed_would_break_a_late_backward(monkeypatch: pytest.MonkeyPatch) -> None:
     from pcl_loss.discriminator import _Block
 
-    def live(self: _Block, x: Tensor) -> Tensor:
+    def live(self: _Block, x: Tensor, layout: torch.memory_format) -> Tensor:
         return F.leaky_relu(F.conv2d(x, self.conv.weight, self.conv.bias, self.conv.stride, 1), 0.2)
 
     monkeypatch.setattr(_Block, "frozen", live)

@@ -31,7 +31,7 @@ def weights_of(net: nn.Module) -> Callable[[list[Tensor]], Tensor]:
     return lambda maps: torch.stack([(m * randn(*m.shape, seed=i)).mean() for i, m in enumerate(maps)]).sum()
 
 
-def frozen_with_live_weights(self: _Block, x: Tensor) -> Tensor:
+def frozen_with_live_weights(self: _Block, x: Tensor, layout: torch.memory_format) -> Tensor:
     """Mutant: the frozen view computed with the parameters themselves."""
     y = F.conv2d(x, self.conv.weight, self.conv.bias, self.conv.stride, self.conv.padding)
     if isinstance(self.norm, nn.BatchNorm2d):
@@ -40,7 +40,7 @@ def frozen_with_live_weights(self: _Block, x: Tensor) -> Tensor:
     return F.leaky_relu(y, 0.2)
 
 
-def frozen_with_detached_weights(self: _Block, x: Tensor) -> Tensor:
+def frozen_with_detached_weights(self: _Block, x: Tensor, layout: torch.memory_format) -> Tensor:
     """Mutant: detached, but not copied, so that an optimizer step writes into what the backward needs."""
     bias = None if self.conv.bias is None else self.conv.bias.detach()
     y = F.conv2d(x, self.conv.weight.detach(), bias, self.conv.stride, self.conv.padding)
@@ -155,7 +155,7 @@ def test_embedding_leaves_no_trace_in_the_network(norm: str, wavelet: bool, trai
 def test_only_the_blocks_asked_for_are_computed(monkeypatch: pytest.MonkeyPatch, num_layers: int) -> None:
     computed: list[_Block] = []
     original = _Block.frozen
-    monkeypatch.setattr(_Block, "frozen", lambda self, x: (computed.append(self), original(self, x))[1])
+    monkeypatch.setattr(_Block, "frozen", lambda self, *args: (computed.append(self), original(self, *args))[1])
     net = tiny_discriminator()
     maps = net.embed(rand(2, 3, 64, 64), num_layers)
     assert computed == list(net.blocks)[:num_layers]

@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.nn import functional as F
 
-from pcl_loss import ContrastiveDiscriminatorLoss, PCLLoss, WaveletDiscriminator, samples
-from pcl_loss import loss as loss_module
+from pcl_loss import ContrastiveDiscriminatorLoss, PCLLoss, WaveletDiscriminator, frozen, samples
 from pcl_loss.discriminator import _Block
 from pcl_loss.functional import contrastive_discriminator_loss
 
@@ -59,7 +58,7 @@ def embed_without_grad(self: WaveletDiscriminator, x: Tensor, num_layers: int = 
 original_embed = WaveletDiscriminator.embed
 
 
-def frozen_with_live_weights(self: _Block, x: Tensor) -> Tensor:
+def frozen_with_live_weights(self: _Block, x: Tensor, layout: torch.memory_format) -> Tensor:
     """Mutant: the frozen view computed with the parameters themselves."""
     norm = self.norm
     y = F.conv2d(x, self.conv.weight, self.conv.bias, self.conv.stride, self.conv.padding)
@@ -152,7 +151,7 @@ def test_the_sr_step_leaves_no_trace_in_e_d(norm: str, wavelet: bool, training: 
 
 
 def test_embedding_by_the_training_forward_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_Block, "frozen", lambda self, x: self(x))
+    monkeypatch.setattr(_Block, "frozen", lambda self, x, layout: self(x))
     with pytest.raises(AssertionError, match="a buffer changed"):
         check_step_leaves_no_trace(tiny_discriminator())
 
@@ -278,9 +277,28 @@ def test_chunk_size_bounds_what_embed_is_given_at_a_time() -> None:
     sr, hr, _ = images(2)
     recorder = Recorder(tiny_discriminator())
     PCLLoss(chunk_size=3)(sr, hr, recorder)
-    *chunks, anchor = recorder.inputs
-    assert [len(chunk) for chunk in chunks] == [3] * 6
-    assert torch.equal(anchor, sr)
+    of_first, of_second = recorder.inputs[:4], recorder.inputs[4:]
+    for (anchor, *chunks), image in zip((of_first, of_second), sr, strict=True):
+        assert torch.equal(anchor, image[None])
+        assert [len(chunk) for chunk in chunks] == [3] * 3
+
+
+def test_by_default_two_images_are_compared_at_a_time_on_a_cpu() -> None:
+    sr, hr, _ = images(3)
+    recorder = Recorder(tiny_discriminator())
+    few()(sr, hr, recorder)
+    assert [len(chunk) for chunk in recorder.inputs] == [2, 10, 1, 5]
+
+
+def test_images_that_lie_channels_last_give_the_same_value_and_gradient() -> None:
+    sr, hr, lq = images(3)
+    net, results = tiny_discriminator(), []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        anchor, gt = (x.clone(memory_format=layout) for x in (sr, hr))
+        value = few(negatives=("blur", "lq"))(anchor.requires_grad_(), gt, net, lq, generator())
+        results.append((value, *torch.autograd.grad(value, anchor)))
+    for ours, expected in zip(*results, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-14)
 
 
 def test_k_p_and_k_n_count_sharpened_blurred_and_extra_samples() -> None:
@@ -293,14 +311,14 @@ def test_k_p_and_k_n_count_sharpened_blurred_and_extra_samples() -> None:
     ]:
         recorder = Recorder(tiny_discriminator())
         PCLLoss(positives=positives, negatives=negatives, chunk_size=1000)(sr, hr, recorder, lq)
-        assert len(recorder.inputs[0]) == 3 * embedded
+        assert [len(x) for x in recorder.inputs] == [3, 3 * embedded]
 
 
 def test_sr_is_not_clamped() -> None:
     sr, hr, _ = images()
     recorder = Recorder(tiny_discriminator())
     few()(3 * sr - 1, hr, recorder)
-    torch.testing.assert_close(recorder.inputs[-1], 3 * sr - 1)
+    torch.testing.assert_close(recorder.inputs[0], 3 * sr - 1)
 
 
 def test_loss_weight_scales_the_value_alone() -> None:
@@ -516,8 +534,8 @@ def test_a_tensor_on_the_wrong_device_or_a_sync_would_be_noticed(monkeypatch: py
         pcl = PCLLoss(positives=("gt",), negatives=("batch",))
         with pytest.raises(RuntimeError, match="device"):
             pcl(sr, hr, WaveletDiscriminator(num_feat=2))
-        scale = loss_module.unit_norm_scale
-        monkeypatch.setattr(loss_module, "unit_norm_scale", lambda maps: scale(maps) * float(maps.max() > 0))
+        scale = frozen.unit_norm_scale
+        monkeypatch.setattr(frozen, "unit_norm_scale", lambda maps: scale(maps) * float(maps.max() > 0))
         with pytest.raises(DataDependentOutputException):
             pcl(sr, hr, net)
 

@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Callable
 
+import kornia
 import numpy as np
 import pytest
 import reference
@@ -121,7 +122,7 @@ def test_draws_fill_their_range_and_do_not_leave_it() -> None:
 def test_blur_of_an_impulse_is_a_gaussian(sigma: float, size: int) -> None:
     image = torch.zeros(1, 1, size, size, dtype=torch.float64)
     image[..., 16, 16] = 1
-    blurred = samples.blur(image, torch.tensor([sigma], dtype=torch.float64), 1.5)
+    blurred = samples.blur(image, torch.tensor([[sigma]], dtype=torch.float64), 1.5)[0]
     radius = math.ceil(3 * 1.5)
     line = np.array([math.exp(-(x**2) / (2 * sigma**2)) if abs(x) <= radius else 0.0 for x in range(-16, size - 16)])
     line /= line.sum()
@@ -129,34 +130,47 @@ def test_blur_of_an_impulse_is_a_gaussian(sigma: float, size: int) -> None:
 
 
 def test_blur_gives_every_image_its_own_sigma_and_mirrors_borders() -> None:
-    images, sigma = rand(3, 2, 20, 17), torch.tensor([0.5, 1.0, 1.5], dtype=torch.float64)
-    for image, s, ours in zip(images, sigma, samples.blur(images, sigma, 1.5), strict=True):
-        expected = torch.from_numpy(reference.blur(image.numpy(), float(s), 5))
-        torch.testing.assert_close(ours, expected, rtol=0, atol=1e-12)
+    images = rand(3, 2, 20, 17)
+    sigma = torch.tensor([[0.5, 1.0, 1.5], [1.4, 0.9, 0.6]], dtype=torch.float64)
+    made = samples.blur(images, sigma, 1.5)
+    assert made.shape == (2, 3, 2, 20, 17)
+    for row, sigmas in zip(made, sigma, strict=True):
+        for image, s, ours in zip(images, sigmas, row, strict=True):
+            expected = torch.from_numpy(reference.blur(image.numpy(), float(s), 5))
+            torch.testing.assert_close(ours, expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.25, 1.0])
 def test_a_flat_image_stays_as_it_is(value: float) -> None:
     image = torch.full((2, 3, 32, 32), value, dtype=torch.float64)
-    factor = torch.tensor([1.5, 3.0], dtype=torch.float64)
-    torch.testing.assert_close(samples.sharpen(image, factor), image, rtol=0, atol=1e-12)
-    torch.testing.assert_close(samples.blur(image, factor, 3.0), image, rtol=0, atol=1e-12)
+    factor = torch.tensor([[1.5, 3.0]], dtype=torch.float64)
+    torch.testing.assert_close(samples.sharpen(image, factor)[0], image, rtol=0, atol=1e-12)
+    torch.testing.assert_close(samples.blur(image, factor, 3.0)[0], image, rtol=0, atol=1e-12)
 
 
 def test_sharpen_equals_its_formula_for_every_image_and_factor() -> None:
-    images, factor = rand(3, 2, 12, 15), torch.tensor([1.5, 2.0, 3.0], dtype=torch.float64)
+    images = rand(3, 2, 12, 15)
+    factor = torch.tensor([[1.5, 2.0, 3.0], [2.9, 1.6, 0.5]], dtype=torch.float64)
     made = samples.sharpen(images, factor)
-    for image, f, ours in zip(images, factor, made, strict=True):
-        expected = torch.from_numpy(reference.sharpen(image.numpy(), float(f)))
-        torch.testing.assert_close(ours, expected, rtol=0, atol=1e-12)
+    assert made.shape == (2, 3, 2, 12, 15)
     border = torch.ones(12, 15, dtype=torch.bool)
     border[1:-1, 1:-1] = False
-    assert torch.equal(made[..., border], images[..., border])
+    for row, factors in zip(made, factor, strict=True):
+        for image, f, ours in zip(images, factors, row, strict=True):
+            expected = torch.from_numpy(reference.sharpen(image.numpy(), float(f)))
+            torch.testing.assert_close(ours, expected, rtol=0, atol=1e-12)
+        assert torch.equal(row[..., border], images[..., border])
+
+
+def test_sharpen_equals_kornias() -> None:
+    images, factor = rand(3, 2, 12, 15), torch.tensor([1.5, 2.0, 3.0], dtype=torch.float64)
+    made = samples.sharpen(images, factor[None])[0]
+    torch.testing.assert_close(made, kornia.enhance.sharpness(images, factor), rtol=0, atol=1e-12)
 
 
 def test_sharpening_by_one_changes_nothing() -> None:
     images = rand(2, 3, 12, 15)
-    torch.testing.assert_close(samples.sharpen(images, torch.ones(2)), images, rtol=0, atol=1e-12)
+    torch.testing.assert_close(samples.sharpen(images, torch.ones(1, 2))[0], images, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(("small", "large"), [((8, 8), (32, 32)), ((9, 12), (27, 24)), ((16, 16), (16, 16))])
