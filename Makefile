@@ -8,7 +8,7 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet
 READY := $(VENV)/.pcl_loss-ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint format options clean
+.PHONY: help setup demo bench test test-all lint format options clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ $(READY): setup.py Makefile
 
 demo: setup ## the main job: train a small EDSR with L1 and with L1 + PCL on real images, compare (about 6 minutes on two idle cores)
 	$(VENV)/bin/pcl-loss demo
+
+bench: setup ## what a training step costs, in time and memory, as tables and step_cost.json (about 20 minutes on two idle cores)
+	$(VENV)/bin/python benchmarks/step_cost.py
 
 test: setup lint ## ruff, mypy and the test suite without its slow part
 	$(VENV)/bin/python -m pytest -m "not slow"

@@ -1,0 +1,341 @@
+"""What `step_cost.py` measures: the plain loss, the floors, and BasicSR's training steps."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import skimage.data
+import torch
+import yaml
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pcl_loss import PCLLoss, WaveletDiscriminator, samples
+from pcl_loss.loss import ALPHA_RANGE
+from pcl_loss.options import option_files
+from pcl_loss.wavelet import haar_dwt
+
+SCALE = 4
+NETS = ("EDSR-S", "EDSR-L", "RCAN", "HAN")
+PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket")
+
+L1, L1_VGG, L1_GAN = "L1", "L1 + VGG19", "L1 + GAN"
+L1_PCL, L1_PCL_FROZEN, L1_PLAIN = "L1 + PCL", "L1 + PCL, E_D frozen", "L1 + plain PCL"
+VARIANTS = (L1, L1_VGG, L1_GAN, L1_PCL, L1_PCL_FROZEN, L1_PLAIN)
+
+# How many images at a time the bare convolutions take on a CPU, in channels_last: the fastest way there.
+FLOOR_CHUNK_SIZE = 9
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large the networks and images are.
+
+    Attributes:
+        lr_patch: side of the LR images, in pixels; HR is `SCALE` times as large.
+        net_d_feat: channels of E_D's first block.
+        gan_d_feat: channels of the GAN discriminator's first convolution.
+        network_g: what replaces the figures of the option files, where the SR network has such a keyword.
+    """
+
+    lr_patch: int = 48
+    net_d_feat: int = 64
+    gan_d_feat: int = 64
+    network_g: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def hr_patch(self) -> int:
+        """Side of the HR images, in pixels."""
+        return SCALE * self.lr_patch
+
+
+FULL = Sizes()
+TINY = Sizes(8, 4, 4, {"num_feat": 8, "num_block": 2, "num_group": 1, "squeeze_factor": 4})
+
+
+def photograph_crops(count: int, size: int, seed: int) -> Tensor:
+    """Random crops of the photographs in turn, `(count, 3, size, size)`, float32 in [0, 1]."""
+    generator = torch.Generator().manual_seed(seed)
+    crops = []
+    for index in range(count):
+        photograph = torch.from_numpy(getattr(skimage.data, PHOTOGRAPHS[index % len(PHOTOGRAPHS)])())
+        y, x = (int(torch.randint(side - size + 1, (), generator=generator)) for side in photograph.shape[:2])
+        crops.append(photograph[y : y + size, x : x + size])
+    return torch.stack(crops).float().div(255).permute(0, 3, 1, 2).contiguous()
+
+
+def downsample(hr: Tensor) -> Tensor:
+    """Bicubic LR images of `(N, 3, H, W)`: `(N, 3, H / SCALE, W / SCALE)`, in [0, 1]."""
+    return F.interpolate(hr, scale_factor=1 / SCALE, mode="bicubic", antialias=True).clamp(0, 1)
+
+
+def net_d_with_statistics(hr: Tensor, sr: Tensor, num_feat: int) -> WaveletDiscriminator:
+    """An E_D in training mode, new but for its running statistics, which are those of the images `(N, 3, H, W)`."""
+    net_d = WaveletDiscriminator(num_feat=num_feat).to(hr.device)
+    with torch.no_grad():
+        net_d(torch.cat([hr, sr]))
+    return net_d
+
+
+# The loss
+
+
+class PlainPCLLoss(PCLLoss):
+    """`PCLLoss` with the default samples, in the published code's way of working: the same value and gradient.
+
+    Each sample goes on its own through all of E_D, head included, and so does the anchor; both maps are normalised
+    anew for every pair; every positive has a cross entropy of its own. In two points it is cheaper than that code: it
+    keeps of each sample only the maps that are compared, and it blurs and sharpens as we do.
+    """
+
+    def forward(
+        self,
+        sr: Tensor,
+        hr: Tensor,
+        embedding: Any = None,
+        lq: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The weighted loss, 0-dim, as that of `PCLLoss`; `embedding` must be a `WaveletDiscriminator`.
+
+        Raises:
+            ValueError: the loss has other samples than the default ones.
+            TypeError: `embedding` is no `WaveletDiscriminator`.
+        """
+        if self.positives != ("gt", "sharpen") or self.negatives != ("blur",):
+            raise ValueError("PlainPCLLoss knows the default samples alone; drop positives= and negatives=")
+        if not isinstance(embedding, WaveletDiscriminator):
+            raise TypeError(f"PlainPCLLoss needs a WaveletDiscriminator, got {type(embedding).__name__}")
+        if generator is None:
+            generator = samples.seeded_generator(self.seed, self.num_calls)
+        self.num_calls += 1
+
+        with torch.no_grad():
+            gt = hr / self.data_range
+            positives = [gt, *samples.draw_sharpened(gt, self.num_positives, self.sharpness, generator)]
+            negatives = [*samples.draw_blurred(gt, self.num_negatives, self.blur_sigma, generator)]
+        anchor, positive_maps, negative_maps = self._embed_one_by_one(sr, positives, negatives, embedding)
+
+        zeros = torch.zeros(len(sr), dtype=torch.long, device=sr.device)
+        losses, all_pos, all_neg = [], [], []
+        for layer, f in enumerate(anchor):
+            neg = [_plain_similarity(f, maps[layer]) for maps in negative_maps]
+            pos = [_plain_similarity(f, maps[layer]) for maps in positive_maps]
+            for similarity in pos:
+                logits = torch.stack([similarity, *neg], dim=1) / self.temperature
+                losses.append(F.cross_entropy(logits, zeros))
+            all_pos += pos
+            all_neg += neg
+        l_cl = torch.stack(losses).mean()
+        pos_sim, neg_sim = (torch.stack(sims).detach().mean() for sims in (all_pos, all_neg))
+        self.stats = {"l_cl": l_cl.detach(), "pos_sim": pos_sim, "neg_sim": neg_sim, "margin": pos_sim - neg_sim}
+        return self.loss_weight * self.data_range / ALPHA_RANGE * l_cl
+
+    def _embed_one_by_one(
+        self, sr: Tensor, positives: list[Tensor], negatives: list[Tensor], net_d: WaveletDiscriminator
+    ) -> tuple[list[Tensor], list[list[Tensor]], list[list[Tensor]]]:
+        """Maps of the anchor, and of each positive and negative, with E_D's running statistics."""
+        was_training = net_d.training
+        flags = [param.requires_grad for param in net_d.parameters()]
+        net_d.eval().requires_grad_(False)
+        try:
+            with torch.no_grad():
+                positive_maps = [_all_of_e_d(net_d, images, self.num_layers) for images in positives]
+                negative_maps = [_all_of_e_d(net_d, images, self.num_layers) for images in negatives]
+            anchor = _all_of_e_d(net_d, sr / self.data_range, self.num_layers)
+        finally:
+            net_d.train(was_training)
+            for param, flag in zip(net_d.parameters(), flags, strict=True):
+                param.requires_grad_(flag)
+        return anchor, positive_maps, negative_maps
+
+
+def _all_of_e_d(net_d: WaveletDiscriminator, images: Tensor, num_layers: int) -> list[Tensor]:
+    """The first maps of `(N, 3, H, W)`; the deeper blocks and the head run for nothing, as in the published code."""
+    features = torch.cat(haar_dwt(images)[1:], dim=1) if net_d.wavelet else images
+    maps: list[Tensor] = []
+    for block in net_d.blocks:
+        features = block(features)
+        if len(maps) < num_layers:
+            maps.append(features)
+    net_d.head(features.mean(dim=(2, 3)))
+    return maps
+
+
+def _plain_similarity(f: Tensor, sample: Tensor) -> Tensor:
+    """Equation 9 of two maps `(N, C, H, W)`: `(N,)`."""
+    return (F.normalize(f, dim=1) * F.normalize(sample, dim=1)).sum(1).mean((1, 2))
+
+
+def loss_and_gradient(
+    loss: PCLLoss, sr: Tensor, hr: Tensor, net_d: WaveletDiscriminator, seed: int
+) -> tuple[Tensor, Tensor]:
+    """One call of the loss as users make it, samples included, and its gradient to `sr` `(N, 3, H, W)`."""
+    anchor = sr.detach().requires_grad_()
+    value = loss(anchor, hr, net_d, generator=torch.Generator().manual_seed(seed))
+    value.backward()
+    assert anchor.grad is not None
+    return value.detach(), anchor.grad
+
+
+# The floors
+
+
+def make_floor_loss(net_d: WaveletDiscriminator, loss: PCLLoss, batch: int, size: int) -> Callable[[], None]:
+    """The convolutions that `loss` cannot do without, on `batch` images of `size` pixels a side, and nothing else.
+
+    These are those of the blocks that are compared: forward of all samples, forward and backward of the anchors. On a
+    CPU they run in the layout and in pieces of the size that are fastest there, on a GPU in one piece as they are.
+    """
+    convs = _convolutions(net_d, loss.num_layers).requires_grad_(False)
+    num_samples = 1 + loss.num_positives + loss.num_negatives
+    sample_bands = _random_bands(convs, num_samples * batch, size)
+    anchor_bands = [bands.requires_grad_() for bands in _random_bands(convs, batch, size)]
+    with torch.no_grad():
+        map_grads = [torch.rand_like(convs(bands)) for bands in anchor_bands]
+
+    def run() -> None:
+        with torch.no_grad():
+            for bands in sample_bands:
+                convs(bands)
+        for bands, map_grad in zip(anchor_bands, map_grads, strict=True):
+            torch.autograd.grad(convs(bands), bands, map_grad)
+
+    return run
+
+
+def make_floor_net_d_step(net_d: WaveletDiscriminator, batch: int, size: int) -> Callable[[], None]:
+    """E_D's own step reduced to its eight convolutions: `batch` real and as many fake images of `size` pixels a side.
+
+    Forward, and backward to the weights and thereby to the inputs of all but the first. In one piece, since batch
+    norm sees the whole batch.
+    """
+    convs = _convolutions(net_d, len(net_d.blocks)).requires_grad_(True)
+    weights = list(convs.parameters())
+    (bands,) = _random_bands(convs, 2 * batch, size, chunk_size=2 * batch)
+    with torch.no_grad():
+        map_grad = torch.rand_like(convs(bands))
+
+    def run() -> None:
+        torch.autograd.grad(convs(bands), weights, map_grad)
+
+    return run
+
+
+def _convolutions(net_d: WaveletDiscriminator, count: int) -> nn.Sequential:
+    """Copies of E_D's first convolutions, in the layout that is fastest on their device."""
+    convs = [module for module in net_d.modules() if isinstance(module, nn.Conv2d)][:count]
+    return nn.Sequential(*map(copy.deepcopy, convs)).to(memory_format=_layout(convs[0].weight.device))
+
+
+def _random_bands(convs: nn.Sequential, count: int, size: int, chunk_size: int | None = None) -> list[Tensor]:
+    """Pieces of `(count, 9, size / 2, size / 2)`, what E_D sees of `count` images."""
+    weight = next(convs.parameters())
+    bands = torch.rand(count, weight.shape[1], size // 2, size // 2, device=weight.device)
+    if chunk_size is None:
+        chunk_size = FLOOR_CHUNK_SIZE if weight.device.type == "cpu" else count
+    return [piece.contiguous(memory_format=_layout(weight.device)) for piece in bands.split(chunk_size)]
+
+
+def _layout(device: torch.device) -> torch.memory_format:
+    return torch.channels_last if device.type == "cpu" else torch.contiguous_format
+
+
+# The training steps
+
+
+def build_model(net: str, variant: str, sizes: Sizes, hr: Tensor, folder: Path, seed: int) -> Any:
+    """BasicSR's training model of one variant, fed with a batch; `optimize_parameters` is then its step.
+
+    Args:
+        net: one of `NETS`; its figures are those of our option files.
+        variant: one of `VARIANTS`.
+        sizes: of all networks.
+        hr: `(N, 3, H, W)`, on the device to train on.
+        folder: where the frozen E_D's checkpoint is put.
+        seed: of all weights and samples.
+    """
+    # Here, since importing BasicSR takes seconds, and memory that the loss alone does not need.
+    from pcl_loss.basicsr_plugin import register
+
+    register()
+    import basicsr.models
+    from basicsr.archs import vgg_arch
+
+    torch.manual_seed(seed)
+    opt = _options(net, variant, sizes, hr, folder, seed)
+    with (
+        mock.patch.object(vgg_arch, "vgg", SimpleNamespace(vgg19=_random_vgg19)),
+        mock.patch.object(vgg_arch, "VGG_PRETRAIN_PATH", ""),
+    ):
+        model = basicsr.models.build_model(opt)
+    if variant == L1_PLAIN:
+        model.cri_pcl = PlainPCLLoss()
+    model.feed_data({"lq": downsample(hr), "gt": hr})
+    return model
+
+
+def share_network(model: Any, owner: Any) -> None:
+    """Let `model` train `owner`'s SR network, with its optimizer: six EDSR-L with Adam's state would take 4 GiB."""
+    model.net_g = owner.net_g
+    model.optimizer_g = model.optimizers[0] = owner.optimizer_g
+
+
+def make_step(model: Any) -> Callable[[], None]:
+    """What BasicSR's train loop calls at every iteration."""
+    iterations = itertools.count(1)
+    return lambda: model.optimize_parameters(next(iterations))
+
+
+def _options(net: str, variant: str, sizes: Sizes, hr: Tensor, folder: Path, seed: int) -> dict[str, Any]:
+    is_pcl = variant in (L1_PCL, L1_PCL_FROZEN, L1_PLAIN)
+    opt = yaml.safe_load(option_files()[f"train/train_{net}_x{SCALE}{'_PCL' if is_pcl else ''}.yml"])
+    opt |= {"is_train": True, "dist": False, "rank": 0, "world_size": 1, "manual_seed": seed}
+    opt["num_gpu"] = 0 if hr.device.type == "cpu" else 1
+    network_g, train = opt["network_g"], opt["train"]
+    network_g |= {key: value for key, value in sizes.network_g.items() if key in network_g}
+    if variant == L1_VGG:
+        train["perceptual_opt"] = {
+            "type": "PerceptualLoss",
+            "layer_weights": {"conv5_4": 1.0},
+            "vgg_type": "vgg19",
+            "perceptual_weight": 1.0,
+            "style_weight": 0,
+        }
+    elif variant == L1_GAN:
+        opt["model_type"] = "SRGANModel"
+        # Registered by BasicSR under this longer name.
+        opt["network_d"] = {"type": "UNetDiscriminatorSN_basicsr", "num_in_ch": 3, "num_feat": sizes.gan_d_feat}
+        train["gan_opt"] = {"type": "GANLoss", "gan_type": "vanilla", "loss_weight": 0.005}
+        train["optim_d"] = dict(train["optim_g"])
+    elif is_pcl:
+        opt["network_d"]["num_feat"] = sizes.net_d_feat
+    if variant == L1_PCL_FROZEN:
+        checkpoint = folder / "net_d.pth"
+        sr = samples.upsample(downsample(hr), (hr.shape[-2], hr.shape[-1]))
+        torch.save({"params": net_d_with_statistics(hr, sr, sizes.net_d_feat).state_dict()}, checkpoint)
+        opt["path"]["pretrain_network_d"] = str(checkpoint)
+        train["net_d_frozen"] = True
+    return opt
+
+
+def _random_vgg19(pretrained: bool) -> SimpleNamespace:
+    """As much of torchvision's VGG19 as BasicSR takes, with random weights: nothing is downloaded."""
+    import torchvision
+
+    with torch.device("meta"):  # the classifier, nine tenths of it, is never made
+        features = torchvision.models.vgg19(weights=None).features
+    features = features.to_empty(device="cpu")
+    for layer in features:
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
+    return SimpleNamespace(features=features)
