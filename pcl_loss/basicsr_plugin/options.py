@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .._checks import check_count, check_keys
+from .._checks import check_count, check_keys, check_positive
 from ..discriminator import WaveletDiscriminator
 from ..embedding import VGGEmbedding
 from ..loss import ContrastiveDiscriminatorLoss, PCLLoss
@@ -19,7 +19,19 @@ from ..options import DATASETS, expected_layout
 Options = dict[str, Any]
 
 # Flat keys under `train:`, as BasicSR's own `net_d_iters`.
-TRAIN_KEYS = ("pcl_opt", "pcl_start_iter", "cld_opt", "optim_d", "net_d_frozen")
+TRAIN_KEYS = (
+    "pcl_opt",
+    "pcl_start_iter",
+    "pcl_every",
+    "pcl_grad_ratio",
+    "cld_opt",
+    "optim_d",
+    "net_d_frozen",
+    "amp",
+    "channels_last",
+    "compile",
+)
+AMP = ("bf16", "fp16")
 
 
 class OptionsError(ValueError):
@@ -45,11 +57,7 @@ def complete_options(opt: Options, *, is_pcl_model: bool) -> None:
         return
     model_type = opt.get("model_type")
     if not is_pcl_model:
-        if train.get("pcl_opt") is not None:
-            raise OptionsError(
-                f"`model_type: {model_type}` ignores train.pcl_opt and would train without it; change that line to "
-                f"`model_type: {_pcl_twin(model_type)}`, or delete pcl_opt"
-            )
+        _refuse_ignored_keys(model_type, train)
         return
     if train.get("pcl_opt") is None:
         raise OptionsError(
@@ -60,6 +68,17 @@ def complete_options(opt: Options, *, is_pcl_model: bool) -> None:
         _complete(opt, train)
     except (TypeError, ValueError) as error:
         raise OptionsError(str(error)) from error
+
+
+def _refuse_ignored_keys(model_type: str | None, train: Options) -> None:
+    # Other models than BasicSR's own two may well read an `amp` of theirs.
+    ours = ["pcl_opt", *TRAIN_KEYS] if model_type in ("SRModel", "SwinIRModel") else ["pcl_opt"]
+    for key in ours:
+        if train.get(key):
+            raise OptionsError(
+                f"`model_type: {model_type}` ignores train.{key} and would train without it; change that line to "
+                f"`model_type: {_pcl_twin(model_type)}`, or delete {key}"
+            )
 
 
 def check_files(opt: Options) -> None:
@@ -94,8 +113,10 @@ def _complete(opt: Options, train: Options) -> None:
     train.setdefault("pcl_start_iter", 0)
     check_count("train.pcl_start_iter", train["pcl_start_iter"], 0)
     frozen = train.setdefault("net_d_frozen", False)
-    if not isinstance(frozen, bool):
-        raise TypeError(f"train.net_d_frozen must be true or false, got {frozen!r}")
+    _check_switch("train.net_d_frozen", frozen)
+    check_count("train.pcl_every", train.setdefault("pcl_every", 1), 1)
+    _check_grad_ratio(train)
+    _check_speed(train)
     _check_preview(opt)
 
     _set_default(train["pcl_opt"], "type", "PCLLoss")
@@ -119,6 +140,46 @@ def _complete(opt: Options, train: Options) -> None:
     # Read before BasicSR's setup takes the optimizer's type out of its block.
     lr = train["optim_g"]["lr"]
     _set_block(train, "optim_d", {"type": "Adam", "lr": lr, "weight_decay": 0, "betas": [0.9, 0.999]})
+
+
+def _check_switch(name: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be true or false, got {value!r}")
+
+
+def _check_grad_ratio(train: Options) -> None:
+    ratio = train.setdefault("pcl_grad_ratio", None)
+    if ratio is None:
+        return
+    check_positive("train.pcl_grad_ratio", ratio)
+    if isinstance(train["pcl_opt"], dict) and "loss_weight" in train["pcl_opt"]:
+        raise ValueError(
+            "train.pcl_grad_ratio weighs the contrastive loss in place of pcl_opt.loss_weight; drop one of the two"
+        )
+    if not train.get("pixel_opt"):
+        raise ValueError(
+            "train.pcl_grad_ratio holds the contrastive loss against the pixel loss; set train.pixel_opt, or use "
+            "pcl_opt.loss_weight"
+        )
+
+
+def _check_speed(train: Options) -> None:
+    amp = train.setdefault("amp", None)
+    if amp is not None and amp not in AMP:
+        raise ValueError(f"train.amp must be one of {list(AMP)}, or left out for float32, got {amp!r}")
+    _check_switch("train.channels_last", train.setdefault("channels_last", False))
+    keywords = train.setdefault("compile", None)
+    if isinstance(keywords, bool):
+        # From here on a block of keywords, or None.
+        train["compile"] = {} if keywords else None
+    elif isinstance(keywords, dict):
+        allowed = [key for key in inspect.signature(torch.compile).parameters if key != "model"]
+        check_keys("train.compile", keywords, allowed)
+    elif keywords is not None:
+        raise TypeError(
+            f"train.compile must be true, false, or a block of torch.compile's keywords such as "
+            f"{{mode: max-autotune}}, got {keywords!r}"
+        )
 
 
 def _check_block(
@@ -166,8 +227,7 @@ def _check_preview(opt: Options) -> None:
     val = opt.get("val") or {}
     check_keys("val", [key for key in val if key.startswith("pcl_")], ("pcl_preview",))
     preview = val.get("pcl_preview", False)
-    if not isinstance(preview, bool):
-        raise TypeError(f"val.pcl_preview must be true or false, got {preview!r}")
+    _check_switch("val.pcl_preview", preview)
     if not preview:
         return
     if not (opt.get("logger") or {}).get("use_tb_logger"):

@@ -51,8 +51,9 @@ def _show_iterations(model: Any, total: int, open_lines: ExitStack) -> None:
             # BasicSR's log lines then appear above the bar, not through it.
             open_lines.enter_context(logging_redirect_tqdm([logging.getLogger("basicsr")]))
         optimize_parameters(current_iter)
-        log = model.get_current_log()
-        bar.set_postfix({key: f"{log[key]:.3g}" for key in SHOWN if key in log}, refresh=False)
-        bar.update()
+        # At most ten times a second, and at the end: reading the log waits for the GPU.
+        if bar.update() or bar.n == total:
+            log = model.get_current_log()
+            bar.set_postfix({key: f"{log[key]:.3g}" for key in SHOWN if key in log})
 
     model.optimize_parameters = optimize_and_show

@@ -61,6 +61,36 @@ def test_pcl_opt_under_a_model_that_ignores_it_is_refused(with_pcl: Options, mod
         complete_options(with_pcl, is_pcl_model=False)
 
 
+@pytest.mark.parametrize(
+    "key_and_value", [("amp", "bf16"), ("channels_last", True), ("compile", True), ("pcl_every", 2)]
+)
+def test_keys_that_a_stock_model_ignores_are_refused(baseline: Options, key_and_value: tuple[str, Any]) -> None:
+    key, value = key_and_value
+    baseline["train"][key] = value
+    with pytest.raises(OptionsError, match=rf"`model_type: SRModel` ignores train\.{key} .*`model_type: PCLModel`"):
+        complete_options(baseline, is_pcl_model=False)
+
+
+def test_another_model_may_have_an_amp_of_its_own(baseline: Options) -> None:
+    baseline["train"]["amp"] = "o1"
+    complete_options(baseline | {"model_type": "TheirModel"}, is_pcl_model=False)
+
+
+def test_compile_true_means_torchs_defaults_and_false_none(with_pcl: Options) -> None:
+    for value, expected in ((True, {}), (False, None), (None, None), ({"mode": "default"}, {"mode": "default"})):
+        with_pcl["train"]["compile"] = value
+        for _ in range(2):
+            complete_options(with_pcl, is_pcl_model=True)
+            assert with_pcl["train"]["compile"] == expected
+
+
+def test_pcl_grad_ratio_needs_a_pixel_loss(with_pcl: Options) -> None:
+    del with_pcl["train"]["pcl_opt"]["loss_weight"], with_pcl["train"]["pixel_opt"]
+    with_pcl["train"]["pcl_grad_ratio"] = 0.5
+    with pytest.raises(OptionsError, match=r"set train\.pixel_opt"):
+        complete_options(with_pcl, is_pcl_model=True)
+
+
 def test_a_pcl_model_without_pcl_opt_is_refused(baseline: Options) -> None:
     with pytest.raises(OptionsError, match=r"needs train\.pcl_opt"):
         complete_options(baseline | {"model_type": "PCLModel"}, is_pcl_model=True)
@@ -82,6 +112,15 @@ def test_a_pcl_model_without_pcl_opt_is_refused(baseline: Options) -> None:
         ("train", "pcl_start", 5, r"unknown key 'pcl_start' in train; allowed are: .*pcl_start_iter"),
         ("train", "pcl_start_iter", -1, r"pcl_start_iter must be at least 0, got -1"),
         ("train", "net_d_frozen", "yes", r"net_d_frozen must be true or false, got 'yes'"),
+        ("train", "pcl_every", 0, r"train\.pcl_every must be at least 1, got 0"),
+        ("train", "pcl_evry", 2, r"unknown key 'pcl_evry' in train; allowed are: .*pcl_every"),
+        ("train", "pcl_grad_ratio", 0, r"train\.pcl_grad_ratio must be above 0, got 0"),
+        ("train", "pcl_grad_ratio", 0.5, r"in place of pcl_opt\.loss_weight; drop one of the two"),
+        ("train", "amp", "half", r"train\.amp must be one of \['bf16', 'fp16'\].*got 'half'"),
+        ("train", "amp", True, r"train\.amp must be one of .*got True"),
+        ("train", "channels_last", 1, r"train\.channels_last must be true or false, got 1"),
+        ("train", "compile", "max-autotune", r"train\.compile must be true, false, or a block.*got 'max-autotune'"),
+        ("train", "compile", {"modus": "default"}, r"unknown key 'modus' in train\.compile; allowed are: .*mode"),
         ("train", "net_d_frozen", True, r"path\.pretrain_network_d"),
         ("train", "optim_d", 1e-4, r"optim_d must be a block"),
         ("train", "pcl_opt", True, r"expected a block"),

@@ -18,7 +18,7 @@ from pcl_loss.basicsr_plugin import PCLModel
 
 Options = dict[str, Any]
 
-LOGGED = ("l_pix", "l_pcl", "l_cl", "pos_sim", "neg_sim", "margin", "l_d", "out_d_real", "out_d_fake")
+LOGGED = ("l_pix", "l_pcl", "l_cl", "pos_sim", "neg_sim", "margin", "grad_ratio", "l_d", "out_d_real", "out_d_fake")
 
 
 def test_a_yaml_with_pcl_opt_and_no_network_d_trains_logs_and_saves(
