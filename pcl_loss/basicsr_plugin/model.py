@@ -225,8 +225,8 @@ class PCLMixin(_Base):
                 self._pcl_log["pcl_weight"] = weight
             grad = grad + grad_pcl
             self._pcl_log |= {"l_pcl": log["l_pcl"], "grad_ratio": norm_pcl / norm}
-        stats = self.cri_pcl.stats
-        return grad, log | self._pcl_log | {key: stats[key] for key in ("l_cl", "pos_sim", "neg_sim", "margin")}
+        stats = {key: self.cri_pcl.stats[key] for key in ("l_cl", "pos_sim", "neg_sim", "margin")}
+        return grad, log | {"l_pcl": self._pcl_log["l_pcl"]} | stats | self._pcl_log
 
     def _gradient_of(self, loss: Tensor) -> Tensor:
         """The gradient at the SR output, taken through E_D at the scale that keeps it within fp16's range."""
