@@ -33,7 +33,7 @@ $(READY): setup.py Makefile
 demo: setup ## the main job: train a small EDSR with L1 and with L1 + PCL on real images, compare (about 6 minutes on two idle cores)
 	$(VENV)/bin/pcl-loss demo
 
-bench: setup ## what a training step costs, in time and memory, as tables and step_cost.json (about 20 minutes on two idle cores)
+bench: setup ## what a training step costs, in time and memory, as tables and step_cost.json (about 16 minutes on two idle cores)
 	$(VENV)/bin/python benchmarks/step_cost.py
 
 test: setup lint ## ruff, mypy and the test suite without its slow part

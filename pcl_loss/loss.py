@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
@@ -50,8 +49,9 @@ class PCLLoss(nn.Module):
         blur_sigma: range of the Gaussian's sigma, in pixels.
         data_range: the images' white: 1.0 or 255.0.
         chunk_size: how many samples pass the embedding at a time; None: all of them on a GPU, those of two images
-            on a CPU. It changes memory and speed, not the result: what is kept of a chunk is the gradient with respect
-            to its images' maps. (With `'batch'` all maps of the batch are kept.)
+            on a CPU. It changes memory and speed, not the result: images are compared in blocks of so many samples
+            (at least those of one image, with `'batch'` the whole batch), and of a block only the gradient with
+            respect to its SR images' maps is kept.
         seed: of the samples, at least 0.
 
     Raises:
@@ -89,9 +89,9 @@ class PCLLoss(nn.Module):
         self.chunk_size = None if chunk_size is None else check_count("chunk_size", chunk_size, 1)
         self.seed = check_count("seed", seed, 0)
         self._num_positives = int("gt" in self.positives) + self.num_positives * ("sharpen" in self.positives)
-        self._num_samples = (
-            self._num_positives + self.num_negatives * ("blur" in self.negatives) + int("lq" in self.negatives)
-        )
+        # Of every image: those that are embedded. Of the GT of other images only the maps are needed, which are there.
+        self._num_samples = self._num_positives + self.num_negatives * ("blur" in self.negatives)
+        self._num_samples += ("lq" in self.negatives) + ("batch" in self.negatives and "gt" not in self.positives)
         self.num_calls = 0
         self.stats: dict[str, Tensor] = {}
         """Detached 0-dim tensors of the last call: `l_cl` (without weight), `pos_sim`, `neg_sim`, `margin` (their
@@ -167,15 +167,9 @@ class PCLLoss(nn.Module):
             sigma = samples.draw_uniform(*self.blur_sigma, (self.num_negatives, len(hr)), generator)
         # GT of the next images is at hand only where the whole batch is.
         block_size = len(hr) if "batch" in self.negatives else max(1, self._chunk_size(hr) // self._num_samples)
-        lqs = itertools.repeat(None) if lq is None else lq.split(block_size)
-        return zip(
-            sr.split(block_size),
-            hr.split(block_size),
-            lqs,
-            factor.split(block_size, 1),
-            sigma.split(block_size, 1),
-            strict=False,
-        )
+        srs = sr.split(block_size)
+        lqs = [None] * len(srs) if lq is None or "lq" not in self.negatives else lq.split(block_size)
+        return zip(srs, hr.split(block_size), lqs, factor.split(block_size, 1), sigma.split(block_size, 1), strict=True)
 
     def _chunk_size(self, hr: Tensor) -> int:
         if self.chunk_size is not None:
@@ -206,7 +200,7 @@ class PCLLoss(nn.Module):
                 made.append(samples.sharpen(gt, factor).flatten(0, 1))
             if "blur" in self.negatives:
                 made.append(samples.blur(gt, sigma, self.blur_sigma[1]).flatten(0, 1))
-            if lq is not None and "lq" in self.negatives:
+            if lq is not None:
                 enlarged = samples.upsample(at_least_float32(lq) / self.data_range, (gt.shape[-2], gt.shape[-1]))
                 made.append(enlarged.to(gt.dtype))
             if "batch" in self.negatives and "gt" not in self.positives:

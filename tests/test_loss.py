@@ -314,6 +314,14 @@ def test_k_p_and_k_n_count_sharpened_blurred_and_extra_samples() -> None:
         assert [len(x) for x in recorder.inputs] == [3, 3 * embedded]
 
 
+def test_an_lq_that_no_negative_asks_for_changes_nothing() -> None:
+    sr, hr, lq = images(3)
+    net = tiny_discriminator()
+    expected = few()(sr, hr, net, None, generator())
+    for unused in (lq, lq[:1], lq[0]):
+        assert torch.equal(few()(sr, hr, net, unused, generator()), expected)
+
+
 def test_sr_is_not_clamped() -> None:
     sr, hr, _ = images()
     recorder = Recorder(tiny_discriminator())

@@ -32,6 +32,22 @@ def test_the_yaml_block_turns_a_baseline_into_pcl_training(
     assert "l_pcl: " in run_pipeline(baseline)
 
 
+def test_the_speed_block_is_read_and_trains(
+    small: dict[str, Any], build: Callable[..., Any], batches: list[dict[str, torch.Tensor]]
+) -> None:
+    train = yaml.safe_load(printed("speed"))["train"]
+    assert train.pop("compile") is True
+    del small["train"]["pcl_opt"]["loss_weight"]
+    small["train"] |= train | {"compile": {"backend": "aot_eager"}}
+    net = build(small)
+    for iteration in (1, 2):
+        net.feed_data(batches[iteration])
+        net.optimize_parameters(iteration)
+    assert net.amp_dtype == torch.bfloat16
+    assert net.channels_last
+    assert net.get_current_log()["grad_ratio"] == pytest.approx(0.5, rel=0.01)
+
+
 def test_the_loop_trains_both_networks() -> None:
     net_g = torch.nn.Sequential(torch.nn.Conv2d(3, 48, 3, padding=1), torch.nn.PixelShuffle(4))
     twin = copy.deepcopy(net_g)

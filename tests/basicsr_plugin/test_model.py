@@ -642,7 +642,7 @@ class OnFakeGPU:
             net.output.requires_grad_()
             net.cri_pcl, net.cri_pix, net.cri_perceptual = PCLLoss(negatives=("blur", "lq")), torch.nn.L1Loss(), None
             net.balance = GradientBalance(0.5) if balance else None
-            net._pcl_log = {}
+            net._pcl_log = {"l_pcl": torch.zeros(()), "grad_ratio": torch.zeros(())}
         net.pcl_start_iter, net.pcl_every, net._compiled_embedding = 1, 2, None
         self.net = net
 
