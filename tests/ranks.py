@@ -22,6 +22,11 @@ def logit_inputs_of(rank: int) -> tuple[Tensor, Tensor]:
     return randn(3, 5, seed=300 + rank), randn(2, 5, seed=400 + rank)
 
 
+def norms_of(rank: int) -> Tensor:
+    """Norms of the gradients of L_1 and of L_CL at every step, `(NUM_STEPS, 2)`."""
+    return 0.1 + rand(NUM_STEPS, 2, seed=600 + rank)
+
+
 def start_weights() -> Tensor:
     return randn(5, seed=500)
 
@@ -29,6 +34,7 @@ def start_weights() -> Tensor:
 def work(rank: int, world_size: int, directory: str) -> None:
     """The process of one rank; it leaves its results in a file."""
     from pcl_loss import ContrastiveDiscriminatorLoss, PCLCriterion
+    from pcl_loss.basicsr_plugin.balance import GradientBalance
 
     torch.set_num_threads(1)
     store = f"file://{directory}/store"
@@ -53,6 +59,9 @@ def work(rank: int, world_size: int, directory: str) -> None:
     loss.backward()
     results["gathered_loss"] = loss.detach()
     results["gathered_grad"] = weights.grad
+
+    balance = GradientBalance(0.5)
+    results["balanced_weights"] = torch.stack([balance(*norms) for norms in norms_of(rank)])
 
     torch.save(results, Path(directory) / f"{rank}.pt")
     torch.distributed.destroy_process_group()

@@ -1,8 +1,10 @@
 """The balance is a ratio of two running means, and never waits for a GPU."""
 
 import math
+from typing import Any
 
 import pytest
+import ranks
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -38,6 +40,16 @@ def test_the_state_dict_carries_it_on() -> None:
     second.load_state_dict(first.state_dict())
     norms = torch.tensor(5.0), torch.tensor(6.0)
     assert torch.equal(first(*norms), second(*norms))
+
+
+def test_all_ranks_use_the_weight_of_their_mean_ratio(two_ranks: list[dict[str, Any]]) -> None:
+    ratios = torch.stack([norms[:, 0] / norms[:, 1] for norms in (ranks.norms_of(0), ranks.norms_of(1))])
+    mean, expected = 0.0, []
+    for n, log_ratio in enumerate(ratios.log().mean(0).tolist(), 1):
+        mean += max(0.4, 1 / n) * (log_ratio - mean)
+        expected.append(0.5 * math.exp(mean))
+    for results in two_ranks:
+        assert results["balanced_weights"].tolist() == pytest.approx(expected, rel=1e-4)
 
 
 def test_nothing_waits_for_a_gpu() -> None:

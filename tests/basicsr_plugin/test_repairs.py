@@ -53,7 +53,13 @@ def test_warm_up_ends_at_the_full_rate(warmup: int) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_train_one_model_without_a_gpu(small: Options, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "train", [{}, {"amp": "bf16", "channels_last": True, "pcl_every": 2, "pcl_grad_ratio": 0.5}], ids=str
+)
+def test_two_processes_train_one_model_without_a_gpu(train: Options, small: Options, tmp_path: Path) -> None:
+    small["train"] |= train
+    if train:
+        del small["train"]["pcl_opt"]["loss_weight"]
     small["dist_params"] = {"backend": "nccl", "port": 29500}
     (tmp_path / "tiny.yml").write_text(yaml.safe_dump(small))
     command = [
@@ -66,3 +72,4 @@ def test_two_processes_train_one_model_without_a_gpu(small: Options, tmp_path: P
     assert done.returncode == 0, done.stderr[-3000:]
     assert "iter:       4" in done.stderr
     assert {path.name for path in (tmp_path / "experiments/tiny/models").iterdir()} >= {"net_g_4.pth", "net_d_4.pth"}
+    assert "grad_ratio: " in done.stderr
