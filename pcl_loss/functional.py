@@ -26,7 +26,7 @@ def unit_norm_scale(maps: Tensor) -> Tensor:
     return torch.where(norm > 0, norm.clamp_min(NORM_EPS).reciprocal(), 0.0)
 
 
-def similarity(anchor: Tensor, samples: Tensor, *, samples_normalized: bool = False) -> Tensor:
+def similarity(anchor: Tensor, samples: Tensor) -> Tensor:
     """Mean over the pixels of the channel cosine between an anchor map and its samples (eq 9).
 
     Computed as one batched matrix product of the normalised, flattened maps, in float32 or wider.
@@ -34,7 +34,6 @@ def similarity(anchor: Tensor, samples: Tensor, *, samples_normalized: bool = Fa
     Args:
         anchor: `(N, C, H, W)`.
         samples: `(K, N, C, H, W)`.
-        samples_normalized: the samples already have unit norm at every pixel.
 
     Returns:
         `(N, K)`, in [-1, 1].
@@ -43,8 +42,7 @@ def similarity(anchor: Tensor, samples: Tensor, *, samples_normalized: bool = Fa
         dtype = torch.promote_types(torch.promote_types(anchor.dtype, samples.dtype), torch.float32)
         anchor, samples = anchor.to(dtype), samples.to(dtype)
         anchor = anchor * unit_norm_scale(anchor)
-        if not samples_normalized:
-            samples = samples * unit_norm_scale(samples)
+        samples = samples * unit_norm_scale(samples)
         pixels = anchor.shape[-2] * anchor.shape[-1]
         products = torch.bmm(samples.flatten(2).transpose(0, 1), anchor.flatten(1).unsqueeze(2))
         return products.squeeze(2) / pixels

@@ -292,15 +292,13 @@ def _draw_samples(
     """Kind, draw and image `(1, C, H, W)` of each sample, in the order and with the draws of `PCLLoss`; and notes."""
     drawn: list[tuple[str, float | None, Tensor]] = []
     notes = []
-    # The samplers keep their numbers to themselves: a second generator of the same state tells them.
-    twin = generator.clone_state()
     if "sharpen" in pcl.positives:
-        images = samples.draw_sharpened(gt, pcl.num_positives, pcl.sharpness, generator)
-        factors = samples.draw_uniform(*pcl.sharpness, (pcl.num_positives,), twin)
+        factors = samples.draw_uniform(*pcl.sharpness, (pcl.num_positives, 1), generator)
+        images = samples.sharpen(gt, factors)
         drawn += [("sharpen", float(factor), image) for factor, image in zip(factors, images, strict=True)]
     if "blur" in pcl.negatives:
-        images = samples.draw_blurred(gt, pcl.num_negatives, pcl.blur_sigma, generator)
-        sigmas = samples.draw_uniform(*pcl.blur_sigma, (pcl.num_negatives,), twin)
+        sigmas = samples.draw_uniform(*pcl.blur_sigma, (pcl.num_negatives, 1), generator)
+        images = samples.blur(gt, sigmas, pcl.blur_sigma[1])
         drawn += [("blur", float(sigma), image) for sigma, image in zip(sigmas, images, strict=True)]
     if "lq" in pcl.negatives:
         if lq is None:
