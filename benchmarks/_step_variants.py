@@ -17,7 +17,7 @@ import yaml
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pcl_loss import PCLLoss, WaveletDiscriminator, samples
+from pcl_loss import PCLLoss, WaveletDiscriminator, criterion, samples
 from pcl_loss.loss import ALPHA_RANGE
 from pcl_loss.options import option_files
 from pcl_loss.wavelet import haar_dwt
@@ -73,7 +73,7 @@ def photograph_crops(count: int, size: int, seed: int) -> Tensor:
 
 def downsample(hr: Tensor) -> Tensor:
     """Bicubic LR images of `(N, 3, H, W)`: `(N, 3, H / SCALE, W / SCALE)`, in [0, 1]."""
-    return F.interpolate(hr, scale_factor=1 / SCALE, mode="bicubic", antialias=True).clamp(0, 1)
+    return criterion.downsample(hr, SCALE).clamp(0, 1)
 
 
 def net_d_with_statistics(hr: Tensor, sr: Tensor, num_feat: int) -> WaveletDiscriminator:

@@ -211,18 +211,17 @@ class PCLLoss(nn.Module):
     def _embed_samples(self, images: Iterable[Tensor], count: int, embedding: Embedding) -> Iterator[Sequence[Tensor]]:
         """The maps of all samples of `count` images, piece by piece: L of `(k, count, C_l, H_l, W_l)`."""
         chunks = (embedding.embed(chunk, self.num_layers) for chunk in images)
-        if "batch" in self.negatives:
-            layers = [torch.cat(maps).unflatten(0, (-1, count)) for maps in zip(*chunks, strict=True)]
-            yield [self._with_next_images(maps) for maps in layers]
+        if "batch" not in self.negatives:
+            for chunk in chunks:
+                yield [maps.unflatten(0, (-1, count)) for maps in chunk]
             return
-        for chunk in chunks:
-            yield [maps.unflatten(0, (-1, count)) for maps in chunk]
-
-    def _with_next_images(self, maps: Tensor) -> Tensor:
-        """The maps of all samples of a batch, and behind them GT's, rolled on by 1, 2, ... images."""
-        own, gt = (maps, maps[0]) if "gt" in self.positives else (maps[:-1], maps[-1])
-        num_rolled = min(self.num_negatives, len(gt) - 1)
-        return torch.stack([*own, *(gt.roll(-shift, 0) for shift in range(1, num_rolled + 1))])
+        layers = [torch.cat(maps).unflatten(0, (-1, count)) for maps in zip(*chunks, strict=True)]
+        # GT is the first sample; where it is none, it was embedded behind them, for those that follow.
+        gt_is_sample = "gt" in self.positives
+        yield layers if gt_is_sample else [maps[:-1] for maps in layers]
+        shifts = range(1, min(self.num_negatives, count - 1) + 1)
+        gt_maps = [maps[0 if gt_is_sample else -1] for maps in layers]
+        yield [torch.stack([gt.roll(-shift, 0) for shift in shifts]) for gt in gt_maps]
 
     def _check(self, sr: Tensor, hr: Tensor, embedding: Embedding | None, lq: Tensor | None) -> Embedding:
         if embedding is None:

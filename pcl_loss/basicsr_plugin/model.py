@@ -21,14 +21,12 @@ from .. import preview
 from .._checks import at_least_float32
 from ..samples import seeded_generator
 from .balance import GradientBalance
-from .options import complete_options
+from .options import AMP_DTYPES, complete_options
 
 if TYPE_CHECKING:
     from basicsr.models.sr_model import SRModel as _Base
 else:
     _Base = object
-
-AMP_DTYPES = {None: None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class PCLMixin(_Base):
@@ -79,7 +77,7 @@ class PCLMixin(_Base):
         self.pcl_every: int = train_opt["pcl_every"]
         ratio = train_opt["pcl_grad_ratio"]
         self.balance = None if ratio is None else GradientBalance(ratio).to(self.device)
-        self.amp_dtype = AMP_DTYPES[train_opt["amp"]]
+        self.amp_dtype = AMP_DTYPES.get(train_opt["amp"])
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp_dtype == torch.float16)
         # Of the last step that had the term, so that every step logs the same keys.
         names = ["l_pcl", "grad_ratio"] + ([] if self.balance is None else ["pcl_weight"])
@@ -94,12 +92,14 @@ class PCLMixin(_Base):
         """Compile what a step runs. The networks themselves stay as they are: for checkpoints, and for validation,
         whose images of many sizes would each be compiled anew.
         """
-        self._compiled_g = self._compiled_d = self._compiled_embedding = None
+        self._compiled: dict[str, Any] = {}
         if keywords is not None:
-            self._compiled_g = torch.compile(self.net_g, **keywords)
-            self._compiled_d = torch.compile(self.net_d, **keywords)
-            embed = self.get_bare_model(self.net_d).embed
-            self._compiled_embedding = SimpleNamespace(embed=torch.compile(embed, **keywords))
+            embed = torch.compile(self.get_bare_model(self.net_d).embed, **keywords)
+            self._compiled = {
+                "net_g": torch.compile(self.net_g, **keywords),
+                "net_d": torch.compile(self.net_d, **keywords),
+                "embedding": SimpleNamespace(embed=embed),
+            }
 
     def model_to_device(self, net: nn.Module) -> nn.Module:
         """As the base model; with `train.channels_last` its convolutions lie so."""
@@ -170,7 +170,7 @@ class PCLMixin(_Base):
         """One iteration: the SR step, then E_D's."""
         self.optimizer_g.zero_grad()
         with self._autocast():
-            output = (self.net_g if self._compiled_g is None else self._compiled_g)(self.lq)
+            output = self._compiled.get("net_g", self.net_g)(self.lq)
         # The losses have a graph of their own, which is gone before the SR network's backward pass begins.
         self.output = at_least_float32(output.detach()).requires_grad_()
         with self._autocast():
@@ -205,9 +205,7 @@ class PCLMixin(_Base):
 
     def _contrastive_loss(self, current_iter: int) -> Tensor:
         generator = seeded_generator(self._seed, current_iter)
-        embedding = self._compiled_embedding
-        if embedding is None:
-            embedding = self.get_bare_model(self.net_d)
+        embedding = self._compiled.get("embedding", self.get_bare_model(self.net_d))
         return self.cri_pcl(self.output, self.gt, embedding, lq=self.lq, generator=generator)
 
     def _gradient(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -238,7 +236,7 @@ class PCLMixin(_Base):
         images = torch.cat([self.gt, self.output]) / self.cri_pcl.data_range
         # One forward over both: DistributedDataParallel allows one per backward.
         with self._autocast():
-            real, fake = (self.net_d if self._compiled_d is None else self._compiled_d)(images).chunk(2)
+            real, fake = self._compiled.get("net_d", self.net_d)(images).chunk(2)
         l_d = self.cri_cld(real, fake)
         self.scaler.scale(l_d).backward()
         self.scaler.step(self.optimizer_d)
@@ -315,8 +313,9 @@ class PCLMixin(_Base):
         killed in between resumes from the state before.
         """
         self.save_network(self.net_d, "net_d", current_iter)
-        if self._extra_state() and self.opt["rank"] == 0:
-            torch.save(self._extra_state(), self._extra_path("latest" if current_iter == -1 else current_iter))
+        state = self._extra_state()
+        if state and self.opt["rank"] == 0:
+            torch.save(state, self._extra_path("latest" if current_iter == -1 else current_iter))
         super().save(epoch, current_iter)
 
     def resume_training(self, resume_state: dict[str, Any]) -> None:

@@ -31,7 +31,7 @@ TRAIN_KEYS = (
     "channels_last",
     "compile",
 )
-AMP = ("bf16", "fp16")
+AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class OptionsError(ValueError):
@@ -72,7 +72,7 @@ def complete_options(opt: Options, *, is_pcl_model: bool) -> None:
 
 def _refuse_ignored_keys(model_type: str | None, train: Options) -> None:
     # Other models than BasicSR's own two may well read an `amp` of theirs.
-    ours = ["pcl_opt", *TRAIN_KEYS] if model_type in ("SRModel", "SwinIRModel") else ["pcl_opt"]
+    ours = TRAIN_KEYS if model_type in ("SRModel", "SwinIRModel") else ("pcl_opt",)
     for key in ours:
         if train.get(key):
             raise OptionsError(
@@ -165,8 +165,8 @@ def _check_grad_ratio(train: Options) -> None:
 
 def _check_speed(train: Options) -> None:
     amp = train.setdefault("amp", None)
-    if amp is not None and amp not in AMP:
-        raise ValueError(f"train.amp must be one of {list(AMP)}, or left out for float32, got {amp!r}")
+    if amp is not None and amp not in list(AMP_DTYPES):
+        raise ValueError(f"train.amp must be one of {list(AMP_DTYPES)}, or left out for float32, got {amp!r}")
     _check_switch("train.channels_last", train.setdefault("channels_last", False))
     keywords = train.setdefault("compile", None)
     if isinstance(keywords, bool):

@@ -643,7 +643,7 @@ class OnFakeGPU:
             net.cri_pcl, net.cri_pix, net.cri_perceptual = PCLLoss(negatives=("blur", "lq")), torch.nn.L1Loss(), None
             net.balance = GradientBalance(0.5) if balance else None
             net._pcl_log = {"l_pcl": torch.zeros(()), "grad_ratio": torch.zeros(())}
-        net.pcl_start_iter, net.pcl_every, net._compiled_embedding = 1, 2, None
+        net.pcl_start_iter, net.pcl_every, net._compiled = 1, 2, {}
         self.net = net
 
     def run(self) -> None:

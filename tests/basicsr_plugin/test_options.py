@@ -117,6 +117,7 @@ def test_a_pcl_model_without_pcl_opt_is_refused(baseline: Options) -> None:
         ("train", "pcl_grad_ratio", 0, r"train\.pcl_grad_ratio must be above 0, got 0"),
         ("train", "pcl_grad_ratio", 0.5, r"in place of pcl_opt\.loss_weight; drop one of the two"),
         ("train", "amp", "half", r"train\.amp must be one of \['bf16', 'fp16'\].*got 'half'"),
+        ("train", "amp", ["bf16"], r"train\.amp must be one of .*got \['bf16'\]"),
         ("train", "amp", True, r"train\.amp must be one of .*got True"),
         ("train", "channels_last", 1, r"train\.channels_last must be true or false, got 1"),
         ("train", "compile", "max-autotune", r"train\.compile must be true, false, or a block.*got 'max-autotune'"),
