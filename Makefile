@@ -51,7 +51,7 @@ format: setup ## let ruff format the code
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
-options: setup ## write basicsr_options/ anew from pcl_loss/options.py
+options: setup ## write basicsr_options/ anew from pcl_loss/tools/options.py
 	$(VENV)/bin/pcl-loss options --to basicsr_options --overwrite
 
 clean: ## remove the virtual environment and the caches (experiments/ stays)

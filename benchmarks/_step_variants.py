@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from pcl_loss import PCLLoss, WaveletDiscriminator, criterion, samples
 from pcl_loss.loss import ALPHA_RANGE
-from pcl_loss.options import option_files
+from pcl_loss.tools.options import option_files
 from pcl_loss.wavelet import haar_dwt
 
 SCALE = 4

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
-import torch
 from torch import Tensor
 
 # Eight blocks, four of them strided, behind a wavelet level that halves the image: 2**5.
@@ -100,8 +99,3 @@ def check_keys(name: str, keys: Iterable[str], allowed: Collection[str]) -> None
     unknown = sorted(set(keys) - set(allowed))
     if unknown:
         raise ValueError(f"unknown key {', '.join(map(repr, unknown))} in {name}; allowed are: {', '.join(allowed)}")
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """`x` in float32, or as it is if its dtype is wider."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))

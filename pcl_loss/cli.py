@@ -46,8 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(verb: str, flags: list[str]) -> int:
-    # Each verb is a module of its name, and only that one is imported.
-    module = importlib.import_module(f".{verb}", __package__)
+    # Each verb is a module or folder of its name, and only that one is imported.
+    module = importlib.import_module(f".tools.{verb}", __package__)
     parser = argparse.ArgumentParser(prog=f"pcl-loss {verb}", description=VERBS[verb])
     module.add_arguments(parser)
     args = parser.parse_args(flags)

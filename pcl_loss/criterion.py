@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ._checks import at_least_float32, check_count, check_number, check_positive
+from ._checks import check_count, check_number, check_positive
+from ._distributed import is_distributed
+from ._tensors import at_least_float32
 from .discriminator import WaveletDiscriminator
 from .embedding import Embedding
 from .functional import contrastive_discriminator_loss
 from .loss import PCLLoss
-from .samples import is_distributed
 
 
 class PCLCriterion(nn.Module):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ._checks import MIN_SIZE, check_count, check_images
-from ._layout import layout_of
+from ._tensors import layout_of
 from .wavelet import haar_dwt
 
 WIDTHS = (1, 1, 2, 2, 4, 4, 8, 8)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ._checks import MIN_SIZE, check_count, check_images
-from .downloads import download
+from ._downloads import download
 
 
 @runtime_checkable

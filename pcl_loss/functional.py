@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ._checks import at_least_float32, check_positive
+from ._checks import check_positive
+from ._tensors import at_least_float32
 
 NORM_EPS = 1e-12
 

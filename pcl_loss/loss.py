@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from . import samples
 from ._checks import (
     MIN_SIZE,
-    at_least_float32,
     check_count,
     check_images,
     check_number,
@@ -18,9 +17,10 @@ from ._checks import (
     check_range,
     check_sources,
 )
-from ._layout import fastest_layout
+from ._distributed import is_distributed
+from ._known_gradient import frozen_contrastive_loss
+from ._tensors import at_least_float32, fastest_layout
 from .embedding import Embedding
-from .frozen import frozen_contrastive_loss
 from .functional import contrastive_discriminator_loss
 
 # alpha of equation 11 is meant for images in 0-255, where |dL_1/dSR| and |dL_CL/dSR| are comparable.
@@ -281,7 +281,7 @@ class ContrastiveDiscriminatorLoss(nn.Module):
         Raises:
             ValueError: either side is empty.
         """
-        if self.gather and samples.is_distributed():
+        if self.gather and is_distributed():
             real_logits, fake_logits = _gather(real_logits), _gather(fake_logits)
         return self.loss_weight * contrastive_discriminator_loss(real_logits, fake_logits)
 

@@ -8,13 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ._distributed import is_distributed
+
 POSITIVE_SOURCES = ("gt", "sharpen")
 NEGATIVE_SOURCES = ("blur", "lq", "batch")
-
-
-def is_distributed() -> bool:
-    """Whether this process is one of a torch.distributed group."""
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def seeded_generator(seed: int, step: int) -> torch.Generator:

@@ -34,7 +34,7 @@ def start_weights() -> Tensor:
 def work(rank: int, world_size: int, directory: str) -> None:
     """The process of one rank; it leaves its results in a file."""
     from pcl_loss import ContrastiveDiscriminatorLoss, PCLCriterion
-    from pcl_loss.basicsr_plugin.balance import GradientBalance
+    from pcl_loss.basicsr_plugin.gradients import GradientBalance
 
     torch.set_num_threads(1)
     store = f"file://{directory}/store"

@@ -6,7 +6,7 @@ from urllib.error import URLError
 import pytest
 import torch
 
-from pcl_loss.downloads import download
+from pcl_loss._downloads import download
 
 URL = "https://example.org/net-01234567.pth"
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.nn import functional as F
 
-from pcl_loss import ContrastiveDiscriminatorLoss, PCLLoss, WaveletDiscriminator, frozen, samples
+from pcl_loss import ContrastiveDiscriminatorLoss, PCLLoss, WaveletDiscriminator, _known_gradient, samples
 from pcl_loss.discriminator import _Block
 from pcl_loss.functional import contrastive_discriminator_loss
 
@@ -542,8 +542,8 @@ def test_a_tensor_on_the_wrong_device_or_a_sync_would_be_noticed(monkeypatch: py
         pcl = PCLLoss(positives=("gt",), negatives=("batch",))
         with pytest.raises(RuntimeError, match="device"):
             pcl(sr, hr, WaveletDiscriminator(num_feat=2))
-        scale = frozen.unit_norm_scale
-        monkeypatch.setattr(frozen, "unit_norm_scale", lambda maps: scale(maps) * float(maps.max() > 0))
+        scale = _known_gradient.unit_norm_scale
+        monkeypatch.setattr(_known_gradient, "unit_norm_scale", lambda maps: scale(maps) * float(maps.max() > 0))
         with pytest.raises(DataDependentOutputException):
             pcl(sr, hr, net)
 

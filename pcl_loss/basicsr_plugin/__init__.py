@@ -2,8 +2,8 @@
 
 from .. import import_repair  # noqa: F401  (before anything that imports basicsr)
 from .model import PCLMixin, PCLModel, PCLSwinIRModel, pcl_model
-from .options import OptionsError, complete_options
 from .registration import register
+from .yaml_checks import OptionsError, complete_options
 
 __all__ = [
     "OptionsError",

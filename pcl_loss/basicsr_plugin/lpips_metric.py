@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from .._checks import check_count, check_keys
-from ..downloads import cached_file, download
+from .._downloads import cached_file, download
 
 # AlexNet's pooling leaves nothing of an image below 31.
 MIN_SIZE = 32

@@ -17,11 +17,11 @@ from basicsr.models.swinir_model import SwinIRModel
 from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 
-from .. import preview
-from .._checks import at_least_float32
+from .._tensors import at_least_float32
 from ..samples import seeded_generator
-from .balance import GradientBalance
-from .options import AMP_DTYPES, complete_options
+from ..tools import preview
+from .gradients import GradientBalance
+from .yaml_checks import AMP_DTYPES, complete_options
 
 if TYPE_CHECKING:
     from basicsr.models.sr_model import SRModel as _Base

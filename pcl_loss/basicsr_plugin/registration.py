@@ -17,7 +17,7 @@ from . import perceptual, repairs
 from .han_arch import HAN
 from .lpips_metric import calculate_lpips
 from .model import PCLMixin, PCLModel, PCLSwinIRModel
-from .options import check_files, complete_options
+from .yaml_checks import check_files, complete_options
 
 ENTRIES: dict[Any, tuple[Any, ...]] = {
     LOSS_REGISTRY: (PCLLoss, ContrastiveDiscriminatorLoss, PCLPerceptualLoss),

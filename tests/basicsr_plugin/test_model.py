@@ -20,10 +20,11 @@ from helpers import skip_kornias_sigma_check
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.nn import functional as F
 
-from pcl_loss import PCLLoss, WaveletDiscriminator, frozen, functional, preview
+from pcl_loss import PCLLoss, WaveletDiscriminator, _known_gradient, functional
 from pcl_loss.basicsr_plugin import PCLMixin, PCLModel, PCLSwinIRModel, model, pcl_model
-from pcl_loss.basicsr_plugin.balance import GradientBalance
+from pcl_loss.basicsr_plugin.gradients import GradientBalance
 from pcl_loss.samples import seeded_generator
+from pcl_loss.tools import preview
 
 Options = dict[str, Any]
 Build = Callable[[Options], Any]
@@ -543,9 +544,11 @@ def test_under_amp_networks_compute_in_half_and_equations_7_to_10_in_float32(
     seen: dict[str, set[torch.dtype]] = {"sr net": set(), "e_d": set(), "similarities": set(), "logits": set()}
     net.net_g.body[0].conv1.register_forward_hook(lambda _m, _x, y: seen["sr net"].add(y.dtype))
     net.net_d.blocks[0].conv.register_forward_hook(lambda _m, _x, y: seen["e_d"].add(y.dtype))
-    terms = frozen.info_nce_terms
+    terms = _known_gradient.info_nce_terms
     monkeypatch.setattr(
-        frozen, "info_nce_terms", lambda pos, *rest: (seen["similarities"].add(pos.dtype), terms(pos, *rest))[1]
+        _known_gradient,
+        "info_nce_terms",
+        lambda pos, *rest: (seen["similarities"].add(pos.dtype), terms(pos, *rest))[1],
     )
     softplus = functional._softplus
     monkeypatch.setattr(functional, "_softplus", lambda x: (seen["logits"].add(x.dtype), softplus(x))[1])

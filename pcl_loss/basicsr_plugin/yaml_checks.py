@@ -1,0 +1,239 @@
+"""What a YAML says of PCL: its defaults, and what is refused before anything is written."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from .._checks import check_count, check_keys, check_positive
+from .._datasets import DATASETS, expected_layout
+from ..discriminator import WaveletDiscriminator
+from ..embedding import VGGEmbedding
+from ..loss import ContrastiveDiscriminatorLoss, PCLLoss
+
+Options = dict[str, Any]
+
+# Flat keys under `train:`, as BasicSR's own `net_d_iters`.
+TRAIN_KEYS = (
+    "pcl_opt",
+    "pcl_start_iter",
+    "pcl_every",
+    "pcl_grad_ratio",
+    "cld_opt",
+    "optim_d",
+    "net_d_frozen",
+    "amp",
+    "channels_last",
+    "compile",
+)
+AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class OptionsError(ValueError):
+    """A YAML asks for what cannot be; the message names the line and the fix."""
+
+
+def complete_options(opt: Options, *, is_pcl_model: bool) -> None:
+    """Check what a training YAML says of PCL, and write the defaults of `network_d`, `optim_d` and `cld_opt` into it.
+
+    The defaults must stand there before BasicSR looks for what to resume: it resumes the networks whose `network_*`
+    key it sees, so that E_D would otherwise be silently new after a resume. Running it again changes nothing.
+
+    Args:
+        opt: BasicSR's options; changed in place.
+        is_pcl_model: whether `model_type` is a model that uses `train.pcl_opt`.
+
+    Raises:
+        OptionsError: `pcl_opt` under a model that would ignore it, a PCL model without `pcl_opt`, an unknown key, or
+            a value that the loss or E_D refuses.
+    """
+    train = opt.get("train")
+    if train is None:
+        return
+    model_type = opt.get("model_type")
+    if not is_pcl_model:
+        _refuse_ignored_keys(model_type, train)
+        return
+    if train.get("pcl_opt") is None:
+        raise OptionsError(
+            f"`model_type: {model_type}` needs train.pcl_opt, for example "
+            "`pcl_opt: {type: PCLLoss, loss_weight: 1.0}`"
+        )
+    try:
+        _complete(opt, train)
+    except (TypeError, ValueError) as error:
+        raise OptionsError(str(error)) from error
+
+
+def _refuse_ignored_keys(model_type: str | None, train: Options) -> None:
+    # Other models than BasicSR's own two may well read an `amp` of theirs.
+    ours = TRAIN_KEYS if model_type in ("SRModel", "SwinIRModel") else ("pcl_opt",)
+    for key in ours:
+        if train.get(key):
+            raise OptionsError(
+                f"`model_type: {model_type}` ignores train.{key} and would train without it; change that line to "
+                f"`model_type: {_pcl_twin(model_type)}`, or delete {key}"
+            )
+
+
+def check_files(opt: Options) -> None:
+    """Refuse data folders and pre-trained networks that are not there, before BasicSR writes anything.
+
+    Args:
+        opt: BasicSR's options.
+
+    Raises:
+        OptionsError: one is missing; for a data set that our option files name, the message says where it is published
+            and which folders are expected.
+    """
+    for phase, dataset in opt.get("datasets", {}).items():
+        for key in ("dataroot_gt", "dataroot_lq"):
+            folder = dataset.get(key)
+            if folder is not None and not os.path.exists(folder):
+                name = str(dataset.get("name"))
+                hint = f" {expected_layout(name)}." if name in DATASETS else ""
+                raise OptionsError(
+                    f"datasets.{phase}.{key}: there is no {folder} (seen from {os.getcwd()}); change the path, or put "
+                    f"the data there.{hint}"
+                )
+    for key, path in opt.get("path", {}).items():
+        if key.startswith("pretrain_network") and path is not None and not os.path.exists(path):
+            raise OptionsError(
+                f"path.{key}: there is no {path} (seen from {os.getcwd()}); change the path, or set it to ~"
+            )
+
+
+def _complete(opt: Options, train: Options) -> None:
+    check_keys("train", [key for key in train if key.startswith(("pcl_", "cld_", "net_d_"))], TRAIN_KEYS)
+    train.setdefault("pcl_start_iter", 0)
+    check_count("train.pcl_start_iter", train["pcl_start_iter"], 0)
+    frozen = train.setdefault("net_d_frozen", False)
+    _check_switch("train.net_d_frozen", frozen)
+    check_count("train.pcl_every", train.setdefault("pcl_every", 1), 1)
+    _check_grad_ratio(train)
+    _check_speed(train)
+    _check_preview(opt)
+
+    _set_default(train["pcl_opt"], "type", "PCLLoss")
+    # The model seeds the samples of every iteration from manual_seed: a seed here would have no effect.
+    _check_block("train.pcl_opt", train["pcl_opt"], PCLLoss, without=("seed",))
+    _set_block(train, "cld_opt", {"type": "ContrastiveDiscriminatorLoss"})
+    _check_block("train.cld_opt", train["cld_opt"], ContrastiveDiscriminatorLoss)
+
+    num_in_ch = opt["network_g"].get("num_out_ch", 3)
+    _set_block(opt, "network_d", {"type": "WaveletDiscriminator", "num_in_ch": num_in_ch, "num_feat": 64})
+    _set_default(opt["network_d"], "type", "WaveletDiscriminator")
+    if opt["network_d"]["type"] == "VGGEmbedding":
+        _check_keywords("network_d", opt["network_d"], VGGEmbedding)
+    if opt["network_d"]["type"] == "WaveletDiscriminator":
+        _check_block("network_d", opt["network_d"], WaveletDiscriminator)
+        if frozen and not opt["path"].get("pretrain_network_d"):
+            raise ValueError(
+                "train.net_d_frozen: true needs a trained E_D; set path.pretrain_network_d to a net_d_*.pth, "
+                "or drop net_d_frozen"
+            )
+    # Read before BasicSR's setup takes the optimizer's type out of its block.
+    lr = train["optim_g"]["lr"]
+    _set_block(train, "optim_d", {"type": "Adam", "lr": lr, "weight_decay": 0, "betas": [0.9, 0.999]})
+
+
+def _check_switch(name: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be true or false, got {value!r}")
+
+
+def _check_grad_ratio(train: Options) -> None:
+    ratio = train.setdefault("pcl_grad_ratio", None)
+    if ratio is None:
+        return
+    check_positive("train.pcl_grad_ratio", ratio)
+    if isinstance(train["pcl_opt"], dict) and "loss_weight" in train["pcl_opt"]:
+        raise ValueError(
+            "train.pcl_grad_ratio weighs the contrastive loss in place of pcl_opt.loss_weight; drop one of the two"
+        )
+    if not train.get("pixel_opt"):
+        raise ValueError(
+            "train.pcl_grad_ratio holds the contrastive loss against the pixel loss; set train.pixel_opt, or use "
+            "pcl_opt.loss_weight"
+        )
+
+
+def _check_speed(train: Options) -> None:
+    amp = train.setdefault("amp", None)
+    if amp is not None and amp not in list(AMP_DTYPES):
+        raise ValueError(f"train.amp must be one of {list(AMP_DTYPES)}, or left out for float32, got {amp!r}")
+    _check_switch("train.channels_last", train.setdefault("channels_last", False))
+    keywords = train.setdefault("compile", None)
+    if isinstance(keywords, bool):
+        # From here on a block of keywords, or None.
+        train["compile"] = {} if keywords else None
+    elif isinstance(keywords, dict):
+        allowed = [key for key in inspect.signature(torch.compile).parameters if key != "model"]
+        check_keys("train.compile", keywords, allowed)
+    elif keywords is not None:
+        raise TypeError(
+            f"train.compile must be true, false, or a block of torch.compile's keywords such as "
+            f"{{mode: max-autotune}}, got {keywords!r}"
+        )
+
+
+def _check_block(
+    name: str, block: Mapping[str, Any], constructor: Callable[..., Any], without: tuple[str, ...] = ()
+) -> None:
+    """Refuse keys that are no keyword of the constructor, and values that it refuses."""
+    if block["type"] != constructor.__name__:
+        raise ValueError(f"{name}.type must be {constructor.__name__}, got {block['type']}")
+    _check_keywords(name, block, constructor, without)
+    try:
+        # Built for its checks alone: without storage, and without taking from the run's random numbers.
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            constructor(**{key: value for key, value in block.items() if key != "type"})
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name}: {error}") from error
+
+
+def _check_keywords(
+    name: str, block: Mapping[str, Any], constructor: Callable[..., Any], without: tuple[str, ...] = ()
+) -> None:
+    keywords = [key for key in inspect.signature(constructor).parameters if key not in without]
+    check_keys(name, block, ["type", *keywords])
+
+
+def _set_block(parent: Options, key: str, default: Options) -> None:
+    # `optim_d: ~` in a YAML means the same as leaving it out.
+    if parent.get(key) is None:
+        parent[key] = default
+    if not isinstance(parent[key], dict):
+        raise TypeError(f"{key} must be a block of keys, got {parent[key]!r}")
+
+
+def _set_default(block: Options, key: str, default: Any) -> None:
+    if not isinstance(block, dict):
+        raise TypeError(f"expected a block of keys such as {{type: {default}}}, got {block!r}")
+    block.setdefault(key, default)
+
+
+def _pcl_twin(model_type: str | None) -> str:
+    return "PCLSwinIRModel" if model_type == "SwinIRModel" else "PCLModel"
+
+
+def _check_preview(opt: Options) -> None:
+    """Refuse a preview that could not be drawn or would go nowhere, now and not at the first validation."""
+    val = opt.get("val") or {}
+    check_keys("val", [key for key in val if key.startswith("pcl_")], ("pcl_preview",))
+    preview = val.get("pcl_preview", False)
+    _check_switch("val.pcl_preview", preview)
+    if not preview:
+        return
+    if not (opt.get("logger") or {}).get("use_tb_logger"):
+        raise ValueError(
+            "val.pcl_preview: true draws into TensorBoard, which is off; set logger.use_tb_logger: true, or drop "
+            "pcl_preview"
+        )
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ValueError("val.pcl_preview: true needs matplotlib: pip install 'pcl_loss[plots]', or drop pcl_preview")

@@ -1,0 +1,66 @@
+"""Image files, and the bicubic that SR data sets are made with. OpenCV and BasicSR are imported where they are used."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import import_repair  # noqa: F401  (resize imports basicsr)
+
+Image = NDArray[np.uint8]
+"""`(H, W, 3)`, in BGR as OpenCV's and BasicSR's images are."""
+
+TEMPORARY = ".tmp-"  # a leading dot also hides it from BasicSR's scan of a folder
+
+
+def read_image(path: Path) -> Image:
+    """Read an image as 8-bit colour, as BasicSR's data sets do.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no image, or a broken one.
+    """
+    import cv2
+
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no image {path}")
+    # Not cv2.imread, which cannot open every path on Windows.
+    content = np.frombuffer(path.read_bytes(), np.uint8)
+    image: Image | None = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
+    if image is None:
+        raise ValueError(f"{path} is no image that can be read; give a PNG or a JPEG")
+    return image
+
+
+def write_image(path: Path, image: Image, compression: int = 3) -> None:
+    """Write a PNG, all or nothing, making its folder."""
+    import cv2
+
+    write_file(path, cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, compression])[1].tobytes())
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file, all or nothing, also if the process is killed; makes its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(path)
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def temporary_name(path: Path) -> Path:
+    """A name beside `path` that no other process uses, and short, as names have a maximal length."""
+    return path.with_name(f"{TEMPORARY}{os.getpid()}{path.suffix}")
+
+
+def resize(image: Image, scale: float) -> Image:
+    """BasicSR's MATLAB-like bicubic, rounded to 8 bits; `(H, W, 3)` to `(H * scale, W * scale, 3)`."""
+    from basicsr.utils.matlab_functions import imresize
+
+    resized: NDArray[np.float32] = imresize(image.astype(np.float32) / 255, scale)
+    return (resized.clip(0, 1) * 255).round().astype(np.uint8)

@@ -1,0 +1,276 @@
+"""The demo's three training runs: their YAMLs, and BasicSR at work on them in processes of their own."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from tqdm import tqdm
+
+from ..._checks import check_count
+from .data import SCALE, TILE
+
+Options = dict[str, Any]
+
+WARMUP, L1, PCL = "demo_warmup", "demo_l1", "demo_pcl"
+STAGES = {WARMUP: "warm-up with L1", L1: "on with L1", PCL: "on with L1 + PCL"}
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """How long and how large; the defaults suit two CPU cores.
+
+    Attributes:
+        warmup_iters: iterations of the common start, at least 1.
+        iters: iterations of each of the two runs that go on from there, at least 1.
+        seed: of weights, data order and samples, at least 0.
+        num_feat: channels of EDSR.
+        num_block: residual blocks of EDSR.
+        num_feat_d: channels of E_D's first block.
+        gt_size: side of the HR training patches, a multiple of 4.
+        batch_size: patches per iteration.
+
+    Raises:
+        TypeError, ValueError: a value is no integer or out of range.
+    """
+
+    warmup_iters: int = 2500
+    iters: int = 600
+    seed: int = 0
+    num_feat: int = 32
+    num_block: int = 8
+    num_feat_d: int = 32
+    gt_size: int = 96
+    batch_size: int = 4
+
+    def __post_init__(self) -> None:
+        for name in ("warmup_iters", "iters", "num_feat", "num_block", "num_feat_d", "batch_size"):
+            check_count(name, getattr(self, name), 1)
+        check_count("seed", self.seed, 0, 2**31)
+        check_count("gt_size", self.gt_size, 32, TILE)
+        if self.gt_size % SCALE:
+            raise ValueError(f"gt_size must be a multiple of {SCALE}, got {self.gt_size}")
+
+
+def make_options(settings: DemoSettings) -> dict[str, Options]:
+    """BasicSR's options of the three runs, by name; paths are relative to the folder that the demo writes."""
+    warmup = _l1_options(WARMUP, settings, settings.warmup_iters, lr=1e-3, seed=settings.seed)
+    # Another seed than the warm-up's: BasicSR would otherwise cut the same patches again.
+    l1 = _l1_options(L1, settings, settings.iters, lr=4e-4, seed=settings.seed + 1)
+    l1["path"]["pretrain_network_g"] = str(weights_path(WARMUP))
+    pcl = {
+        **l1,
+        "name": PCL,
+        "model_type": "PCLModel",
+        "network_d": {"type": "WaveletDiscriminator", "num_in_ch": 3, "num_feat": settings.num_feat_d},
+        "train": {**l1["train"], "pcl_opt": {"type": "PCLLoss", "loss_weight": 1.0}},
+    }
+    return {WARMUP: warmup, L1: l1, PCL: pcl}
+
+
+def _l1_options(name: str, settings: DemoSettings, iters: int, lr: float, seed: int) -> Options:
+    import torch
+
+    return {
+        "name": name,
+        "model_type": "SRModel",
+        "scale": SCALE,
+        "num_gpu": int(torch.cuda.is_available()),
+        "manual_seed": seed,
+        "datasets": {
+            "train": {
+                "name": "photographs",
+                "type": "PairedImageDataset",
+                "dataroot_gt": "data/train/HR",
+                "dataroot_lq": "data/train/LR",
+                "io_backend": {"type": "disk"},
+                "gt_size": settings.gt_size,
+                "use_hflip": True,
+                "use_rot": True,
+                # Patches are cut in the main process, in the order of its seeded generator: the same in both runs.
+                "num_worker_per_gpu": 0,
+                "batch_size_per_gpu": settings.batch_size,
+                "dataset_enlarge_ratio": 100,
+            }
+        },
+        "network_g": network_options(settings),
+        "path": {"pretrain_network_g": None, "strict_load_g": True, "resume_state": None},
+        "train": {
+            "optim_g": {"type": "Adam", "lr": lr, "weight_decay": 0, "betas": [0.9, 0.99]},
+            "scheduler": {
+                "type": "CosineAnnealingRestartLR",
+                "periods": [iters],
+                "restart_weights": [1],
+                "eta_min": 1e-7,
+            },
+            "total_iter": iters,
+            "warmup_iter": -1,
+            "pixel_opt": {"type": "L1Loss", "loss_weight": 1.0, "reduction": "mean"},
+        },
+        "logger": {
+            "print_freq": max(1, iters // 100),
+            "save_checkpoint_freq": iters + 1,  # never: the last network is saved anyway
+            "use_tb_logger": True,
+            "wandb": None,
+        },
+    }
+
+
+def network_options(settings: DemoSettings) -> Options:
+    """BasicSR's `network_g` block."""
+    return {
+        "type": "EDSR",
+        "num_in_ch": 3,
+        "num_out_ch": 3,
+        "num_feat": settings.num_feat,
+        "num_block": settings.num_block,
+        "upscale": SCALE,
+        "res_scale": 1,
+        "img_range": 255.0,
+        "rgb_mean": [0.4488, 0.4371, 0.4040],
+    }
+
+
+def weights_path(name: str) -> Path:
+    """Where BasicSR leaves the network of a run, relative to the folder that the demo writes."""
+    return Path("experiments", name, "models", "net_g_latest.pth")
+
+
+def write_options(folder: Path, options: dict[str, Options]) -> None:
+    """Write `folder/NAME.yml` for each run."""
+    for name, option in options.items():
+        # Without this, the dumper writes shared blocks as references (&id001).
+        text = yaml.dump(option, Dumper=_PlainDumper, sort_keys=False)
+        header = f"# {STAGES[name]}. To run it again, in this folder: pcl-loss train -opt {name}.yml\n"
+        (folder / f"{name}.yml").write_text(header + text, encoding="utf-8")
+
+
+class _PlainDumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+class RunError(RuntimeError):
+    """A training run stopped with an error; the message shows the end of its log."""
+
+
+class LogLine(NamedTuple):
+    """What BasicSR logged at one iteration."""
+
+    iteration: int
+    values: dict[str, float]
+
+
+_ITERATION = re.compile(r"\[epoch:[^\]]*\biter:\s*([\d,]+)")
+_VALUE = re.compile(r"(\w+): (\S+)")
+
+
+def parse_log_line(text: str) -> LogLine | None:
+    """The iteration and the logged numbers of one line of BasicSR's log; None for any other line."""
+    iteration = _ITERATION.search(text)
+    if iteration is None:
+        return None
+    # The losses stand behind the bracket with the times.
+    values = {key: float(number) for key, number in _VALUE.findall(text.rpartition("]")[2])}
+    return LogLine(int(iteration[1].replace(",", "")), values)
+
+
+def train_command(name: str) -> list[str]:
+    """What starts a run, in the folder of its YAML."""
+    return [sys.executable, "-m", "pcl_loss.train", "-opt", f"{name}.yml"]
+
+
+def train(folder: Path, name: str, on_log: Callable[[LogLine], None]) -> list[LogLine]:
+    """Run `folder/NAME.yml` in a process of its own, which ends with this call whatever happens.
+
+    Args:
+        folder: where the YAML lies; the run writes there, its output to `NAME.log`.
+        name: of the run.
+        on_log: called with every line of numbers as it appears.
+
+    Returns:
+        All lines of numbers.
+
+    Raises:
+        RunError: the run failed.
+    """
+    log_path = folder / f"{name}.log"
+    logged: list[LogLine] = []
+    with log_path.open("w", encoding="utf-8") as log_file, _child(train_command(name), folder) as child:
+        for text in child.stdout or ():
+            log_file.write(text)
+            log_file.flush()
+            line = parse_log_line(text)
+            if line is not None:
+                logged.append(line)
+                on_log(line)
+        status = child.wait()
+    if status != 0:
+        raise _run_error(f"the run {name} stopped with exit status {status}", log_path)
+    if not (folder / weights_path(name)).is_file():
+        raise _run_error(f"the run {name} left no network in {folder / weights_path(name)}", log_path)
+    return logged
+
+
+def _run_error(what: str, log_path: Path) -> RunError:
+    tail = log_path.read_text(encoding="utf-8").splitlines()[-15:]
+    return RunError("\n".join([f"{what}. The end of {log_path}:", *(f"  | {text}" for text in tail)]))
+
+
+@contextmanager
+def _child(command: Sequence[str], folder: Path) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def train_all(folder: Path, options: dict[str, Options]) -> dict[str, list[LogLine]]:
+    """Do all runs in their order, under one progress bar; what each has logged.
+
+    Raises:
+        RunError: a run failed.
+    """
+    logs = {}
+    iters = {name: option["train"]["total_iter"] for name, option in options.items()}
+    bar_format = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} iterations [{elapsed}{postfix}]"
+    with tqdm(total=sum(iters.values()), bar_format=bar_format, dynamic_ncols=True) as bar:
+        done = 0
+        for name in options:
+            bar.set_description_str(STAGES[name], refresh=False)
+            bar.set_postfix_str("starting")
+
+            def show(line: LogLine, done: int = done) -> None:
+                shown = [f"{key} {line.values[key]:.4f}" for key in ("l_pix", "margin") if key in line.values]
+                bar.set_postfix_str(", ".join(shown), refresh=False)
+                bar.update(done + line.iteration - bar.n)
+
+            logs[name] = train(folder, name, show)
+            done += iters[name]
+            bar.update(done - bar.n)
+    return logs
