@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ._checks import check_count, check_number, check_positive
-from ._distributed import is_distributed
+from ._distributed import average, broadcast, is_distributed
 from ._tensors import at_least_float32
 from .discriminator import WaveletDiscriminator
 from .embedding import Embedding
@@ -118,8 +118,8 @@ class PCLCriterion(nn.Module):
         else:
             self._grads = list(grads)
         self._num_pending += 1
-        if self.sync and is_distributed():
-            _average(_float_buffers(self.embedding))
+        if self.sync:
+            average(_float_buffers(self.embedding))
         if self._num_pending == self.update_every:
             self._step()
         return {"l_d": l_d.detach(), "out_d_real": real.detach().mean(), "out_d_fake": fake.detach().mean()}
@@ -128,8 +128,8 @@ class PCLCriterion(nn.Module):
         optimizer = cast(torch.optim.Optimizer, self._optimizer)
         if self._num_pending > 1:
             torch._foreach_div_(self._grads, self._num_pending)
-        if self.sync and is_distributed():
-            _average(self._grads)
+        if self.sync:
+            average(self._grads)
         for param, grad in zip(self._params, self._grads, strict=True):
             param.grad = grad
         optimizer.step()
@@ -137,8 +137,7 @@ class PCLCriterion(nn.Module):
         self._grads, self._num_pending = [], 0
 
     def _start_equal(self) -> None:
-        for tensor in [*self.embedding.parameters(), *self.embedding.buffers()]:
-            torch.distributed.broadcast(tensor.detach(), 0)
+        broadcast([*self.embedding.parameters(), *self.embedding.buffers()])
         self._in_step_with_ranks = True
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -249,14 +248,3 @@ def _check_betas(betas: Sequence[float]) -> tuple[float, float]:
 
 def _float_buffers(module: nn.Module) -> list[Tensor]:
     return [buffer for buffer in module.buffers() if buffer.is_floating_point()]
-
-
-def _average(tensors: Sequence[Tensor]) -> None:
-    """Average in place over the ranks, in one message per call."""
-    if not tensors:
-        return
-    flat = torch.cat([tensor.flatten() for tensor in tensors])
-    torch.distributed.all_reduce(flat)
-    flat /= torch.distributed.get_world_size()
-    for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
-        tensor.copy_(mean.view_as(tensor))

@@ -17,7 +17,7 @@ from ._checks import (
     check_range,
     check_sources,
 )
-from ._distributed import is_distributed
+from ._distributed import gather
 from ._known_gradient import frozen_contrastive_loss
 from ._tensors import at_least_float32, fastest_layout
 from .embedding import Embedding
@@ -281,21 +281,9 @@ class ContrastiveDiscriminatorLoss(nn.Module):
         Raises:
             ValueError: either side is empty.
         """
-        if self.gather and is_distributed():
-            real_logits, fake_logits = _gather(real_logits), _gather(fake_logits)
+        if self.gather:
+            real_logits, fake_logits = gather(real_logits), gather(fake_logits)
         return self.loss_weight * contrastive_discriminator_loss(real_logits, fake_logits)
-
-
-def _gather(logits: Tensor) -> Tensor:
-    """The logits of all ranks; the gradient of this rank's own is scaled so that averaging over the ranks gives the
-    gradient of the loss over all of them.
-    """
-    world_size = torch.distributed.get_world_size()
-    own = logits.flatten()
-    gathered = [torch.empty_like(own) for _ in range(world_size)]
-    torch.distributed.all_gather(gathered, own.detach())
-    gathered[torch.distributed.get_rank()] = own.detach() + world_size * (own - own.detach())
-    return torch.cat(gathered)
 
 
 def _stats(losses: Tensor, sims: Tensor, num_positives: int) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ._distributed import is_distributed
+from ._distributed import rank
 
 POSITIVE_SOURCES = ("gt", "sharpen")
 NEGATIVE_SOURCES = ("blur", "lq", "batch")
@@ -27,8 +27,7 @@ def seeded_generator(seed: int, step: int) -> torch.Generator:
     # torch needs numpy for this alone, and has loaded it already where it is there.
     from numpy.random import SeedSequence
 
-    rank = torch.distributed.get_rank() if is_distributed() else 0
-    state = int(SeedSequence(seed, spawn_key=(step, rank)).generate_state(1, "uint64")[0])
+    state = int(SeedSequence(seed, spawn_key=(step, rank())).generate_state(1, "uint64")[0])
     return torch.Generator().manual_seed(state)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .._distributed import is_distributed
+from .._distributed import average
 
 # E_D moves L_CL's gradient by several per cent a step in its first iterations: a slower mean would lag behind it.
 MOMENTUM = 0.4
@@ -38,9 +38,7 @@ class GradientBalance(nn.Module):
         A step whose ratio is 0 or not finite, as fp16 has them when its scale was too high, leaves the mean alone.
         """
         log_ratio = (pix_norm.float() / cl_norm.float()).log()
-        if is_distributed():
-            torch.distributed.all_reduce(log_ratio)
-            log_ratio /= torch.distributed.get_world_size()
+        average([log_ratio])
         is_finite = log_ratio.isfinite()
         self.num_updates += is_finite
         momentum = self.num_updates.clamp_min(1).float().reciprocal().clamp_min(MOMENTUM)
