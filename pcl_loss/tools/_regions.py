@@ -1,0 +1,69 @@
+"""A rectangle of an image, and the search for the one that shows most."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+Pixels = TypeVar("Pixels", Tensor, NDArray[Any])
+
+
+class Region(NamedTuple):
+    """A rectangle, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def cut(self, image: Pixels, shrink: int = 1) -> Pixels:
+        """Its part of an array `(H, W, ...)` or a tensor `(..., H, W)`, or of one `shrink` times smaller."""
+        top, left, height, width = (value // shrink for value in self)
+        rows, columns = slice(top, top + height), slice(left, left + width)
+        return image[..., rows, columns] if isinstance(image, Tensor) else image[rows, columns]
+
+    def check_inside(self, height: int, width: int) -> None:
+        """Raise ValueError unless it has pixels, and all of them lie within an image of this size."""
+        inside = self.top + self.height <= height and self.left + self.width <= width
+        if min(self.top, self.left) < 0 or min(self.height, self.width) < 1 or not inside:
+            raise ValueError(f"the crop of {self} reaches beyond the image of {height}x{width}")
+
+    def __str__(self) -> str:
+        return f"{self.height}x{self.width} at {self.top},{self.left}"
+
+
+def parse_square(text: str) -> Region:
+    """The region of `TOP,LEFT,SIZE`, as the flags `--crop` have it.
+
+    Raises:
+        ValueError: it has another form.
+    """
+    try:
+        top, left, size = (int(number) for number in text.split(","))
+    except ValueError:
+        raise ValueError(f"a crop must be TOP,LEFT,SIZE, three whole numbers, got {text!r}") from None
+    return Region(top, left, size, size)
+
+
+def best_region(detail: NDArray[Any], height: int, width: int, step: int = 1) -> Region:
+    """The region of this size with the largest sum of `detail`, the first of equal ones.
+
+    Args:
+        detail: `(H, W)`, how much there is to see at each pixel.
+        height: of the region, from 1 to H.
+        width: of the region, from 1 to W.
+        step: its top and left are multiples of this.
+
+    Raises:
+        ValueError: it does not fit.
+    """
+    Region(0, 0, height, width).check_inside(*detail.shape)
+    # Sums over all windows at once, as differences of cumulative sums.
+    sums = np.pad(detail.astype(np.float64), ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+    windows = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
+    windows = windows[::step, ::step]
+    top, left = np.unravel_index(windows.argmax(), windows.shape)
+    return Region(int(top) * step, int(left) * step, height, width)

@@ -1,0 +1,51 @@
+"""One rectangle for every tool, and the best one is that of a slow search."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from pcl_loss.tools._regions import Region, best_region, parse_square
+
+
+def test_an_array_and_a_tensor_are_cut_at_the_same_pixels() -> None:
+    image = np.arange(12 * 16 * 3).reshape(12, 16, 3)
+    region = Region(4, 8, 4, 6)
+    expected = np.array([[image[y, x] for x in range(8, 14)] for y in range(4, 8)])
+    np.testing.assert_array_equal(region.cut(image), expected)
+    tensor = torch.from_numpy(image).permute(2, 0, 1)[None]
+    np.testing.assert_array_equal(region.cut(tensor)[0].permute(1, 2, 0).numpy(), expected)
+    np.testing.assert_array_equal(region.cut(image[::2, ::2], shrink=2), expected[::2, ::2])
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_the_best_region_is_that_of_a_slow_search(step: int) -> None:
+    detail = np.random.default_rng(1).random((9, 11))
+    places = itertools.product(range(0, 9 - 4 + 1, step), range(0, 11 - 3 + 1, step))
+    sums = {(y, x): sum(detail[y + dy, x + dx] for dy in range(4) for dx in range(3)) for y, x in places}
+    assert best_region(detail, 4, 3, step) == (*max(sums, key=lambda place: sums[place]), 4, 3)
+    assert best_region(detail, 9, 11, step) == (0, 0, 9, 11)
+
+
+def test_of_equal_regions_the_first_is_taken() -> None:
+    assert best_region(np.ones((6, 6), np.uint8), 4, 4) == (0, 0, 4, 4)
+
+
+def test_a_region_larger_than_the_image_is_refused() -> None:
+    with pytest.raises(ValueError, match="10x10 at 0,0 reaches beyond the image of 9x11"):
+        best_region(np.zeros((9, 11)), 10, 10)
+
+
+@pytest.mark.parametrize("region", [(0, 0, 10, 5), (6, 0, 4, 4), (0, 8, 4, 4), (-1, 0, 4, 4), (0, 0, 0, 4)])
+def test_a_region_that_leaves_the_image_is_refused(region: tuple[int, int, int, int]) -> None:
+    with pytest.raises(ValueError, match="reaches beyond the image of 9x11"):
+        Region(*region).check_inside(9, 11)
+    Region(5, 7, 4, 4).check_inside(9, 11)
+
+
+def test_a_square_is_read_from_a_flag() -> None:
+    assert parse_square("8,12,32") == (8, 12, 32, 32)
+    for text in ("0,0", "a,b,c", ""):
+        with pytest.raises(ValueError, match=f"TOP,LEFT,SIZE, three whole numbers, got '{text}'"):
+            parse_square(text)
