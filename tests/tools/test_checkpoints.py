@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import rand, tiny_discriminator
 from torch import nn
 
+from pcl_loss import WaveletDiscriminator
 from pcl_loss.tools import _checkpoints as checkpoints
 
 
@@ -55,3 +57,38 @@ def test_a_file_of_another_kind_is_named_with_the_one_to_take(tmp_path: Path) ->
             checkpoints.read(path)
     with pytest.raises(FileNotFoundError, match=r"none\.pth"):
         checkpoints.read(tmp_path / "none.pth")
+
+
+@pytest.mark.parametrize("norm", ["batch", "group", "none"])
+@pytest.mark.parametrize("wavelet", [True, False])
+def test_a_saved_e_d_is_rebuilt_from_its_shapes(norm: str, wavelet: bool, tmp_path: Path) -> None:
+    net = tiny_discriminator(norm=norm, wavelet=wavelet, num_feat=4, dtype=torch.float32)
+    torch.save({"params": net.state_dict()}, tmp_path / "net_d.pth")
+    state = torch.get_rng_state()
+    loaded = checkpoints.load_discriminator(tmp_path / "net_d.pth")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not loaded.training
+    images = rand(1, 3, 48, 48).float()
+    for one, other in zip(loaded.embed(images), net.embed(images), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "No such file"),
+        (b"no pickle", "no readable checkpoint"),
+        ({"epoch": 1}, r"no key 'params' \(found: \['epoch'\]\)"),
+        ({"params": {"conv_first.weight": torch.zeros(1)}}, "holds no WaveletDiscriminator.*not a net_g"),
+        ({"params": WaveletDiscriminator(1, 2).state_dict() | {"blocks.0.conv.weight": torch.zeros(2, 6, 3, 3)}}, "6"),
+        ({"params": WaveletDiscriminator(1, 2).state_dict() | {"head.weight": torch.zeros(1, 9)}}, "does not fit"),
+    ],
+)
+def test_a_file_of_another_kind_is_refused(content: Any, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "file.pth"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        checkpoints.load_discriminator(path)
