@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -42,12 +43,21 @@ def write_image(path: Path, image: Image, compression: int = 3) -> None:
     write_file(path, cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, compression])[1].tobytes())
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file, all or nothing, also if the process is killed; makes its folder."""
+def write_file(path: Path, content: bytes | memoryview) -> None:
+    """Write a file, all or nothing, also if the process is killed or the machine stops; makes its folder.
+
+    What was there keeps its mode. A link stays one: the file that it names is replaced.
+    """
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)
     try:
-        temporary.write_bytes(content)
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():
+            shutil.copymode(path, temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,0 +1,170 @@
+"""`pcl-loss patch DIR`: put us into a checkout of EDSR-PyTorch, RCAN, HAN, a fork of theirs, or BasicSR.
+
+The places are found by parsing (`chain`, `codebases`), the lines are inserted as text (`source`): nothing of the file
+is changed but for the lines that come in, all of which end in `# pcl_loss`, which is what `--revert` goes by. What
+`--dry-run` prints on the commits named in `patches/` is what is kept there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .._files import write_file
+from .codebases import Codebase, Place, find_codebase
+from .source import MARKER, Source, parse, split, without_marked
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `pcl-loss patch`."""
+    parser.add_argument("folder", metavar="DIR", help="a checkout of EDSR-PyTorch, RCAN, HAN, a fork, or BasicSR")
+    parser.add_argument(
+        "--lr-negative",
+        action="store_true",
+        help="hand LR to the loss as well, for the negative source 'lq' (otherwise it is made of HR)",
+    )
+    parser.add_argument("--revert", action="store_true", help="take all inserted lines out again")
+    parser.add_argument("--dry-run", action="store_true", help="print the diff, change nothing")
+
+
+def run(args: argparse.Namespace) -> int:
+    """`pcl-loss patch`; returns the exit status.
+
+    Raises:
+        ValueError, OSError: the codebase is not recognised or cannot be changed; nothing was.
+    """
+    if args.revert and args.lr_negative:
+        raise ValueError("--revert takes out all inserted lines; leave out --lr-negative")
+    edits = plan_revert(args.folder) if args.revert else plan(args.folder, lr_negative=args.lr_negative)
+    if not args.dry_run:
+        apply(edits)
+    for edit in edits:
+        print("\n".join(edit.notes), file=sys.stderr if args.dry_run else sys.stdout)
+    if args.dry_run:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(diff(edits))
+        sys.stdout.buffer.flush()
+    elif not args.revert and any(edit.changes for edit in edits):
+        print(edits[0].next_step)
+    return 0
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One file before and after, and in words what is done to it."""
+
+    path: Path
+    name: str
+    """The path below the folder that was given, with `/`."""
+    before: bytes
+    after: bytes
+    notes: tuple[str, ...]
+    next_step: str = ""
+
+    @property
+    def changes(self) -> bool:
+        """Whether the file becomes another one."""
+        return self.before != self.after
+
+
+def plan(folder: str | Path, *, lr_negative: bool = False) -> list[Edit]:
+    """What has to be inserted where; reads only.
+
+    Args:
+        folder: a checkout.
+        lr_negative: hand the LR batch to the loss as well.
+
+    Returns:
+        One edit for each file concerned, also for those where all is there already.
+
+    Raises:
+        ValueError: the codebase is not recognised; the message has the reason, and the lines to insert by hand.
+        OSError: a file cannot be read.
+    """
+    codebase = find_codebase(Path(folder))
+    kind = codebase.kind
+    if lr_negative and not kind.lr_places:
+        raise ValueError(f"{folder} is BasicSR, which hands LR over by itself; leave out --lr-negative")
+    return [_insert(codebase, place) for place in kind.places + (kind.lr_places if lr_negative else ())]
+
+
+def _insert(codebase: Codebase, place: Place) -> Edit:
+    path, name = codebase.folder / place.file, codebase.name(place)
+    try:
+        if not path.is_file():
+            raise ValueError("the file is missing")
+        before = path.read_bytes()
+        source = Source(before)
+        if b"pcl_loss" in before:
+            return Edit(
+                path, name, before, before, (f"{name}: is already there, nothing to do",), codebase.kind.next_step
+            )
+        insertions = place.find(source)
+        after = source.with_insertions(insertions)
+        parse(after)
+        if without_marked(after) != before:
+            raise ValueError(f"it already has lines that end in `{MARKER}`")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}. Nothing was changed.\n{place.by_hand()}") from error
+    notes = tuple(f"{name}, after line {insertion.after}: {insertion.what}" for insertion in insertions)
+    return Edit(path, name, before, after, notes, codebase.kind.next_step)
+
+
+def plan_revert(folder: str | Path) -> list[Edit]:
+    """What has to be taken out to undo `plan`; reads only.
+
+    Raises:
+        ValueError: no known codebase, or what would be left does not parse.
+        OSError: a file cannot be read.
+    """
+    codebase = find_codebase(Path(folder))
+    places = codebase.kind.places + codebase.kind.lr_places
+    return [_take_out(codebase, place) for place in places if (codebase.folder / place.file).is_file()]
+
+
+def _take_out(codebase: Codebase, place: Place) -> Edit:
+    path, name = codebase.folder / place.file, codebase.name(place)
+    before = path.read_bytes()
+    after = without_marked(before)
+    if count := len(split(before)) - len(split(after)):
+        try:
+            parse(after)
+        except ValueError as error:
+            raise ValueError(f"{path}: without our lines {error}. Nothing was changed") from error
+        note = f"{count} lines taken out"
+    elif b"pcl_loss" in before:
+        note = f"mentions pcl_loss, but in lines without `{MARKER}`; take those out by hand"
+    else:
+        note = "nothing of ours is in it"
+    return Edit(path, name, before, after, (f"{name}: {note}",))
+
+
+def diff(edits: Iterable[Edit]) -> bytes:
+    """The edits as a patch without context, for `git apply --unidiff-zero`."""
+    lines: list[bytes] = []
+    for edit in edits:
+        texts, names = (split(edit.before), split(edit.after)), (f"a/{edit.name}".encode(), f"b/{edit.name}".encode())
+        lines += difflib.diff_bytes(difflib.unified_diff, *texts, *names, n=0)
+    return b"".join(lines)
+
+
+def apply(edits: Sequence[Edit]) -> None:
+    """Write the edits: all of them, or none if one cannot be written.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    written: list[Edit] = []
+    try:
+        for edit in edits:
+            if edit.changes:
+                write_file(edit.path, edit.after)
+                written.append(edit)
+    except BaseException:
+        for edit in written:
+            write_file(edit.path, edit.before)
+        raise
