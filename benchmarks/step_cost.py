@@ -2,7 +2,8 @@
 
 1. The loss alone, on HR images of 192x192: `PCLLoss`; `plain`, our re-implementation of the published code's way of
    working, which has the same value and gradient (this is checked first); and `floor_loss`, nothing but the
-   convolutions that the loss cannot do without.
+   convolutions that the loss cannot do without. With `--against COMMIT` also the loss of that commit, with E_D as it
+   was there: the value and the gradient must be the same, and the ratio says which is faster.
 2. One training step of BasicSR's own models, x4, LR 48x48, for each SR network: L1; L1 + VGG19, its perceptual loss on
    conv5_4 with random weights; L1 + GAN; L1 + PCL with E_D trained, with E_D frozen and with the plain loss; and
    `floor_step`, the sum of the L1 step, of `floor_loss` and of the convolutions of E_D's own step. The GAN's
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import dataclasses
 import functools
 import gc
 import json
@@ -32,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _step_against import package_of_commit
 from _step_measure import BenchmarkError, Report, measure_rounds, peak_memory, ratios, summary, with_progress
 from _step_tables import (
     MAX_GRADIENT_DIFFERENCE,
@@ -82,6 +85,7 @@ class Settings:
     skip_memory: bool
     tiny: bool
     only: str | None
+    against: str | None
     seed: int
     arguments: tuple[str, ...]
 
@@ -103,6 +107,11 @@ class LossInputs:
     def run(self, loss: PCLLoss) -> tuple[Tensor, Tensor]:
         """The value and the gradient to `sr`."""
         return loss_and_gradient(loss, self.sr, self.hr, self.net_d, self.seed)
+
+    def run_exactly(self, loss: PCLLoss) -> tuple[Tensor, Tensor]:
+        """The same in float64, where what differs is no rounding: in float32 a LeakyReLU may take either slope."""
+        net_d = copy.deepcopy(self.net_d).double()
+        return LossInputs(self.sr.double(), self.hr.double(), net_d, self.seed).run(loss)
 
 
 # Command line
@@ -129,6 +138,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[Settings, str | None]:
     parser.add_argument("--skip-memory", action="store_true", help="measure time alone")
     parser.add_argument("--tiny", action="store_true", help="toy sizes, to see that it runs; the numbers mean nothing")
     parser.add_argument("--only", choices=("loss", "steps"), help="measure one of the two parts")
+    parser.add_argument("--against", metavar="COMMIT", help="measure the loss of this commit too, in the same rounds")
     parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="of crops, weights, samples (default: 0)")
     parser.add_argument("--_memory-of", help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
@@ -137,6 +147,8 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[Settings, str | None]:
         parser.error("--device cuda: PyTorch sees no GPU; take --device cpu")
     if not args.json.absolute().parent.is_dir():
         parser.error(f"--json {args.json}: there is no folder {args.json.parent}; make it first")
+    if args.against is not None and args.only == "steps":
+        parser.error("--against measures the loss alone; drop --only steps")
     settings = Settings(
         nets=tuple(dict.fromkeys(args.nets)),
         batches=BATCHES[device] | dict(args.batch),
@@ -147,6 +159,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[Settings, str | None]:
         skip_memory=args.skip_memory,
         tiny=args.tiny,
         only=args.only,
+        against=args.against,
         seed=args.seed,
         arguments=tuple(arguments),
     )
@@ -232,43 +245,51 @@ def measure_loss(settings: Settings) -> Report:
     """Part 1: times, ratios and memory of the loss alone.
 
     Raises:
-        BenchmarkError: the plain loss does not equal `PCLLoss`, or memory cannot be measured.
+        BenchmarkError: a loss does not equal `PCLLoss`, there is no such commit, or memory cannot be measured.
     """
     inputs = make_loss_inputs(settings, settings.loss_batch)
-    losses = {name: cls() for name, cls in LOSSES.items()}
-    report: Report = {"batch": settings.loss_batch, "agreement": check_agreement(inputs, *losses.values())}
-    calls: dict[str, Callable[[], Any]] = {name: functools.partial(inputs.run, loss) for name, loss in losses.items()}
-    calls["floor_loss"] = make_floor_loss(inputs.net_d, losses["PCLLoss"], settings.loss_batch, settings.sizes.hr_patch)
+    losses = {name: (inputs, cls()) for name, cls in LOSSES.items()}
+    if settings.against is not None:
+        commit, package = package_of_commit(settings.against)
+        net_d = package.WaveletDiscriminator(num_feat=settings.sizes.net_d_feat).to(settings.device)
+        net_d.load_state_dict(inputs.net_d.state_dict())
+        losses[f"PCLLoss of {commit}"] = (dataclasses.replace(inputs, net_d=net_d), package.PCLLoss())
+    exact = {name: case.run_exactly(loss) for name, (case, loss) in losses.items()}
+    others = [name for name in losses if name != "PCLLoss"]
+    agreement = {name: check_agreement(name, exact["PCLLoss"], exact[name]) for name in others}
+    report: Report = {"batch": settings.loss_batch, "agreement": agreement}
+    calls: dict[str, Callable[[], Any]] = {
+        name: functools.partial(case.run, loss) for name, (case, loss) in losses.items()
+    }
+    calls["floor_loss"] = make_floor_loss(inputs.net_d, PCLLoss(), settings.loss_batch, settings.sizes.hr_patch)
     times = measure_rounds(calls, settings.rounds, settings.device, "loss")
     report |= {"seconds": times, "median_seconds": {name: statistics.median(times[name]) for name in times}}
-    report["pcl_over"] = {name: summary(ratios(times, "PCLLoss", to=name)) for name in ("plain", "floor_loss")}
+    report["pcl_over"] = {name: summary(ratios(times, "PCLLoss", to=name)) for name in (*others, "floor_loss")}
     if not settings.skip_memory:
         names = with_progress(LOSSES, "loss, peak memory")
         report["memory"] = {name: memory_in_own_process(f"loss:{name}", settings) for name in names}
         ours, plain = (report["memory"][name]["extra_mib"] for name in ("PCLLoss", "plain"))
-        # In a toy the plain loss may need nothing that was not at hand.
+        # In a toy the plain loss may need no memory that it did not have before.
         report["extra_memory_over_plain"] = ours / plain if plain > 0 else None
     return report
 
 
-def check_agreement(inputs: LossInputs, ours: PCLLoss, plain: PCLLoss) -> dict[str, float]:
-    """By how much value and gradient of two losses differ in float64, the gradient relative to its largest entry.
+def check_agreement(name: str, ours: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> dict[str, float]:
+    """By how much value and gradient of the loss `name` differ from ours, relative to our largest entries.
 
     Raises:
         BenchmarkError: by too much, so that comparing their cost would be unfair.
     """
-    # In float64, where what is left is no rounding: in float32 a LeakyReLU near its kink may take either slope.
-    exact = LossInputs(inputs.sr.double(), inputs.hr.double(), copy.deepcopy(inputs.net_d).double(), inputs.seed)
-    (value, grad), (plain_value, plain_grad) = exact.run(ours), exact.run(plain)
+    (value, grad), (other_value, other_grad) = ours, other
     difference = {
-        "value": float((value - plain_value).abs()),
-        "gradient": float((grad - plain_grad).abs().max() / grad.abs().max()),
+        "value": float((value - other_value).abs() / value.abs()),
+        "gradient": float((grad - other_grad).abs().max() / grad.abs().max()),
     }
     # Written so that NaN does not pass.
     if not (difference["value"] <= MAX_VALUE_DIFFERENCE and difference["gradient"] <= MAX_GRADIENT_DIFFERENCE):
         raise BenchmarkError(
-            f"PCLLoss and the plain loss are not the same function: {describe_agreement(difference)}; repair one of "
-            "them, their costs cannot be compared"
+            f"PCLLoss and {name} are not the same function: {describe_agreement(difference)}; repair one of them, "
+            "their costs cannot be compared"
         )
     return difference
 
@@ -326,7 +347,7 @@ def measure(settings: Settings) -> Report:
     """Measure and print everything that is asked for; the JSON file is written anew after each part.
 
     Raises:
-        BenchmarkError: the plain loss does not equal `PCLLoss`, or memory cannot be measured.
+        BenchmarkError: a loss does not equal `PCLLoss`, there is no such commit, or memory cannot be measured.
     """
     report: Report = {
         "machine": describe_machine(settings.device),

@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import torch
 from helpers import photograph_crops, same, snapshot, tiny_discriminator
 from torch import Tensor
 
-from pcl_loss import PCLLoss, samples
+from pcl_loss import PCLLoss, WaveletDiscriminator, samples
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "step_cost.py"
 VARIANTS = ["L1", "L1 + VGG19", "L1 + GAN", "L1 + PCL", "L1 + PCL, E_D frozen", "L1 + plain PCL"]
@@ -125,12 +126,58 @@ def test_the_plain_loss_refuses_other_samples(step_cost: ModuleType, sr: Tensor,
 
 def test_losses_that_are_not_the_same_function_are_not_compared(step_cost: ModuleType, sr: Tensor, hr: Tensor) -> None:
     inputs = step_cost.LossInputs(sr, hr, tiny_discriminator(), seed=0)
-    difference = step_cost.check_agreement(inputs, PCLLoss(), step_cost.PlainPCLLoss())
-    assert difference["value"] < 1e-12
+    ours = inputs.run_exactly(PCLLoss())
+    difference = step_cost.check_agreement("plain", ours, inputs.run_exactly(step_cost.PlainPCLLoss()))
+    assert difference["value"] < 1e-10
     assert difference["gradient"] < 1e-6
-    for other in (step_cost.PlainPCLLoss(num_layers=3), step_cost.PlainPCLLoss(loss_weight=1.01)):
-        with pytest.raises(step_cost.BenchmarkError, match="not the same function"):
-            step_cost.check_agreement(inputs, PCLLoss(), other)
+    for knobs in ({"num_layers": 3}, {"loss_weight": 1.00001}):
+        other = inputs.run_exactly(step_cost.PlainPCLLoss(**knobs))
+        with pytest.raises(step_cost.BenchmarkError, match="PCLLoss and plain are not the same function"):
+            step_cost.check_agreement("plain", ours, other)
+
+
+# --- the loss of another commit ---
+
+
+def copied_package(folder: Path) -> Path:
+    shutil.copytree(SCRIPT.parents[1] / "pcl_loss", folder / "pcl_loss", ignore=shutil.ignore_patterns("__pycache__"))
+    return folder / "pcl_loss"
+
+
+def test_two_versions_of_the_package_stand_side_by_side(
+    step_cost: ModuleType, tmp_path: Path, sr: Tensor, hr: Tensor
+) -> None:
+    folder = copied_package(tmp_path)
+    source = (folder / "loss.py").read_text()
+    (folder / "loss.py").write_text(source.replace("ALPHA_RANGE = 255.0", "ALPHA_RANGE = 127.5"))
+    other = sys.modules["_step_against"].import_package(folder, "pcl_loss_twice_as_strong")
+    shutil.rmtree(folder)
+    net_d = tiny_discriminator(num_feat=4)
+    other_net_d = other.WaveletDiscriminator(num_feat=4).double()
+    other_net_d.load_state_dict(net_d.state_dict())
+    value, grad = step_cost.loss_and_gradient(PCLLoss(), sr, hr, net_d, 0)
+    other_value, other_grad = step_cost.loss_and_gradient(other.PCLLoss(), sr, hr, other_net_d, 0)
+    torch.testing.assert_close(other_value, 2 * value, rtol=1e-12, atol=0)
+    torch.testing.assert_close(other_grad, 2 * grad, rtol=1e-9, atol=0)
+    assert not isinstance(other_net_d, WaveletDiscriminator)
+
+
+def test_a_commit_that_git_does_not_know_is_refused_with_the_fix(step_cost: ModuleType) -> None:
+    for commit in ("no_such_commit", "--output=x"):
+        with pytest.raises(step_cost.BenchmarkError, match="name a commit of this repository"):
+            step_cost.package_of_commit(commit)
+
+
+@pytest.mark.skipif(not (SCRIPT.parents[1] / ".git").exists(), reason="needs the project's repository")
+def test_the_loss_of_a_commit_is_timed_in_the_same_rounds(tmp_path: Path) -> None:
+    text, report = run(tmp_path, "--only", "loss", "--against", "HEAD", "--skip-memory")
+    (name,) = report["loss"]["seconds"].keys() - {"PCLLoss", "plain", "floor_loss"}
+    assert re.fullmatch(r"PCLLoss of [0-9a-f]{7,}", name)
+    times = report["loss"]["seconds"]
+    assert report["loss"]["pcl_over"][name]["median"] == pytest.approx(times["PCLLoss"][0] / times[name][0])
+    assert report["loss"]["agreement"][name]["value"] <= 1e-9
+    assert f"| {name} |" in text
+    assert f"{name}: in float64 its value differs" in text
 
 
 # --- sums, targets and errors ---
@@ -190,6 +237,7 @@ def test_extra_memory_is_what_a_call_holds_at_once_and_nothing_freed_before(step
         (["--batch", "RCAN=0"], r"whole number of at least 1, got '0'"),
         (["--rounds", "two"], r"whole number of at least 1, got 'two'"),
         (["--seed", "-1"], r"--seed"),
+        (["--only", "steps", "--against", "HEAD"], r"drop --only steps"),
         (["--json", "no_such_folder/out.json"], r"there is no folder no_such_folder; make it first"),
     ],
 )
