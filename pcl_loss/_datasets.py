@@ -43,7 +43,7 @@ def expected_layout(dataset: str) -> str:
             return (
                 f"{dataset} is published at {benchmark.published}. Expected are "
                 f"datasets/benchmark/{dataset}/HR/NAME.png and datasets/benchmark/{dataset}/LR_bicubic/X4/NAMEx4.png; "
-                "where only HR is at hand, `pcl-loss prepare --hr HRDIR --out DIR --scale 4` makes the LR images and "
+                "if you have HR only, `pcl-loss prepare --hr HRDIR --out DIR --scale 4` makes the LR images and "
                 "prints the lines to paste"
             )
     raise ValueError(f"unknown data set {dataset!r}; known are {', '.join(DATASETS)}")

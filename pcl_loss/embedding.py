@@ -38,13 +38,13 @@ class VGGEmbedding(nn.Module):
     Args:
         vgg: `'vgg11'`, `'vgg13'`, `'vgg16'` or `'vgg19'`.
         num_layers: how many convolution + ReLU pairs to keep.
-        weights: `'imagenet'` (torchvision's, downloaded once if they are not at hand), a file with such a state
+        weights: `'imagenet'` (torchvision's, downloaded once, into torch's cache), a file with such a state
             dict, or None for random ones.
 
     Raises:
         TypeError, ValueError: an argument is of a wrong type or out of range.
-        FileNotFoundError: the weights' file is not there, or is neither at hand nor to be downloaded; the message
-            says where to put it.
+        FileNotFoundError: there is no such file, or the weights cannot be downloaded; the message says where to
+            put them.
     """
 
     mean: Tensor

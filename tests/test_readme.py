@@ -1,4 +1,4 @@
-"""The README's call sites run as printed, and what it names is there."""
+"""The call sites in README and docs/ run as printed, and what the pages name is there."""
 
 import copy
 import re
@@ -13,13 +13,33 @@ import yaml
 from skeleton import Loss
 from torch.nn import functional as F
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [README, ROOT / "CONTRIBUTING.md", *DOCS]
+TEXT = "\n".join(page.read_text() for page in PAGES)
+TESTED = re.compile(r"<!-- test: (\w+) -->\n```\w+\n(.*?)```", re.DOTALL)
 
 
 def printed(name: str) -> str:
     """The code block behind `<!-- test: name -->`."""
-    (block,) = re.findall(rf"<!-- test: {name} -->\n```\w+\n(.*?)```", README.read_text(), re.DOTALL)
+    (block,) = [block for found, block in TESTED.findall(TEXT) if found == name]
     return block
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors of a page's headings."""
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    return {re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in re.findall(r"^#+ (.+)$", text, re.M)}
+
+
+def test_the_first_lines_run_and_train_e_d() -> None:
+    block = printed("first")
+    assert len([line for line in block.splitlines() if line]) == 6
+    scope: dict[str, Any] = {}
+    exec(block, scope)
+    assert float(scope["sr"].grad.abs().sum()) > 0
+    assert scope["pcl"].embedding.blocks[0].norm.num_batches_tracked == 1
 
 
 def test_the_yaml_block_turns_a_baseline_into_pcl_training(
@@ -81,20 +101,62 @@ def test_the_branch_gives_the_edsr_family_the_term() -> None:
     assert loss.terms["PCL"].log["l_pcl"] > 0
 
 
+def test_every_python_and_yaml_block_is_run() -> None:
+    assert len(TESTED.findall(TEXT)) == len(re.findall(r"^```(?:python|yaml)$", TEXT, re.MULTILINE))
+
+
 def test_every_test_that_the_table_names_is_there() -> None:
-    named = re.findall(r"`(test_\w+)\.(test_\w+)`", README.read_text())
+    named = re.findall(r"`(test_\w+)\.(test_\w+)`", (ROOT / "docs" / "paper.md").read_text())
     assert len(named) >= 10
     for file, test in named:
-        sources = [path.read_text() for path in README.parent.glob(f"tests/**/{file}.py")]
+        sources = [path.read_text() for path in ROOT.glob(f"tests/**/{file}.py")]
         assert any(f"def {test}(" in source for source in sources), f"{file}.{test}"
 
 
-@pytest.mark.parametrize("target", ["demo", "test"])
-def test_the_two_commands_are_verbs_of_the_makefile(target: str) -> None:
-    assert f"make {target}" in README.read_text()
-    assert re.search(rf"^{target}:", (README.parent / "Makefile").read_text(), re.MULTILINE)
+def test_every_command_of_make_is_a_verb_of_the_makefile() -> None:
+    verbs = set(re.findall(r"^(?:make|`make) ([a-z-]+)|`make ([a-z-]+)`", TEXT, re.MULTILINE))
+    named = {first or second for first, second in verbs}
+    assert named >= {"demo", "test"}
+    assert named <= set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
-def test_every_picture_is_in_the_repository() -> None:
-    for path in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README.read_text()):
-        assert (README.parent / path).is_file(), path
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_to_a_file_and_a_heading_of_the_repository(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        assert target.is_relative_to(ROOT), link
+        assert not anchor or anchor in headings(target), link
+
+
+def test_the_readme_is_short_and_links_to_every_page() -> None:
+    assert len(README.read_text().splitlines()) <= 130
+    links = set(re.findall(r"\]\(([^)#]+)", README.read_text()))
+    assert {str(page.relative_to(ROOT)) for page in PAGES} - {"README.md"} <= links
+
+
+def test_every_file_that_contributing_names_is_there() -> None:
+    named = re.findall(r"`([\w./]+/[\w.]*)`", (ROOT / "CONTRIBUTING.md").read_text())
+    named = [name for name in named if "X" not in name]
+    assert len(named) >= 6
+    for name in named:
+        assert (ROOT / name).exists() or (ROOT / "pcl_loss" / name).exists(), name
+
+
+@pytest.mark.parametrize(
+    ("file", "names"),
+    [
+        ("functional.py", ("similarity", "contrastive_loss", "contrastive_discriminator_loss")),
+        ("samples.py", ("sharpen", "blur")),
+        ("discriminator.py", ("WaveletDiscriminator",)),
+        ("basicsr_plugin/yaml_checks.py", ("complete_options",)),
+    ],
+)
+def test_what_contributing_promises_stands_in_the_file_that_it_names(file: str, names: tuple[str, ...]) -> None:
+    assert f"`pcl_loss/{file}`" in (ROOT / "CONTRIBUTING.md").read_text()
+    source = (ROOT / "pcl_loss" / file).read_text()
+    for name in names:
+        assert re.search(rf"^(def|class) {name}\b", source, re.MULTILINE), name
