@@ -109,7 +109,7 @@ class PlainPCLLoss(PCLLoss):
             ValueError: the loss has other samples than the default ones.
             TypeError: `embedding` is no `WaveletDiscriminator`.
         """
-        if self.positives != ("gt", "sharpen") or self.negatives != ("blur",):
+        if self.samples.positives != ("gt", "sharpen") or self.samples.negatives != ("blur",):
             raise ValueError("PlainPCLLoss knows the default samples alone; drop positives= and negatives=")
         if not isinstance(embedding, WaveletDiscriminator):
             raise TypeError(f"PlainPCLLoss needs a WaveletDiscriminator, got {type(embedding).__name__}")
@@ -119,8 +119,8 @@ class PlainPCLLoss(PCLLoss):
 
         with torch.no_grad():
             gt = hr / self.data_range
-            positives = [gt, *samples.draw_sharpened(gt, self.num_positives, self.sharpness, generator)]
-            negatives = [*samples.draw_blurred(gt, self.num_negatives, self.blur_sigma, generator)]
+            made = self.samples.make(gt, None, self.samples.draw(len(gt), generator))
+            positives, negatives = [*made[: self.samples.total_positives]], [*made[self.samples.total_positives :]]
         anchor, positive_maps, negative_maps = self._embed_one_by_one(sr, positives, negatives, embedding)
 
         zeros = torch.zeros(len(sr), dtype=torch.long, device=sr.device)
@@ -195,7 +195,7 @@ def make_floor_loss(net_d: WaveletDiscriminator, loss: PCLLoss, batch: int, size
     CPU they run in the layout and in pieces of the size that are fastest there, on a GPU in one piece as they are.
     """
     convs = _convolutions(net_d, loss.num_layers).requires_grad_(False)
-    num_samples = 1 + loss.num_positives + loss.num_negatives
+    num_samples = len(loss.samples.kinds)
     sample_bands = _random_bands(convs, num_samples * batch, size)
     anchor_bands = [bands.requires_grad_() for bands in _random_bands(convs, batch, size)]
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Which dtype to compute in, and which order of the channels in memory."""
+"""Which dtype to compute in, which order of the channels in memory, and how to reach a GPU."""
 
 from __future__ import annotations
 
@@ -20,3 +20,10 @@ def fastest_layout(images: Tensor) -> torch.memory_format:
 def at_least_float32(x: Tensor) -> Tensor:
     """`x` in float32, or as it is if its dtype is wider."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def move_without_waiting(x: Tensor, device: torch.device) -> Tensor:
+    """`x` on the device. A GPU's queue is not waited for, as a plain copy from the CPU's pageable memory does."""
+    if x.device.type == "cpu" and device.type == "cuda" and torch.cuda.is_available():
+        x = x.pin_memory()
+    return x.to(device, non_blocking=True)

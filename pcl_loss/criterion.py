@@ -209,7 +209,7 @@ class PCLPerceptualLoss(PCLCriterion):
     def __init__(self, *, scale: int | None = None, **keywords: Any) -> None:
         super().__init__(**keywords)
         self.scale = None if scale is None else check_count("scale", scale, 2)
-        if "lq" in self.pcl.negatives and scale is None:
+        if "lq" in self.pcl.samples.negatives and scale is None:
             raise ValueError(
                 "negatives contains 'lq', and a perceptual loss is given no LR image; set scale=, or drop 'lq'"
             )
@@ -225,7 +225,7 @@ class PCLPerceptualLoss(PCLCriterion):
             TypeError, ValueError: as `PCLLoss`.
         """
         lq = None
-        if self.scale is not None and "lq" in self.pcl.negatives:
+        if self.scale is not None and "lq" in self.pcl.samples.negatives:
             lq = downsample(gt, self.scale)
         return super().forward(x, gt, lq), None
 

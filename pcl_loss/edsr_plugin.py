@@ -77,7 +77,7 @@ class PCL(PCLCriterion):
         if not self._range_is_checked:
             _check_range(hr, self.pcl.data_range)
             self._range_is_checked = True
-        if lq is None and "lq" in self.pcl.negatives:
+        if lq is None and "lq" in self.pcl.samples.negatives:
             lq = self._make_lq(hr) if self._lr is None else self._lr
         self._lr = None
         return super().forward(sr, hr, lq)

@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from . import samples
-from ._checks import (
-    MIN_SIZE,
-    check_count,
-    check_images,
-    check_number,
-    check_positive,
-    check_range,
-    check_sources,
-)
+from ._checks import MIN_SIZE, check_count, check_images, check_number, check_positive
 from ._distributed import gather
-from ._known_gradient import frozen_contrastive_loss
+from ._known_gradient import known_contrastive_loss
 from ._tensors import at_least_float32, fastest_layout
 from .embedding import Embedding
 from .functional import contrastive_discriminator_loss
+from .samples import Draws, SampleDraw, seeded_generator
 
 # alpha of equation 11 is meant for images in 0-255, where |dL_1/dSR| and |dL_CL/dSR| are comparable.
 ALPHA_RANGE = 255.0
 
-# Images compared at a time on a CPU: fewer cost more in calls, more leave the cache.
-CPU_BLOCK_SIZE = 2
+# Images in a chunk on a CPU: fewer cost more in calls, more leave the cache.
+CPU_IMAGES = 2
 
 
 class PCLLoss(nn.Module):
@@ -49,9 +41,8 @@ class PCLLoss(nn.Module):
         blur_sigma: range of the Gaussian's sigma, in pixels.
         data_range: the images' white: 1.0 or 255.0.
         chunk_size: how many samples pass the embedding at a time; None: all of them on a GPU, those of two images
-            on a CPU. It changes memory and speed, not the result: images are compared in blocks of so many samples
-            (at least those of one image, with `'batch'` the whole batch), and of a block only the gradient with
-            respect to its SR images' maps is kept.
+            on a CPU. It changes memory and speed, not the result: images are compared in chunks that have so many
+            samples (at least those of one image), and of a chunk only the gradient at its SR images' maps is kept.
         seed: of the samples, at least 0.
 
     Raises:
@@ -78,20 +69,10 @@ class PCLLoss(nn.Module):
         self.loss_weight = check_number("loss_weight", loss_weight)
         self.temperature = check_positive("temperature", temperature)
         self.num_layers = check_count("num_layers", num_layers, 1)
-        self.positives = check_sources("positives", positives, samples.POSITIVE_SOURCES)
-        self.negatives = check_sources("negatives", negatives, samples.NEGATIVE_SOURCES)
-        self.num_positives = check_count("num_positives", num_positives, int("sharpen" in self.positives))
-        self.num_negatives = check_count("num_negatives", num_negatives, int(self.negatives != ("lq",)))
-        self.sharpness = check_range("sharpness", sharpness, 0.0)
-        self.blur_sigma = check_range("blur_sigma", blur_sigma, 0.0)
-        check_positive("blur_sigma[0]", self.blur_sigma[0])
+        self.samples = SampleDraw(num_positives, num_negatives, positives, negatives, sharpness, blur_sigma)
         self.data_range = check_positive("data_range", data_range)
         self.chunk_size = None if chunk_size is None else check_count("chunk_size", chunk_size, 1)
         self.seed = check_count("seed", seed, 0)
-        self._num_positives = int("gt" in self.positives) + self.num_positives * ("sharpen" in self.positives)
-        # Of every image: those that are embedded. Of the GT of other images only the maps are needed, which are there.
-        self._num_samples = self._num_positives + self.num_negatives * ("blur" in self.negatives)
-        self._num_samples += ("lq" in self.negatives) + ("batch" in self.negatives and "gt" not in self.positives)
         self.num_calls = 0
         self.stats: dict[str, Tensor] = {}
         """Detached 0-dim tensors of the last call: `l_cl` (without weight), `pos_sim`, `neg_sim`, `margin` (their
@@ -125,25 +106,34 @@ class PCLLoss(nn.Module):
         """
         embedding = self._check(sr, hr, embedding, lq)
         if generator is None:
-            generator = samples.seeded_generator(self.seed, self.num_calls)
+            generator = seeded_generator(self.seed, self.num_calls)
         self.num_calls += 1
-
+        # Drawn for the whole batch, so that the samples do not depend on how it is cut up.
+        draws = self.samples.draw(len(hr), generator)
+        gt_maps = self._gt_maps(hr, embedding) if "batch" in self.samples.negatives else None
         losses, sims = [], []
-        for block in self._blocks(sr, hr, lq, generator):
-            # What is embedded of a block is let go with it, but for what its anchors' gradient needs.
-            block_losses, block_sims = self._compare(*block, embedding)
-            losses.append(block_losses)
-            sims.append(block_sims)
+        size = self._images_per_chunk(hr)
+        for start in range(0, len(hr), size):
+            images = slice(start, min(start + size, len(hr)))
+            anchor = embedding.embed(self._laid_out(self._unit(sr[images])), self.num_layers)
+            chunk_lq = lq[images] if lq is not None and "lq" in self.samples.negatives else None
+            samples = self._sample_maps(hr[images], chunk_lq, draws.of(images), embedding)
+            if gt_maps is not None:
+                self._add_gt_maps(samples, gt_maps, images, len(hr))
+            of_chunk = known_contrastive_loss(anchor, samples, self.samples.total_positives, self.temperature)
+            losses.append(of_chunk[0])
+            sims.append(of_chunk[1])
         layer_losses = torch.cat(losses).mean(0)
-        self.stats = _stats(layer_losses.detach(), torch.cat(sims).mean(0), self._num_positives)
+        self.stats = _stats(layer_losses.detach(), torch.cat(sims).mean(0), self.samples.total_positives)
         return self.loss_weight * self.data_range / ALPHA_RANGE * layer_losses.mean()
 
     def extra_repr(self) -> str:
         """The knobs, for `print`."""
+        samples = self.samples
         return (
             f"loss_weight={self.loss_weight}, temperature={self.temperature}, num_layers={self.num_layers}, "
-            f"positives={list(self.positives)} ({self.num_positives} sharpened by {self.sharpness}), "
-            f"negatives={list(self.negatives)} ({self.num_negatives}, sigma {self.blur_sigma}), "
+            f"positives={list(samples.positives)} ({samples.num_positives} sharpened by {samples.sharpness}), "
+            f"negatives={list(samples.negatives)} ({samples.num_negatives}, sigma {samples.blur_sigma}), "
             f"data_range={self.data_range}"
         )
 
@@ -155,73 +145,46 @@ class PCLLoss(nn.Module):
         """Take up what `get_extra_state` gave."""
         self.num_calls = int(state["num_calls"])
 
-    def _blocks(
-        self, sr: Tensor, hr: Tensor, lq: Tensor | None, generator: torch.Generator
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]]:
-        """Blocks of images that are compared at a time: sr, hr, lq, factors `(K_P, n)` and sigmas `(K_N, n)`."""
-        # Drawn for the whole batch, so that the samples do not depend on how it is cut up.
-        factor = sigma = torch.empty(0, len(hr))
-        if "sharpen" in self.positives:
-            factor = samples.draw_uniform(*self.sharpness, (self.num_positives, len(hr)), generator)
-        if "blur" in self.negatives:
-            sigma = samples.draw_uniform(*self.blur_sigma, (self.num_negatives, len(hr)), generator)
-        # GT of the next images is at hand only where the whole batch is.
-        block_size = len(hr) if "batch" in self.negatives else max(1, self._chunk_size(hr) // self._num_samples)
-        srs = sr.split(block_size)
-        lqs = [None] * len(srs) if lq is None or "lq" not in self.negatives else lq.split(block_size)
-        return zip(srs, hr.split(block_size), lqs, factor.split(block_size, 1), sigma.split(block_size, 1), strict=True)
-
-    def _chunk_size(self, hr: Tensor) -> int:
+    def _images_per_chunk(self, hr: Tensor) -> int:
         if self.chunk_size is not None:
-            return self.chunk_size
-        return self._num_samples * (CPU_BLOCK_SIZE if hr.device.type == "cpu" else len(hr))
+            return max(1, self.chunk_size // len(self.samples.kinds))
+        return CPU_IMAGES if hr.device.type == "cpu" else len(hr)
 
-    def _compare(
-        self, sr: Tensor, hr: Tensor, lq: Tensor | None, factor: Tensor, sigma: Tensor, embedding: Embedding
-    ) -> tuple[Tensor, Tensor]:
-        """Losses `(n, L)` and similarities `(n, L, K)` of a block."""
-        layout = fastest_layout(sr)
-        images = self._make_samples(hr, lq, factor, sigma).contiguous(memory_format=layout)
-        anchor = (at_least_float32(sr) / self.data_range).contiguous(memory_format=layout)
-        return frozen_contrastive_loss(
-            embedding.embed(anchor, self.num_layers),
-            self._embed_samples(images.split(self._chunk_size(hr)), len(hr), embedding),
-            self._num_positives,
-            self.temperature,
-        )
+    def _unit(self, images: Tensor) -> Tensor:
+        """Images in [0, 1], in float32 or wider."""
+        return at_least_float32(images) / self.data_range
+
+    def _laid_out(self, images: Tensor) -> Tensor:
+        return images.contiguous(memory_format=fastest_layout(images))
 
     @torch.no_grad()
-    def _make_samples(self, hr: Tensor, lq: Tensor | None, factor: Tensor, sigma: Tensor) -> Tensor:
-        """The samples that are made of images, `(K n, C, H, W)` in [0, 1], sample by sample, the positives first."""
-        with torch.autocast(hr.device.type, enabled=False):
-            gt = at_least_float32(hr) / self.data_range
-            made = [gt] if "gt" in self.positives else []
-            if "sharpen" in self.positives:
-                made.append(samples.sharpen(gt, factor).flatten(0, 1))
-            if "blur" in self.negatives:
-                made.append(samples.blur(gt, sigma, self.blur_sigma[1]).flatten(0, 1))
-            if lq is not None:
-                enlarged = samples.upsample(at_least_float32(lq) / self.data_range, (gt.shape[-2], gt.shape[-1]))
-                made.append(enlarged.to(gt.dtype))
-            if "batch" in self.negatives and "gt" not in self.positives:
-                made.append(gt)
-            return torch.cat(made)
+    def _gt_maps(self, hr: Tensor, embedding: Embedding) -> list[Tensor]:
+        """The maps of all GT images, the first ones once more behind the last, so that each has those that follow."""
+        chunks = self._laid_out(self._unit(hr)).split(self._images_per_chunk(hr))
+        layers = zip(*(embedding.embed(chunk, self.num_layers) for chunk in chunks), strict=True)
+        maps_of_all = [torch.cat(maps) for maps in layers]
+        return [torch.cat([maps, maps[: min(self.samples.num_negatives, len(hr) - 1)]]) for maps in maps_of_all]
 
     @torch.no_grad()
-    def _embed_samples(self, images: Iterable[Tensor], count: int, embedding: Embedding) -> Iterator[Sequence[Tensor]]:
-        """The maps of all samples of `count` images, piece by piece: L of `(k, count, C_l, H_l, W_l)`."""
-        chunks = (embedding.embed(chunk, self.num_layers) for chunk in images)
-        if "batch" not in self.negatives:
-            for chunk in chunks:
-                yield [maps.unflatten(0, (-1, count)) for maps in chunk]
-            return
-        layers = [torch.cat(maps).unflatten(0, (-1, count)) for maps in zip(*chunks, strict=True)]
-        # GT is the first sample; where it is none, it was embedded behind them, for those that follow.
-        gt_is_sample = "gt" in self.positives
-        yield layers if gt_is_sample else [maps[:-1] for maps in layers]
-        shifts = range(1, min(self.num_negatives, count - 1) + 1)
-        gt_maps = [maps[0 if gt_is_sample else -1] for maps in layers]
-        yield [torch.stack([gt.roll(-shift, 0) for shift in shifts]) for gt in gt_maps]
+    def _sample_maps(self, hr: Tensor, lq: Tensor | None, draws: Draws, embedding: Embedding) -> list[list[Tensor]]:
+        """The maps of the samples of n images: of every layer, tensors `(k, n, C_l, H_l, W_l)`, the positives first."""
+        made = self.samples.make(self._unit(hr), None if lq is None else self._unit(lq), draws)
+        if "batch" in self.samples.negatives and "gt" in self.samples.positives:
+            made = made[1:]  # the maps of GT are there already
+        layers: list[list[Tensor]] = [[] for _ in range(self.num_layers)]
+        flat = self._laid_out(made.flatten(0, 1))
+        for chunk in flat.split(self.chunk_size or len(flat)) if len(flat) else ():
+            for layer, maps in zip(layers, embedding.embed(chunk, self.num_layers), strict=True):
+                layer.append(maps.unflatten(0, (-1, len(hr))))
+        return layers
+
+    def _add_gt_maps(self, layers: list[list[Tensor]], gt_maps: list[Tensor], images: slice, batch_size: int) -> None:
+        """Add GT's maps, if it is a positive, and those of the images that follow, the negatives of `'batch'`."""
+        for layer, maps in zip(layers, gt_maps, strict=True):
+            if "gt" in self.samples.positives:
+                layer.insert(0, maps[None, images])
+            for shift in range(1, len(maps) - batch_size + 1):
+                layer.append(maps[None, images.start + shift : images.stop + shift])
 
     def _check(self, sr: Tensor, hr: Tensor, embedding: Embedding | None, lq: Tensor | None) -> Embedding:
         if embedding is None:
@@ -242,7 +205,7 @@ class PCLLoss(nn.Module):
                 f"sr and hr must have the same shape, got {tuple(sr.shape)} and {tuple(hr.shape)}; "
                 "crop or resize one to the other, and check the scale"
             )
-        if "lq" in self.negatives:
+        if "lq" in self.samples.negatives:
             if lq is None:
                 raise ValueError("negatives contains 'lq', but no lq was passed; call with lq=..., or drop 'lq'")
             check_images("lq", lq)
@@ -250,7 +213,7 @@ class PCLLoss(nn.Module):
                 raise ValueError(
                     f"lq must have the batch size and channels of hr, got {tuple(lq.shape)} and {tuple(hr.shape)}"
                 )
-        if "batch" in self.negatives and len(hr) < 2:
+        if "batch" in self.samples.negatives and len(hr) < 2:
             raise ValueError(
                 "negatives contains 'batch', which takes the other images of the batch, but the batch has one image; "
                 "use a batch size of at least 2, or drop 'batch'"

@@ -3,15 +3,106 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ._checks import check_count, check_positive, check_range, check_sources
 from ._distributed import rank
+from ._tensors import move_without_waiting
 
 POSITIVE_SOURCES = ("gt", "sharpen")
 NEGATIVE_SOURCES = ("blur", "lq", "batch")
+
+
+class Draws(NamedTuple):
+    """The random numbers behind the samples of n images, on the device of their generator."""
+
+    factors: Tensor
+    """Of sharpening, `(K_P, n)`."""
+    sigmas: Tensor
+    """Of blurring, `(K_N, n)`, in pixels."""
+
+    def of(self, images: slice) -> Draws:
+        """Those of some of the images."""
+        return Draws(self.factors[:, images], self.sigmas[:, images])
+
+
+class SampleDraw:
+    """Which samples there are of every image: draws their random numbers, and makes them.
+
+    The negatives of the source `'batch'` are other images of the batch: they are not made here.
+
+    Args:
+        num_positives: number of sharpened images; `'gt'` adds one more positive.
+        num_negatives: number of blurred images, and the most that `'batch'` adds; `'lq'` adds one.
+        positives: out of `'gt'` and `'sharpen'`.
+        negatives: out of `'blur'`, `'lq'` and `'batch'`.
+        sharpness: range of the sharpening factor; 1 is the image itself.
+        blur_sigma: range of the Gaussian's sigma, in pixels.
+
+    Raises:
+        TypeError, ValueError: an argument is of a wrong type or out of range.
+    """
+
+    def __init__(
+        self,
+        num_positives: int,
+        num_negatives: int,
+        positives: Iterable[str],
+        negatives: Iterable[str],
+        sharpness: Sequence[float],
+        blur_sigma: Sequence[float],
+    ) -> None:
+        self.positives = check_sources("positives", positives, POSITIVE_SOURCES)
+        self.negatives = check_sources("negatives", negatives, NEGATIVE_SOURCES)
+        self.num_positives = check_count("num_positives", num_positives, int("sharpen" in self.positives))
+        self.num_negatives = check_count("num_negatives", num_negatives, int(self.negatives != ("lq",)))
+        self.sharpness = check_range("sharpness", sharpness, 0.0)
+        self.blur_sigma = check_range("blur_sigma", blur_sigma, 0.0)
+        check_positive("blur_sigma[0]", self.blur_sigma[0])
+        counts = {"gt": 1, "sharpen": self.num_positives, "blur": self.num_negatives, "lq": 1, "batch": 0}
+        order = [source for source in counts if source in self.positives + self.negatives]
+        self.kinds: tuple[str, ...] = tuple(source for source in order for _ in range(counts[source]))
+        """The source of every sample that `make` makes, in its order: the positives come first."""
+        self.total_positives = sum(kind in POSITIVE_SOURCES for kind in self.kinds)
+
+    def draw(self, n: int, generator: torch.Generator) -> Draws:
+        """The numbers for n images; none for a source that is not used."""
+        device = generator.device
+        factors = sigmas = torch.empty(0, n, dtype=torch.float64, device=device)
+        if "sharpen" in self.positives:
+            factors = draw_uniform(*self.sharpness, (self.num_positives, n), generator)
+        if "blur" in self.negatives:
+            sigmas = draw_uniform(*self.blur_sigma, (self.num_negatives, n), generator)
+        return Draws(factors, sigmas)
+
+    def make(self, gt: Tensor, lq: Tensor | None, draws: Draws) -> Tensor:
+        """The samples of images, without a gradient.
+
+        Args:
+            gt: `(n, C, H, W)`, in [0, 1].
+            lq: `(n, C, h, w)`, in [0, 1]; without it the sample `'lq'` is left out.
+            draws: the numbers of these images.
+
+        Returns:
+            `(K, n, C, H, W)`, in [0, 1], in the order of `kinds`.
+
+        Raises:
+            ValueError: an image is too small for the blur.
+        """
+        with torch.no_grad(), torch.autocast(gt.device.type, enabled=False):
+            made = [gt[None]] if "gt" in self.positives else []
+            if "sharpen" in self.positives:
+                made.append(sharpen(gt, draws.factors))
+            if "blur" in self.negatives:
+                made.append(blur(gt, draws.sigmas, self.blur_sigma[1]))
+            if "lq" in self.negatives and lq is not None:
+                made.append(upsample(lq, (gt.shape[-2], gt.shape[-1]))[None].to(gt.dtype))
+            return torch.cat(made) if made else gt.new_empty(0, *gt.shape)
 
 
 def seeded_generator(seed: int, step: int) -> torch.Generator:
@@ -51,7 +142,7 @@ def sharpen(images: Tensor, factor: Tensor) -> Tensor:
     Returns:
         `(K, N, C, H, W)`, in [0, 1].
     """
-    factor = factor.to(images)[..., None, None, None]
+    factor = move_without_waiting(factor.to(images.dtype), images.device)[..., None, None, None]
     return torch.lerp(_smooth(images), images, factor).clamp_(0, 1)
 
 
@@ -86,36 +177,6 @@ def blur(images: Tensor, sigma: Tensor, max_sigma: float) -> Tensor:
 def upsample(lq: Tensor, size: tuple[int, int]) -> Tensor:
     """LR images enlarged to `size` by bicubic interpolation, `(N, C, *size)`, clamped to [0, 1]."""
     return F.interpolate(lq, size=size, mode="bicubic", align_corners=False).clamp(0, 1)
-
-
-def draw_sharpened(hr: Tensor, count: int, sharpness: tuple[float, float], generator: torch.Generator) -> Tensor:
-    """`count` sharpened versions of every image, each with its own factor from U[*sharpness].
-
-    Args:
-        hr: `(N, C, H, W)`, in [0, 1].
-        count: K_P.
-        sharpness: the factor's range.
-        generator: where the factors come from.
-
-    Returns:
-        `(count, N, C, H, W)`, in [0, 1].
-    """
-    return sharpen(hr, draw_uniform(*sharpness, (count, len(hr)), generator))
-
-
-def draw_blurred(hr: Tensor, count: int, blur_sigma: tuple[float, float], generator: torch.Generator) -> Tensor:
-    """`count` blurred versions of every image, each with its own sigma from U[*blur_sigma].
-
-    Args:
-        hr: `(N, C, H, W)`, in [0, 1].
-        count: K_N.
-        blur_sigma: the range of sigma, in pixels.
-        generator: where the sigmas come from.
-
-    Returns:
-        `(count, N, C, H, W)`, in [0, 1].
-    """
-    return blur(hr, draw_uniform(*blur_sigma, (count, len(hr)), generator), blur_sigma[1])
 
 
 def _smooth(images: Tensor) -> Tensor:

@@ -259,8 +259,8 @@ def check_running_statistics_embed_like_batch_statistics(
 ) -> None:
     """Raise unless, so many updates after the start, similarities with both kinds of statistics are within 0.1."""
     generator = torch.Generator().manual_seed(0)
-    sharp = samples.draw_sharpened(crops, 1, (1.5, 3.0), generator)[0]
-    blurred = samples.draw_blurred(crops, 1, (0.5, 1.5), generator)[0]
+    draw = samples.SampleDraw(1, 1, ["sharpen"], ["blur"], (1.5, 3.0), (0.5, 1.5))
+    sharp, blurred = draw.make(crops, None, draw.draw(len(crops), generator))
     with torch.no_grad():
         for _ in range(updates):
             net(torch.cat([crops, blurred]))

@@ -106,7 +106,7 @@ def test_knobs_beside_the_command_are_taken_and_named_in_the_one_line(
     )
     pcl = PCL(options())
     assert pcl.pcl.temperature == 0.5
-    assert pcl.pcl.negatives == ("blur", "batch")
+    assert pcl.pcl.samples.negatives == ("blur", "batch")
     assert pcl.pcl.data_range == 255.0
     assert pcl._optimizer.param_groups[0]["lr"] == 2e-4
     assert capsys.readouterr().out == (

@@ -23,6 +23,16 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def draw_sharpened(images: Tensor, count: int, sharpness: tuple[float, float], generator: torch.Generator) -> Tensor:
+    draw = samples.SampleDraw(count, 0, ["sharpen"], ["lq"], sharpness, BLUR_SIGMA)
+    return draw.make(images, None, draw.draw(len(images), generator))
+
+
+def draw_blurred(images: Tensor, count: int, blur_sigma: tuple[float, float], generator: torch.Generator) -> Tensor:
+    draw = samples.SampleDraw(0, count, ["gt"], ["blur"], SHARPNESS, blur_sigma)
+    return draw.make(images, None, draw.draw(len(images), generator))[1:]
+
+
 def high_frequency_energy(images: Tensor) -> Tensor:
     """Energy of LH, HL and HH of every image of a `(..., C, H, W)` tensor."""
     bands = torch.cat(haar_dwt(images.flatten(0, -4))[1:], 1)
@@ -42,21 +52,21 @@ def check_blurrier(draw: Callable[[Tensor, torch.Generator], Tensor], images: Te
 
 
 def test_every_sharpened_sample_has_more_high_frequencies_than_its_photograph(crops: Tensor) -> None:
-    check_sharper(lambda x, g: samples.draw_sharpened(x, 4, SHARPNESS, g), crops)
+    check_sharper(lambda x, g: draw_sharpened(x, 4, SHARPNESS, g), crops)
 
 
 def test_the_published_sharpening_range_would_blur_some_positives(crops: Tensor) -> None:
     with pytest.raises(AssertionError):
-        check_sharper(lambda x, g: samples.draw_sharpened(x, 4, (0.5, 3.0), g), crops)
+        check_sharper(lambda x, g: draw_sharpened(x, 4, (0.5, 3.0), g), crops)
 
 
 def test_every_blurred_sample_has_fewer_high_frequencies_than_its_photograph(crops: Tensor) -> None:
-    check_blurrier(lambda x, g: samples.draw_blurred(x, 4, BLUR_SIGMA, g), crops)
+    check_blurrier(lambda x, g: draw_blurred(x, 4, BLUR_SIGMA, g), crops)
 
 
 def test_the_published_blur_range_would_leave_some_negatives_equal_to_gt(crops: Tensor) -> None:
     with pytest.raises(AssertionError):
-        check_blurrier(lambda x, g: samples.draw_blurred(x, 4, (0.1, 2.0), g), crops)
+        check_blurrier(lambda x, g: draw_blurred(x, 4, (0.1, 2.0), g), crops)
 
 
 @pytest.mark.parametrize("kind", ["photograph", "noise", "black and white"])
@@ -64,8 +74,8 @@ def test_samples_stay_in_the_unit_range(crops: Tensor, kind: str) -> None:
     noise = rand(4, 3, 32, 32, dtype=torch.float32)
     images = {"photograph": crops, "noise": noise, "black and white": noise.round()}[kind]
     made = [
-        samples.draw_sharpened(images, 4, SHARPNESS, generator()),
-        samples.draw_blurred(images, 4, BLUR_SIGMA, generator()),
+        draw_sharpened(images, 4, SHARPNESS, generator()),
+        draw_blurred(images, 4, BLUR_SIGMA, generator()),
         samples.upsample(images, (96, 80)),
     ]
     for batch in made:
@@ -78,8 +88,8 @@ def test_samples_have_the_shape_and_dtype_of_their_images(channels: int) -> None
     for dtype in (torch.float32, torch.float64):
         images = rand(2, channels, 32, 40, dtype=dtype)
         for made in (
-            samples.draw_sharpened(images, 3, SHARPNESS, generator()),
-            samples.draw_blurred(images, 3, BLUR_SIGMA, generator()),
+            draw_sharpened(images, 3, SHARPNESS, generator()),
+            draw_blurred(images, 3, BLUR_SIGMA, generator()),
         ):
             assert made.shape == (3, 2, channels, 32, 40)
             assert made.dtype == dtype
@@ -90,9 +100,9 @@ def test_samples_have_the_shape_and_dtype_of_their_images(channels: int) -> None
 def test_every_sample_of_every_image_has_a_draw_of_its_own(crops: Tensor, kind: str) -> None:
     images = crops[:1].expand(3, -1, -1, -1)
     made = (
-        samples.draw_sharpened(images, 4, SHARPNESS, generator())
+        draw_sharpened(images, 4, SHARPNESS, generator())
         if kind == "sharpen"
-        else samples.draw_blurred(images, 4, BLUR_SIGMA, generator())
+        else draw_blurred(images, 4, BLUR_SIGMA, generator())
     )
     for a, b in itertools.combinations(made.flatten(0, 1), 2):
         assert not torch.equal(a, b)
@@ -101,8 +111,8 @@ def test_every_sample_of_every_image_has_a_draw_of_its_own(crops: Tensor, kind: 
 @pytest.mark.usefixtures("untouched_global_rng")
 def test_the_same_seed_gives_the_same_samples_and_another_seed_others(crops: Tensor) -> None:
     for draw in (
-        lambda g: samples.draw_sharpened(crops, 2, SHARPNESS, g),
-        lambda g: samples.draw_blurred(crops, 2, BLUR_SIGMA, g),
+        lambda g: draw_sharpened(crops, 2, SHARPNESS, g),
+        lambda g: draw_blurred(crops, 2, BLUR_SIGMA, g),
     ):
         assert torch.equal(draw(generator(5)), draw(generator(5)))
         assert not torch.equal(draw(generator(5)), draw(generator(6)))
@@ -183,7 +193,35 @@ def test_upsample_equals_bicubic_loops(small: tuple[int, int], large: tuple[int,
 
 def test_a_blur_too_wide_for_the_image_is_refused() -> None:
     with pytest.raises(ValueError, match=r"sigma 11.*33 pixels.*32x32; lower blur_sigma or use larger patches"):
-        samples.draw_blurred(rand(1, 3, 32, 32), 1, (10.5, 11.0), generator())
+        draw_blurred(rand(1, 3, 32, 32), 1, (10.5, 11.0), generator())
+
+
+def test_samples_come_in_the_order_of_their_kinds_and_each_from_its_draw() -> None:
+    gt, lq = rand(2, 3, 32, 32), rand(2, 3, 8, 8)
+    draw = samples.SampleDraw(2, 1, ["sharpen", "gt"], ["lq", "batch", "blur"], SHARPNESS, BLUR_SIGMA)
+    assert draw.kinds == ("gt", "sharpen", "sharpen", "blur", "lq")
+    assert draw.total_positives == 3
+    draws = draw.draw(2, generator())
+    made = draw.make(gt, lq, draws)
+    assert made.shape == (5, 2, 3, 32, 32)
+    for i in range(2):
+        image = gt[i].numpy()
+        expected = [
+            image,
+            *(reference.sharpen(image, float(factor)) for factor in draws.factors[:, i]),
+            reference.blur(image, float(draws.sigmas[0, i]), 5),
+            reference.bicubic(lq[i].numpy(), (32, 32)),
+        ]
+        for ours, other in zip(made[:, i], expected, strict=True):
+            torch.testing.assert_close(ours, torch.from_numpy(other), rtol=0, atol=1e-12)
+
+
+def test_a_part_of_the_batch_keeps_its_draws() -> None:
+    gt = rand(3, 3, 32, 32)
+    draw = samples.SampleDraw(2, 2, ["gt", "sharpen"], ["blur"], SHARPNESS, BLUR_SIGMA)
+    draws = draw.draw(3, generator())
+    part = slice(1, 3)
+    assert torch.equal(draw.make(gt[part], None, draws.of(part)), draw.make(gt, None, draws)[:, part])
 
 
 def first_numbers(seed: int, step: int) -> tuple[float, ...]:

@@ -100,8 +100,9 @@ def test_the_plain_loss_equals_the_loops_over_single_images(step_cost: ModuleTyp
     net, loss = tiny_discriminator(), step_cost.PlainPCLLoss(num_positives=2, num_negatives=2, temperature=0.4)
     value = loss(sr, hr, net, generator=generator())
     source = generator()
-    positives = [hr, *samples.draw_sharpened(hr, 2, loss.sharpness, source)]
-    negatives = [*samples.draw_blurred(hr, 2, loss.blur_sigma, source)]
+    factors, sigmas = (samples.draw_uniform(*bounds, (2, len(hr)), source) for bounds in ((1.5, 3.0), (0.5, 1.5)))
+    positives = [hr, *samples.sharpen(hr, factors)]
+    negatives = [*samples.blur(hr, sigmas, 1.5)]
     per_image = [[[kind[i].numpy() for kind in kinds] for i in range(len(hr))] for kinds in (positives, negatives)]
     expected = reference.pcl_loss(net, sr, *per_image, temperature=0.4)
     assert value.item() * 255 == pytest.approx(expected, rel=1e-9)

@@ -122,7 +122,7 @@ def make_sheet(
         return at_least_float32(images.detach()) / pcl.data_range
 
     gt, sr, lq = to_unit(hr), None if sr is None else to_unit(sr), None if lq is None else to_unit(lq)
-    gt_is_positive = "gt" in pcl.positives
+    gt_is_positive = "gt" in pcl.samples.positives
     with torch.autocast(gt.device.type, enabled=False):
         drawn, notes = _draw_samples(gt, lq, pcl, generator or samples.seeded_generator(pcl.seed, 0))
         drawn.insert(0, _Sample("gt", None, gt))
@@ -226,19 +226,19 @@ def _draw_samples(
     gt: Tensor, lq: Tensor | None, pcl: PCLLoss, generator: torch.Generator
 ) -> tuple[list[_Sample], list[str]]:
     """The samples of one image in the order and with the draws of `PCLLoss`; and notes on what is left out."""
-    drawn, notes = [], []
-    if "sharpen" in pcl.positives:
-        factors = samples.draw_uniform(*pcl.sharpness, (pcl.num_positives, 1), generator)
-        drawn += [_Sample("sharpen", float(f), x) for f, x in zip(factors, samples.sharpen(gt, factors), strict=True)]
-    if "blur" in pcl.negatives:
-        sigmas = samples.draw_uniform(*pcl.blur_sigma, (pcl.num_negatives, 1), generator)
-        blurred = samples.blur(gt, sigmas, pcl.blur_sigma[1])
-        drawn += [_Sample("blur", float(sigma), x) for sigma, x in zip(sigmas, blurred, strict=True)]
-    if "lq" in pcl.negatives and lq is not None:
-        drawn.append(_Sample("lq", None, samples.upsample(lq, (gt.shape[-2], gt.shape[-1]))))
-    elif "lq" in pcl.negatives:
+    draws = pcl.samples.draw(1, generator)
+    made = pcl.samples.make(gt, lq, draws)
+    numbers = {"sharpen": iter(draws.factors), "blur": iter(draws.sigmas)}
+    kinds = [kind for kind in pcl.samples.kinds if kind != "lq" or lq is not None]
+    drawn = [
+        _Sample(kind, float(next(numbers[kind])) if kind in numbers else None, image)
+        for kind, image in zip(kinds, made, strict=True)
+        if kind != "gt"
+    ]
+    notes = []
+    if "lq" in pcl.samples.negatives and lq is None:
         notes.append("without the negative 'lq': no LR image was given")
-    if "batch" in pcl.negatives:
+    if "batch" in pcl.samples.negatives:
         notes.append("without the negatives 'batch': one image has no batch mates")
     return drawn, notes
 
