@@ -4,6 +4,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers import rand, tiny_discriminator
@@ -92,3 +93,17 @@ def test_a_file_of_another_kind_is_refused(content: Any, message: str, tmp_path:
         torch.save(content, path)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         checkpoints.load_discriminator(path)
+
+
+@pytest.mark.parametrize("window", [8, 7])
+def test_window_nets_get_their_multiple_and_the_image_keeps_its_size(window: int) -> None:
+    seen = []
+
+    def net(x: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(x.shape[-2:]))
+        return torch.nn.functional.interpolate(x, scale_factor=4)
+
+    lr = np.random.default_rng(0).integers(0, 256, (20, 17, 3), dtype=np.uint8)
+    sr = checkpoints.upscale(net, lr, 4, "cpu", window=window)
+    assert all(side % window == 0 for side in seen[0])
+    np.testing.assert_array_equal(sr, lr.repeat(4, axis=0).repeat(4, axis=1))
