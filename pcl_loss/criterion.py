@@ -25,8 +25,8 @@ class PCLCriterion(nn.Module):
     one step of E_D (eq 7) on `sr.detach()`, so that `loss = F.l1_loss(sr, hr) + pcl(sr, hr)` is all that a loop needs.
     The returned loss may be back-propagated any time later, also after further calls.
 
-    E_D is no business of the loop's optimizer: its parameters never hold a `.grad` between calls, so that an
-    optimizer that was given them by accident leaves them alone.
+    The loop's optimizer does not train E_D: its parameters never hold a `.grad` between calls, so that an optimizer
+    that was given them by accident leaves them alone. A batch that is not finite leaves no trace in E_D.
 
     Under torch.distributed every rank must make the same calls; E_D then starts equal, its gradients and statistics
     are averaged, and it is the same on all ranks after every step. To resume, every rank must load the state.
@@ -72,9 +72,13 @@ class PCLCriterion(nn.Module):
         self._params = self._named_params()
         self._optimizer: torch.optim.Optimizer | None = None
         if self._params:
-            self._optimizer = torch.optim.Adam(self._params, check_positive("lr", lr), _check_betas(betas))
-        self._grads: list[Tensor] = []  # sums over the calls since E_D's last step
+            # Fused, it can skip a step without waiting for the device.
+            self._optimizer = torch.optim.Adam(self._params, check_positive("lr", lr), _check_betas(betas), fused=True)
+        # Since E_D's last step: the calls, those whose gradients were finite, and the sums of these gradients.
         self._num_pending = 0
+        self._num_good: Tensor
+        self.register_buffer("_num_good", torch.zeros(()), persistent=False)
+        self._grads: dict[int, Tensor] = {}
         self._in_step_with_ranks = False
         self.log: dict[str, Tensor] = {}
         """Detached 0-dim tensors of the last call: those of `PCLLoss.stats`, `l_pcl` (the value returned), and, from
@@ -108,33 +112,37 @@ class PCLCriterion(nn.Module):
         return loss
 
     def _train_embedding(self, sr: Tensor, hr: Tensor) -> dict[str, Tensor]:
+        step = DiscriminatorStep(self.embedding, self.sync)
+        # Parameters that were frozen later, or that the logits do not use, have no gradient: None.
+        active = [i for i, param in enumerate(self._params) if param.requires_grad]
         with torch.autocast(sr.device.type, enabled=False):
-            images = torch.cat([at_least_float32(hr), at_least_float32(sr)]) / self.pcl.data_range
-            real, fake = self.embedding(images).chunk(2)
-            l_d = contrastive_discriminator_loss(real, fake)
-            grads = torch.autograd.grad(l_d, self._params)
-        if self._grads:
-            torch._foreach_add_(self._grads, grads)
-        else:
-            self._grads = list(grads)
+            l_d = step.loss(self.embedding, hr, sr, self.pcl.data_range, contrastive_discriminator_loss)
+            found = torch.autograd.grad(l_d, [self._params[i] for i in active], allow_unused=True)
+        bad = step.settle([grad for grad in found if grad is not None])
+        for i, grad in zip(active, found, strict=True):
+            if grad is not None:
+                grad = torch.where(bad > 0, 0, grad)
+                before = self._grads.get(i)
+                self._grads[i] = grad if before is None else before.add_(grad)
+        self._num_good += 1 - bad
         self._num_pending += 1
-        if self.sync:
-            average(_float_buffers(self.embedding))
         if self._num_pending == self.update_every:
             self._step()
-        return {"l_d": l_d.detach(), "out_d_real": real.detach().mean(), "out_d_fake": fake.detach().mean()}
+        return step.log
 
     def _step(self) -> None:
-        optimizer = cast(torch.optim.Optimizer, self._optimizer)
-        if self._num_pending > 1:
-            torch._foreach_div_(self._grads, self._num_pending)
+        grads = list(self._grads.values())
+        if self.update_every > 1:
+            torch._foreach_div_(grads, self._num_good.clamp_min(1))
         if self.sync:
-            average(self._grads)
-        for param, grad in zip(self._params, self._grads, strict=True):
-            param.grad = grad
-        optimizer.step()
+            average(grads)
+        for i, grad in self._grads.items():
+            self._params[i].grad = grad
+        optimizer = cast(torch.optim.Optimizer, self._optimizer)
+        DiscriminatorStep.apply(optimizer, skip=self._num_good == 0)
         optimizer.zero_grad(set_to_none=True)
-        self._grads, self._num_pending = [], 0
+        self._grads, self._num_pending = {}, 0
+        self._num_good.zero_()
 
     def _start_equal(self) -> None:
         broadcast([*self.embedding.parameters(), *self.embedding.buffers()])
@@ -143,7 +151,8 @@ class PCLCriterion(nn.Module):
     def get_extra_state(self) -> dict[str, Any]:
         """E_D's optimizer, and the gradients that wait for its next step."""
         optimizer = None if self._optimizer is None else self._optimizer.state_dict()
-        return {"optimizer": optimizer, "num_pending": self._num_pending, "grads": list(self._grads)}
+        pending = {"num_pending": self._num_pending, "num_good": self._num_good, "grads": dict(self._grads)}
+        return {"optimizer": optimizer, **pending}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Take up what `get_extra_state` gave.
@@ -160,9 +169,8 @@ class PCLCriterion(nn.Module):
         if self._optimizer is not None:
             self._optimizer.load_state_dict(state["optimizer"])
         self._num_pending = int(state["num_pending"])
-        self._grads = [
-            grad.detach().to(param, copy=True) for grad, param in zip(state["grads"], self._params, strict=False)
-        ]
+        self._num_good.copy_(state["num_good"])
+        self._grads = {i: grad.detach().to(self._params[i], copy=True) for i, grad in state["grads"].items()}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PCLCriterion:
         """Move E_D and its optimizer together; `.half()` and `.bfloat16()` leave both in float32, which Adam needs."""
@@ -174,12 +182,12 @@ class PCLCriterion(nn.Module):
             return moved
 
         super()._apply(move, recurse)
-        self._grads = [move(grad) for grad in self._grads]
+        self._grads = {i: move(grad) for i, grad in self._grads.items()}
         if self._optimizer is not None:
             self._follow_parameters(self._optimizer)
-            for state in self._optimizer.state.values():
-                # Adam keeps its step counter on the CPU.
-                state.update({k: move(v) for k, v in state.items() if isinstance(v, Tensor) and k != "step"})
+            for param, state in self._optimizer.state.items():
+                # The step counter keeps its dtype.
+                state.update({k: v.to(param.device) if k == "step" else move(v) for k, v in state.items()})
         return self
 
     def _named_params(self) -> list[nn.Parameter]:
@@ -193,6 +201,62 @@ class PCLCriterion(nn.Module):
         for before, after in zip(old, self._params, strict=True):
             if before is not after and before in optimizer.state:
                 optimizer.state[after] = optimizer.state.pop(before)
+
+
+class DiscriminatorStep:
+    """E_D's step on one batch (eq 7), of which a batch that is not finite leaves no trace. Nothing waits for a GPU.
+
+    A loop takes the gradients of `loss` in its own way, hands them to `settle`, and then calls `apply`.
+
+    Args:
+        net_d: whose buffers (batch norm's statistics) the step may change.
+        sync: average these buffers over the ranks of torch.distributed.
+    """
+
+    def __init__(self, net_d: nn.Module, sync: bool = True) -> None:
+        self.sync = sync
+        self.log: dict[str, Tensor] = {}
+        """Detached 0-dim tensors: `l_d`, `out_d_real` and `out_d_fake`."""
+        self._buffers = [(buffer, buffer.clone()) for buffer in net_d.buffers()]
+
+    def loss(
+        self,
+        net_d: Callable[[Tensor], Tensor],
+        hr: Tensor,
+        sr: Tensor,
+        data_range: float,
+        cri_cld: Callable[[Tensor, Tensor], Tensor],
+    ) -> Tensor:
+        """`cri_cld` of the logits that `net_d` gives real and super-resolved images `(N, C, H, W)`, 0-dim."""
+        images = torch.cat([at_least_float32(hr), at_least_float32(sr)]) / data_range
+        # One forward over both: DistributedDataParallel allows one per backward.
+        real, fake = net_d(images).chunk(2)
+        l_d = cri_cld(real, fake)
+        self.log = {"l_d": l_d.detach(), "out_d_real": real.detach().mean(), "out_d_fake": fake.detach().mean()}
+        return l_d
+
+    @torch.no_grad()
+    def settle(self, grads: Sequence[Tensor]) -> Tensor:
+        """1 if a gradient is not finite, on any rank, else 0: 0-dim. If it is 1, the buffers are as they were."""
+        norms = torch.stack(torch._foreach_norm(list(grads)))
+        bad = (~norms.isfinite().all()).float()
+        if self.sync:
+            average([bad])
+            average([buffer for buffer, _ in self._buffers if buffer.is_floating_point()])
+        bad = bad.ceil()
+        for buffer, before in self._buffers:
+            buffer.copy_(torch.where(bad > 0, before, buffer))
+        return bad
+
+    @staticmethod
+    def apply(optimizer: torch.optim.Optimizer, skip: Tensor) -> None:
+        """A step of a fused optimizer, which moves neither weights nor moments nor its counter if `skip`, 0-dim."""
+        # What a GradScaler hands over, and fused optimizers look at on the device.
+        optimizer.found_inf = skip.float()  # type: ignore[attr-defined]
+        try:
+            optimizer.step()
+        finally:
+            del optimizer.found_inf  # type: ignore[attr-defined]
 
 
 class PCLPerceptualLoss(PCLCriterion):
@@ -244,7 +308,3 @@ def _check_betas(betas: Sequence[float]) -> tuple[float, float]:
     if not (0 <= first < 1 and 0 <= second < 1):
         raise ValueError(f"betas must each be at least 0 and below 1, got {tuple(betas)}")
     return first, second
-
-
-def _float_buffers(module: nn.Module) -> list[Tensor]:
-    return [buffer for buffer in module.buffers() if buffer.is_floating_point()]

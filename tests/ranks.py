@@ -52,6 +52,11 @@ def work(rank: int, world_size: int, directory: str) -> None:
         sr, hr = images_of(rank, step)
         criterion(sr.requires_grad_(), hr).backward()
         results["steps"].append(snapshot(criterion.embedding))
+    sr, hr = images_of(rank, NUM_STEPS)
+    if rank == 1:
+        sr[0, 0, 0, 0] = float("nan")
+    criterion(sr.requires_grad_(), hr)
+    results["after_a_spoilt_batch_on_rank_1"] = snapshot(criterion.embedding)
 
     weights = start_weights().requires_grad_()
     real, fake = (x @ weights for x in logit_inputs_of(rank))
