@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import ranks
 import torch
+from device_waits import WaitCounter
 from helpers import (
     check_gradient_by_finite_differences,
     rand,
@@ -393,14 +394,25 @@ def test_under_autocast_e_d_is_trained_in_float32_and_the_loss_is_near_the_exact
     assert same(snapshot(inside), snapshot(outside))
 
 
-def test_the_loss_runs_on_the_device_of_the_images_without_a_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_call_runs_on_the_device_of_the_images_and_waits_for_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     skip_kornias_sigma_check(monkeypatch)
+    # Backward does not run on fake CUDA tensors: gradients of the right shapes stand in for it.
+    monkeypatch.setattr(
+        torch.autograd, "grad", lambda loss, params, **_: tuple(torch.zeros_like(param) for param in params)
+    )
     with FakeTensorMode():
         with torch.device("cuda"):
-            crit = PCLCriterion(num_feat=2, negatives=("blur", "lq", "batch")).eval()
+            crit = PCLCriterion(num_feat=2, negatives=("blur", "lq", "batch"), update_every=2)
             sr, hr, lq = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32), torch.rand(2, 3, 8, 8)
-        value = crit(sr.requires_grad_(), hr, lq)
+        crit(sr.requires_grad_(), hr, lq)
+        with WaitCounter() as counter:
+            for _ in range(2):
+                value = crit(sr, hr, lq)
+        assert not counter.waits
         assert value.device.type == "cuda"
+        assert "l_d" in crit.log
         assert all(scalar.device.type == "cuda" for scalar in crit.log.values())
 
 

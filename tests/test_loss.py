@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import reference
 import torch
+from device_waits import WaitCounter
 from helpers import (
     Recorder,
     check_gradient_by_finite_differences,
@@ -532,10 +533,22 @@ def test_everything_runs_on_the_device_of_the_images_without_a_sync(
             net = WaveletDiscriminator(num_feat=2, norm=norm, wavelet=wavelet)
             sr, hr, lq = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32), torch.rand(2, 3, 8, 8)
         pcl = PCLLoss(negatives=("blur", "lq", "batch"), temperature=0.5)
-        value = pcl(sr.requires_grad_(), hr, net, lq)
+        with WaitCounter() as counter:
+            value = pcl(sr.requires_grad_(), hr, net, lq)
+        assert not counter.waits
         assert value.device.type == "cuda"
         assert value.shape == ()
         assert all(stat.device.type == "cuda" for stat in pcl.stats.values())
+
+
+def test_a_copy_that_waits_for_the_gpu_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    skip_kornias_sigma_check(monkeypatch)
+    monkeypatch.setattr(samples, "move_without_waiting", lambda x, device: x.to(device))
+    with FakeTensorMode(), torch.device("cuda"):
+        net, sr, hr = WaveletDiscriminator(num_feat=2), torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32)
+        with WaitCounter() as counter:
+            PCLLoss()(sr, hr, net)
+    assert len(counter.waits) == 1
 
 
 def test_a_tensor_on_the_wrong_device_or_a_sync_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
