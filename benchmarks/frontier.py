@@ -24,6 +24,8 @@ from typing import Any
 import torch
 from _frontier_methods import L1, REORDERED, UNSHARP, PackageMissing, parse_method
 from _frontier_run import TEST, VAL, Job, Setting, run
+from _frontier_sheet import draw_sheet
+from _frontier_tables import Results, describe, draw
 
 Record = dict[str, Any]
 
@@ -32,24 +34,40 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line; exits with a message if it makes no sense."""
     parser = argparse.ArgumentParser(description="What works in this loss, and at what price.")
     commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("run", help="train and measure; goes on where it was stopped")
-    command.add_argument("--net", required=True, metavar="MODULE:FUNCTION", help="the x4 net; MODULE on PYTHONPATH")
-    command.add_argument("--weights", required=True, type=Path, metavar="FILE", help="its state dict")
-    command.add_argument("--name", help="of the net in the results (default: FUNCTION)")
-    command.add_argument("--range", type=float, default=1.0, metavar="WHITE", help="of the net's images (default: 1)")
-    command.add_argument(
-        "--train", required=True, nargs="+", type=Path, metavar="DIR", help="HR images; 60 are held out"
-    )
-    command.add_argument("--test", nargs="*", default=[], type=_named_folder, metavar="NAME=DIR", help="more test sets")
-    command.add_argument("--on", choices=(VAL, TEST), default=VAL, help="choose knobs on val, report on test")
-    command.add_argument("--methods", required=True, nargs="+", type=_method, metavar="NAME[,KEY=VALUE...]")
-    command.add_argument("--ratios", nargs="+", type=float, default=[0.5, 1.0], help="of the gradients (default: .5 1)")
-    command.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default: 0 1 2")
-    command.add_argument("--iters", type=int, default=300, help="of a run (default: 300)")
-    command.add_argument("--threads", type=int, default=1, help="of a run (default: 1)")
+
+    runs = argparse.ArgumentParser(add_help=False)
+    runs.add_argument("--net", required=True, metavar="MODULE:FUNCTION", help="the x4 net; MODULE on PYTHONPATH")
+    runs.add_argument("--weights", required=True, type=Path, metavar="FILE", help="its state dict")
+    runs.add_argument("--name", help="of the net in the results (default: FUNCTION)")
+    runs.add_argument("--range", type=float, default=1.0, metavar="WHITE", help="of the net's images (default: 1)")
+    runs.add_argument("--train", required=True, nargs="+", type=Path, metavar="DIR", help="HR images; 60 are held out")
+    runs.add_argument("--test", nargs="*", default=[], type=_named_folder, metavar="NAME=DIR", help="more test sets")
+    runs.add_argument("--on", choices=(VAL, TEST), default=VAL, help="choose knobs on val, report on test")
+    runs.add_argument("--methods", required=True, nargs="+", type=_method, metavar="NAME[,KEY=VALUE...]")
+    runs.add_argument("--ratios", nargs="+", type=float, default=[0.5, 1.0], help="of the gradients (default: .5 1)")
+    runs.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default: 0 1 2")
+    runs.add_argument("--iters", type=int, default=300, help="of a run (default: 300)")
+    runs.add_argument("--threads", type=int, default=1, help="of a run (default: 1)")
+    runs.add_argument("--work", required=True, type=Path, metavar="DIR", help="takes the nets that come out")
+
+    command = commands.add_parser("run", parents=[runs], help="train and measure; goes on where it was stopped")
     command.add_argument("--jobs", type=int, default=2, help="runs side by side (default: 2)")
     command.add_argument("--results", required=True, type=Path, metavar="FILE", help="one JSON line a run is appended")
-    command.add_argument("--work", required=True, type=Path, metavar="DIR", help="takes the nets that come out")
+
+    command = commands.add_parser("sheet", parents=[runs], help="crops where the methods differ most from the first")
+    command.add_argument("--set", default=TEST, metavar="NAME", help="of the images (default: %(default)s)")
+    command.add_argument("--rows", type=int, default=8, help="crops (default: 8)")
+    command.add_argument("--out", required=True, type=Path, metavar="FILE")
+
+    command = commands.add_parser("tables", help="Markdown of results, on standard output; nothing is run")
+    command.add_argument("results", nargs="+", type=Path, metavar="RESULTS")
+    command.add_argument("--on", choices=(VAL, TEST), default=TEST)
+    command.add_argument("--iters", type=int, default=300)
+    command.add_argument("--picture", type=Path, metavar="FILE", help="draw the curves too")
+    command.add_argument(
+        "--methods", nargs="*", default=[], metavar="NAME", help="curves of the picture (default: all)"
+    )
+    command.add_argument("--set", metavar="NAME", help="of the picture (default: the first)")
     return parser.parse_args(arguments)
 
 
@@ -132,6 +150,12 @@ def rounded(value: Any) -> Any:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     args = parse_arguments(sys.argv[1:] if arguments is None else arguments)
+    if args.command == "tables":
+        results = Results([record for file in args.results for record in read_results(file)], args.on, args.iters)
+        print(describe(results))
+        if args.picture:
+            draw(results, args.picture, args.methods, args.set or results.sets[0])
+        return
     setting = Setting(
         net=args.net,
         name=args.name or args.net.partition(":")[2],
@@ -143,8 +167,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         iters=args.iters,
         work=args.work,
     )
+    jobs = plan(args.methods, args.ratios, args.seeds)
     try:
-        run_all(setting, plan(args.methods, args.ratios, args.seeds), args.results, args.threads, args.jobs)
+        if args.command == "run":
+            run_all(setting, jobs, args.results, args.threads, args.jobs)
+        else:
+            torch.set_num_threads(args.threads)
+            for spot in draw_sheet(setting, jobs, args.set, args.rows, args.out):
+                print(spot)
     except PackageMissing as error:
         sys.exit(str(error))
 
