@@ -41,6 +41,8 @@ from basicsr.utils.registry import METRIC_REGISTRY
 Image = NDArray[np.uint8]
 SCALE, LR_PATCH, BATCH_SIZE = 4, 24, 4
 LR = 5e-5
+# As BasicSR's ema_decay, for short runs. Of the last weights alone, the order of the batches moves LPIPS by 3 %.
+EMA_DECAY = 0.99
 CALIBRATION_BATCHES = 8
 DISTS_CROP = 224
 HELD_OUT_MIN_SIDE = 256
@@ -228,7 +230,7 @@ def gradient_ratio(net_g: nn.Module, loss: Loss, batches: Sequence[Batch]) -> fl
 
 
 def train(setting: Setting, job: Job, batches: Batches, net_g: nn.Module) -> dict[str, Any]:
-    """Fine-tune the net in place; what is to be logged of it."""
+    """Fine-tune the net in place and leave the moving average of its weights in it; what is to be logged of it."""
     log: dict[str, Any] = {}
     loss: Loss | None = None
     weight = 0.0
@@ -244,8 +246,9 @@ def train(setting: Setting, job: Job, batches: Batches, net_g: nn.Module) -> dic
     order: Iterable[int] = range(setting.iters)
     if job.method == REORDERED:
         order = reversed(range(setting.iters))
+    average = [param.detach().clone() for param in net_g.parameters()]
     seconds = []
-    for step in order:
+    for count, step in enumerate(order, 1):
         lq, hr = batches(job.seed, step)
         begin = time.process_time()
         sr = net_g(lq)
@@ -256,6 +259,10 @@ def train(setting: Setting, job: Job, batches: Batches, net_g: nn.Module) -> dic
         total.backward()
         optimizer.step()
         seconds.append(time.process_time() - begin)
+        with torch.no_grad():
+            torch._foreach_lerp_(average, list(net_g.parameters()), max(1 - EMA_DECAY, 1 / count))
+    with torch.no_grad():
+        torch._foreach_copy_(list(net_g.parameters()), average)
     if loss is not None:
         log["ratio_at_end"] = weight * gradient_ratio(net_g, loss, calibration)
     return log | {"seconds_per_step": statistics.median(seconds)}
