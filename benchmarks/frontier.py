@@ -117,10 +117,15 @@ def read_results(file: Path) -> list[Record]:
     return records
 
 
+def pending(setting: Setting, jobs: Iterable[Job], records: Iterable[Record]) -> list[Job]:
+    """The jobs that have no record yet."""
+    done = {key(record) for record in records}
+    return [job for job in jobs if (setting.name, setting.on, setting.iters, *job) not in done]
+
+
 def run_all(setting: Setting, jobs: Sequence[Job], results: Path, threads: int, workers: int) -> None:
     """Make the runs that are not in the results yet, and append them."""
-    done = {key(record) for record in read_results(results)}
-    left = [job for job in jobs if (setting.name, setting.on, setting.iters, *job) not in done]
+    left = pending(setting, jobs, read_results(results))
     print(f"{len(left)} of {len(jobs)} runs to do", file=sys.stderr, flush=True)
     begin = time.perf_counter()
     with concurrent.futures.ProcessPoolExecutor(
