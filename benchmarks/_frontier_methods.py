@@ -245,7 +245,7 @@ def push(context: Context) -> Loss:
     generator = samples.seeded_generator(context.seed, 0)
 
     def loss(sr: Tensor, hr: Tensor) -> Tensor:
-        blurred = samples.draw_blurred(hr, 4, (0.5, 1.5), generator)
+        blurred = samples.blur(hr, samples.draw_uniform(0.5, 1.5, (4, len(hr)), generator), 1.5)
         maps = [f.unflatten(0, blurred.shape[:2]) for f in net_d.embed(blurred.flatten(0, 1))]
         pairs = zip(net_d.embed(sr), maps, strict=True)
         return torch.stack([functional.similarity(f, n).logsumexp(1).mean() for f, n in pairs]).mean()
