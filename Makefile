@@ -8,7 +8,7 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet
 READY := $(VENV)/.pcl_loss-ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo bench test test-all lint format options clean
+.PHONY: help setup demo bench test test-all test-gpu lint format options clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ test: setup lint ## ruff, mypy and the test suite without its slow part
 
 test-all: setup lint ## the same with the slow tests
 	$(VENV)/bin/python -m pytest
+
+test-gpu: setup ## the tests that need a GPU (no GPU has run them yet)
+	$(VENV)/bin/python -m pytest -m cuda
 
 lint: setup ## ruff and mypy
 	$(VENV)/bin/ruff check .

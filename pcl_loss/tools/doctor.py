@@ -206,7 +206,7 @@ def diagnose(device: str | None = None, workload: Workload | None = None) -> Dia
         checks += step
         if all(check.passed for check in step):
             measured = _measure(net, pcl, hr, lq, workload)
-    except Exception as error:  # the patient's state, whatever it is, is the result
+    except Exception as error:  # what is wrong, whatever it is, is the result
         checks.append(Check("a training step runs", False, f"{type(error).__name__}: {error}"))
     return Diagnosis(
         versions=versions,
