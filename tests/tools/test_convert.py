@@ -1,4 +1,3 @@
-import argparse
 import collections
 import math
 import os
@@ -9,8 +8,9 @@ import torch.nn.functional as F
 import yaml
 from torch import nn
 
+from pcl_loss import cli
 from pcl_loss.tools import convert
-from pcl_loss.tools.convert import file_from_basicsr, file_to_basicsr, from_basicsr, to_basicsr
+from pcl_loss.tools.convert import convert_file, convert_state
 
 CODEBASES = ["edsr", "rcan", "han"]
 MEAN = (0.4488, 0.4371, 0.4040)
@@ -164,10 +164,16 @@ def learned_shift(state, seed=3, consistent=True):
     return state
 
 
+def to_basicsr(state, codebase, **options):
+    return convert_state(state, codebase, **options)[0]
+
+
+def from_basicsr(state, codebase, rgb_range=None, **options):
+    return convert_state(state, codebase, to_official=True, rgb_range=rgb_range, **options)[0]
+
+
 def pcl_loss_convert(*arguments):
-    parser = argparse.ArgumentParser()
-    convert.add_arguments(parser)
-    return convert.run(parser.parse_args([str(argument) for argument in arguments]))
+    return cli.main(["convert", *map(str, arguments)])
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
@@ -439,20 +445,20 @@ def test_param_key_chooses_the_network_in_basicsr_s_file(tmp_path):
     states = {key: to_basicsr(official_state("edsr", seed=i), "edsr") for i, key in enumerate(convert.PARAM_KEYS)}
     torch.save(states, tmp_path / "both.pth")
     for i, key in enumerate(convert.PARAM_KEYS):
-        file_from_basicsr(tmp_path / "both.pth", tmp_path / f"{key}.pt", "edsr", param_key=key)
+        convert_file(tmp_path / "both.pth", tmp_path / f"{key}.pt", "edsr", to_official=True, param_key=key)
         loaded = torch.load(tmp_path / f"{key}.pt", weights_only=True)
         assert torch.equal(loaded["head.0.weight"], official_state("edsr", seed=i)["head.0.weight"])
-    file_to_basicsr(tmp_path / "params.pt", tmp_path / "ema.pth", "edsr", param_key="params_ema")
+    convert_file(tmp_path / "params.pt", tmp_path / "ema.pth", "edsr", param_key="params_ema")
     assert list(torch.load(tmp_path / "ema.pth", weights_only=True)) == ["params_ema"]
     with pytest.raises(ValueError, match=r"has no 'params'; it holds params_ema: choose with --param-key"):
-        file_from_basicsr(tmp_path / "ema.pth", tmp_path / "x.pt", "edsr")
+        convert_file(tmp_path / "ema.pth", tmp_path / "x.pt", "edsr", to_official=True)
     with pytest.raises(ValueError, match="param_key must be one of 'params', 'params_ema', got 'ema'"):
-        file_from_basicsr(tmp_path / "both.pth", tmp_path / "x.pt", "edsr", param_key="ema")
+        convert_file(tmp_path / "both.pth", tmp_path / "x.pt", "edsr", to_official=True, param_key="ema")
 
 
 def test_bare_state_dict_of_basicsr_s_names_is_read(tmp_path):
     torch.save(to_basicsr(official_state("edsr"), "edsr"), tmp_path / "bare.pth")
-    file_from_basicsr(tmp_path / "bare.pth", tmp_path / "out.pt", "edsr")
+    convert_file(tmp_path / "bare.pth", tmp_path / "out.pt", "edsr", to_official=True)
     assert torch.equal(
         torch.load(tmp_path / "out.pt", weights_only=True)["tail.1.bias"], official_state("edsr")["tail.1.bias"]
     )
@@ -480,23 +486,23 @@ class Pickled:
 )
 def test_files_of_other_kinds_are_refused(content, message, tmp_path):
     torch.save(content, tmp_path / "in.pt")
-    for convert_file in (file_to_basicsr, file_from_basicsr):
+    for to_official in (False, True):
         with pytest.raises(ValueError, match=message):
-            convert_file(tmp_path / "in.pt", tmp_path / "out.pth", "edsr")
+            convert_file(tmp_path / "in.pt", tmp_path / "out.pth", "edsr", to_official=to_official)
     assert os.listdir(tmp_path) == ["in.pt"]
 
 
 def test_basicsr_s_file_is_refused_as_an_official_one(tmp_path):
     torch.save({"params": to_basicsr(official_state("edsr"), "edsr")}, tmp_path / "in.pth")
     with pytest.raises(ValueError, match=r"is a file of BasicSR \(params\).*--to"):
-        file_to_basicsr(tmp_path / "in.pth", tmp_path / "out.pth", "edsr")
+        convert_file(tmp_path / "in.pth", tmp_path / "out.pth", "edsr")
 
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_code_in_a_file_is_not_run(zipped, tmp_path):
     torch.save({"a": Pickled(tmp_path / "ran")}, tmp_path / "in.pt", _use_new_zipfile_serialization=zipped)
     with pytest.raises(ValueError, match="holds Python objects"):
-        file_to_basicsr(tmp_path / "in.pt", tmp_path / "out.pth", "edsr")
+        convert_file(tmp_path / "in.pt", tmp_path / "out.pth", "edsr")
     assert not (tmp_path / "ran").exists()
 
 
@@ -504,7 +510,7 @@ def test_code_in_a_file_is_not_run(zipped, tmp_path):
 def test_damaged_files_are_refused(content, tmp_path):
     (tmp_path / "in.pt").write_bytes(content)
     with pytest.raises(ValueError, match="no readable checkpoint"):
-        file_to_basicsr(tmp_path / "in.pt", tmp_path / "out.pth", "edsr")
+        convert_file(tmp_path / "in.pt", tmp_path / "out.pth", "edsr")
 
 
 def test_existing_output_is_kept_unless_forced(tmp_path, capsys):
@@ -522,13 +528,12 @@ def test_interrupted_writing_leaves_the_old_file_and_no_other(tmp_path, monkeypa
     torch.save(official_state("edsr"), tmp_path / "in.pt")
     (tmp_path / "out.pth").write_text("precious")
 
-    def disk_full(content, file, **options):
-        file.write(b"half")
+    def disk_full(_file):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(torch, "save", disk_full)
+    monkeypatch.setattr(os, "fsync", disk_full)
     with pytest.raises(OSError, match="No space left"):
-        file_to_basicsr(tmp_path / "in.pt", tmp_path / "out.pth", "edsr", force=True)
+        convert_file(tmp_path / "in.pt", tmp_path / "out.pth", "edsr", force=True)
     assert sorted(os.listdir(tmp_path)) == ["in.pt", "out.pth"]
     assert (tmp_path / "out.pth").read_text() == "precious"
 
@@ -547,6 +552,6 @@ def test_paths_that_cannot_be_are_refused(tmp_path, capsys):
 
 def test_official_files_are_written_for_old_pytorch_too(tmp_path):
     torch.save({"params": to_basicsr(official_state("edsr"), "edsr")}, tmp_path / "in.pth")
-    file_from_basicsr(tmp_path / "in.pth", tmp_path / "out.pt", "edsr")
+    convert_file(tmp_path / "in.pth", tmp_path / "out.pt", "edsr", to_official=True)
     # PyTorch before 1.6 reads no zip file.
     assert not (tmp_path / "out.pt").read_bytes().startswith(b"PK")

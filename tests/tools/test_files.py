@@ -1,5 +1,6 @@
 """Image files are read as BasicSR reads them, and written whole or not at all."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,33 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
         images.write_file(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    synced: list[bytes] = []
+
+    def sync(handle: int) -> None:
+        assert not path.exists()
+        (other,) = tmp_path.iterdir()
+        assert other.stat().st_ino == os.fstat(handle).st_ino
+        synced.append(other.read_bytes())
+
+    monkeypatch.setattr(os, "fsync", sync)
+    images.write_file(path, b"new")
+    assert synced == [path.read_bytes()] == [b"new"]
+
+
+def test_modes_and_links_are_kept(tmp_path: Path) -> None:
+    path, link = tmp_path / "file", tmp_path / "links" / "link"
+    link.parent.mkdir()
+    link.symlink_to(path)
+    path.write_bytes(b"old")
+    path.chmod(0o640)
+    images.write_file(link, b"new")
+    assert link.is_symlink()
+    assert path.read_bytes() == b"new"
+    assert path.stat().st_mode & 0o777 == 0o640
 
 
 def test_a_missing_or_broken_image_is_named(tmp_path: Path) -> None:
