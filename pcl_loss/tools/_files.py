@@ -14,6 +14,7 @@ from .. import import_repair  # noqa: F401  (resize imports basicsr)
 Image = NDArray[np.uint8]
 """`(H, W, 3)`, in BGR as OpenCV's and BasicSR's images are."""
 
+PNG_COMPRESSION = 3
 TEMPORARY = ".tmp-"  # a leading dot also hides it from BasicSR's scan of a folder
 
 
@@ -36,11 +37,11 @@ def read_image(path: Path) -> Image:
     return image
 
 
-def write_image(path: Path, image: Image, compression: int = 3) -> None:
+def write_image(path: Path, image: Image) -> None:
     """Write a PNG, all or nothing, making its folder."""
     import cv2
 
-    write_file(path, cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, compression])[1].tobytes())
+    write_file(path, cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, PNG_COMPRESSION])[1].tobytes())
 
 
 def write_file(path: Path, content: bytes | memoryview) -> None:

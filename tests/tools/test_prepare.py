@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import Future
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -436,36 +436,49 @@ def test_hr_images_are_copied_where_the_file_system_knows_no_hard_links(
     assert all(linked[name] == copied[name] for name in linked if name.endswith(".png"))
 
 
-def test_a_pool_gets_every_image_once_and_few_ahead(
-    many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ahead: list[Future[Any]] = []
+class PoolInThisProcess:
+    """A pool that does each image when its outcome is asked for."""
 
-    class OneAtATime:
-        """A pool whose first image in line is finished whenever somebody waits."""
+    done: list[str]
+    leftovers: list[bool]
 
-        def __init__(self, jobs: int, **kwargs: Any) -> None:
-            assert jobs == 2
+    def __init__(self, jobs: int, **kwargs: Any) -> None:
+        assert jobs == 2
+        type(self).done, type(self).leftovers = [], []
 
-        def submit(self, function: Any, task: Any) -> Future[Any]:
-            future: Future[Any] = Future()
-            future.call = lambda: future.set_result(function(task))  # type: ignore[attr-defined]
-            ahead.append(future)
-            assert len(ahead) <= 3
-            return future
+    def map(self, function: Any, sources: list[Path]) -> Iterator[Any]:
+        for source in sources:
+            self.done.append(source.name)
+            yield function(source)
 
-        def shutdown(self, **kwargs: Any) -> None:
-            assert not ahead
+    def shutdown(self, *, wait: bool, cancel_futures: bool) -> None:
+        assert wait
+        self.leftovers.append(not cancel_futures)
 
-    def finish_one(pending: set[Future[Any]], return_when: str) -> tuple[set[Future[Any]], set[Future[Any]]]:
-        first = ahead.pop(0)
-        first.call()  # type: ignore[attr-defined]
-        return {first}, pending - {first}
 
-    monkeypatch.setattr(module, "ProcessPoolExecutor", OneAtATime)
-    monkeypatch.setattr(module, "wait", finish_one)
+def test_a_pool_gets_every_image_once(many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ProcessPoolExecutor", PoolInThisProcess)
     done = prepare(many, tmp_path / "out", 4, jobs=2)
     assert (done.made, done.pairs) == (16, {4: 16})
+    assert PoolInThisProcess.done == sorted(path.name for path in many.iterdir())
+
+
+def test_an_interrupted_pool_does_none_of_the_images_in_line(
+    many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = module.prepare_image, []
+
+    def interrupt_the_third(source: Path, cuts: Any) -> Any:
+        calls.append(source)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(source, cuts)
+
+    monkeypatch.setattr(module, "prepare_image", interrupt_the_third)
+    monkeypatch.setattr(module, "ProcessPoolExecutor", PoolInThisProcess)
+    assert command(many, tmp_path / "out", "--scale", 4, "--jobs", 2) == 130
+    assert len(PoolInThisProcess.done) == 3
+    assert PoolInThisProcess.leftovers == [False]
 
 
 def test_a_dead_worker_is_no_riddle(hr: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -473,7 +486,7 @@ def test_a_dead_worker_is_no_riddle(hr: Path, tmp_path: Path, monkeypatch: pytes
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             pass
 
-        def submit(self, *args: Any) -> None:
+        def map(self, *args: Any) -> None:
             raise module.BrokenProcessPool
 
         def shutdown(self, **kwargs: Any) -> None:
