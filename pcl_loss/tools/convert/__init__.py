@@ -33,33 +33,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     direction.add_argument("--to", dest="to_codebase", choices=CODEBASES, help="BasicSR's checkpoint to the official")
     parser.add_argument("--in", dest="source", required=True, metavar="FILE", help="the file to read")
     parser.add_argument("--out", dest="target", required=True, metavar="FILE", help="the file to write")
-    parser.add_argument(
-        "--param-key", choices=PARAM_KEYS, default="params", help="the network in BasicSR's file (default: params)"
+    add = parser.add_argument
+    add("--param-key", choices=PARAM_KEYS, default="params", help="the network in BasicSR's file (default: params)")
+    range_help = (
+        "--rgb_range of the official training, img_range of BasicSR's (default: with --from read off the file, "
     )
-    parser.add_argument(
-        "--rgb-range",
-        type=float,
-        metavar="R",
-        help="--rgb_range of the official training, img_range of BasicSR's "
-        "(default: with --from read off the file, with --to 255; 1 for networks trained at 1)",
-    )
-    parser.add_argument(
-        "--rgb-mean",
-        type=float,
-        nargs=3,
-        default=DIV2K_MEAN,
-        metavar=("R", "G", "B"),
-        help="rgb_mean of network_g (default: DIV2K's, %(default)s)",
-    )
-    parser.add_argument("--force", action="store_true", help="replace an existing output file")
+    add("--rgb-range", type=float, metavar="R", help=f"{range_help}with --to 255; 1 for networks trained at 1)")
+    mean_help, colours = "rgb_mean of network_g (default: DIV2K's, %(default)s)", ("R", "G", "B")
+    add("--rgb-mean", type=float, nargs=3, default=DIV2K_MEAN, metavar=colours, help=mean_help)
+    add("--force", action="store_true", help="replace an existing output file")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what the options of `add_arguments` say, and print what was found; the exit status.
-
-    Raises:
-        OSError, TypeError, ValueError: as `convert_file`.
-    """
+    """Do what the options of `add_arguments` say, and print what was found; raises as `convert_file` does."""
     network = convert_file(
         args.source,
         args.target,
@@ -98,20 +84,10 @@ def convert_file(
     rgb_mean: Sequence[float] = DIV2K_MEAN,
     force: bool = False,
 ) -> Network:
-    """Convert a checkpoint file, reading no code from it, and writing it whole or not at all.
+    """Convert a checkpoint file as `convert_state` does, which has the other arguments; returns what was found.
 
-    Args:
-        source: the file to read; the official codes' are plain state dicts.
-        target: the file to write.
-        codebase: see `convert_state`, as for the other three.
-        to_official: see there.
-        param_key: 'params' or 'params_ema', the key in BasicSR's file.
-        rgb_range: see there.
-        rgb_mean: see there.
-        force: replace an existing `target`.
-
-    Returns:
-        What was found.
+    No code in `source` is run; `target` is written whole or not at all, and replaced if `force` is given. `param_key`
+    is 'params' or 'params_ema', the key in BasicSR's file; the official codes' are plain state dicts.
 
     Raises:
         OSError: a file cannot be read or written.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,18 @@ _EDSR_BLOCK = ("body.{}.body.0.weight", "body.{}.conv1.weight")
 _GROUP = ("body.{}.body.0.body.0.weight", "body.{}.residual_group.0.rcab.0.weight")
 _BLOCK = ("body.0.body.{}.body.0.weight", "body.0.residual_group.{}.rcab.0.weight")
 _SQUEEZE = ("body.0.body.0.body.3.conv_du.0.weight", "body.0.residual_group.0.rcab.3.attention.1.weight")
+
+# The options of the official codes' main.py, and those of BasicSR's network_g.
+_FLAGS = {
+    "model": "type",
+    "scale": "upscale",
+    "n_resgroups": "num_group",
+    "n_resblocks": "num_block",
+    "n_feats": "num_feat",
+    "reduction": "squeeze_factor",
+    "res_scale": "res_scale",
+    "rgb_range": "img_range",
+}
 
 
 @dataclass(frozen=True)
@@ -52,19 +65,14 @@ class Network:
 
     def network_g(self) -> dict[str, Any]:
         """The options of BasicSR's `network_g`, `res_scale` being a guess."""
+        options = dataclasses.asdict(self) | {"rgb_mean": list(self.rgb_mean)}
+        del options["codebase"], options["learned_shift"]
         options = {
             "type": self.codebase.upper(),
             "num_in_ch": 3,
             "num_out_ch": 3,
-            "num_feat": self.num_feat,
-            "num_group": self.num_group,
-            "num_block": self.num_block,
-            "squeeze_factor": self.squeeze_factor,
-            "upscale": self.upscale,
             "res_scale": self.res_scale,
-            "img_range": self.img_range,
-            "rgb_mean": list(self.rgb_mean),
-        }
+        } | options
         return {key: value for key, value in options.items() if value is not None}
 
     def network_g_yaml(self) -> str:
@@ -86,17 +94,13 @@ class Network:
 
     def official_flags(self) -> str:
         """The options of the official code's `main.py` that make this network, `res_scale` being a guess."""
-        flags = {
-            "model": self.codebase.upper(),
-            "scale": self.upscale,
-            "n_resgroups": self.num_group,
-            "n_resblocks": self.num_block,
-            "n_feats": self.num_feat,
-            "reduction": self.squeeze_factor,
-            "res_scale": self.res_scale if self.codebase == "edsr" else None,
-            "rgb_range": f"{self.img_range:g}",
-        }
-        return " ".join(f"--{key} {value}" for key, value in flags.items() if value is not None)
+        options = self.network_g()
+        if self.codebase != "edsr":
+            del options["res_scale"]
+        flags = {flag: options[key] for flag, key in _FLAGS.items() if key in options}
+        return " ".join(
+            f"--{flag} {value if isinstance(value, str) else f'{value:g}'}" for flag, value in flags.items()
+        )
 
     def layers(self) -> list[tuple[str, str, tuple[int, ...]]]:
         """Official name, BasicSR's name and shape of every tensor but the mean shift."""
@@ -138,14 +142,8 @@ class Network:
 def inspect(state: Mapping[str, Tensor], codebase: str, side: int) -> tuple[Network, dict[str, Tensor]]:
     """The network, and its tensors without the prefix of `DataParallel`, detached.
 
-    Args:
-        state: a state dict.
-        codebase: one of `CODEBASES`.
-        side: whose names it has: 0 for the official code's, 1 for BasicSR's.
-
-    Raises:
-        TypeError: `state` does not map names to float tensors.
-        ValueError: it is of another network, of another side, or a tensor is missing, unknown or of another shape.
+    `side` is 0 for the official names, 1 for BasicSR's. Raises `TypeError` if `state` does not map names to float
+    tensors, and `ValueError` if it is of another network or side, or a tensor is missing, unknown or of another shape.
     """
     if codebase not in CODEBASES:
         raise ValueError(f"codebase must be one of {', '.join(map(repr, CODEBASES))}, got {codebase!r}")

@@ -22,6 +22,7 @@ No file ever lies half-written under one of these names: what is being written i
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import json
 import multiprocessing
@@ -30,7 +31,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -148,8 +149,8 @@ def prepare(
             folder.mkdir(exist_ok=True)
             _remove_temporary(folder)
 
-    with bar("images", len(sources), progress) as shown:
-        outcomes = _process(sources, cuts, jobs, shown.update)
+    with contextlib.closing(_process(sources, cuts, min(jobs, len(sources)))) as finished:
+        outcomes = list(bar(finished, "images", len(sources), progress))
 
     pairs: dict[int, int] = {}
     yaml: dict[int, str] = {}
@@ -249,16 +250,12 @@ def _remove_temporary(folder: Path) -> None:
 # The worker processes
 
 
-def _process(sources: Sequence[Path], cuts: Cuts, jobs: int, advance: Callable[[], object]) -> list[Outcome]:
-    """Do all images, in their order; calls `advance` after each."""
-    outcomes = []
-    jobs = min(jobs, len(sources))
+def _process(sources: Sequence[Path], cuts: Cuts, jobs: int) -> Generator[Outcome]:
+    """Do all images, in their order."""
     prepare_one = functools.partial(prepare_image, cuts=cuts)
     if jobs == 1:
-        for source in sources:
-            outcomes.append(prepare_one(source))
-            advance()
-        return outcomes
+        yield from map(prepare_one, sources)
+        return
 
     # A plain fork of a process in which torch has run threads can hang. The fork server imports the slow libraries
     # once, before there are any threads, and the workers share them.
@@ -267,10 +264,7 @@ def _process(sources: Sequence[Path], cuts: Cuts, jobs: int, advance: Callable[[
     context.set_forkserver_preload([__name__, "basicsr.utils.matlab_functions"])
     pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker)
     try:
-        for outcome in pool.map(prepare_one, sources):
-            outcomes.append(outcome)
-            advance()
-        return outcomes
+        yield from pool.map(prepare_one, sources)
     except BrokenProcessPool as error:
         raise ChildProcessError(
             "a worker process died; if memory ran out, take fewer jobs (the same call finishes the rest); if this is "

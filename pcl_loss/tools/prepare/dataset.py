@@ -6,8 +6,9 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from tqdm import tqdm
 
@@ -15,6 +16,8 @@ from .._files import PNG_COMPRESSION, TEMPORARY, temporary_name, write_file
 from .._regions import Region
 from ..options import LR_PATCH
 from .image import is_current
+
+Item = TypeVar("Item")
 
 
 def describe(out: Path, scale: int, regions: dict[str, Region], lmdb: bool, progress: bool) -> str:
@@ -30,11 +33,11 @@ def describe(out: Path, scale: int, regions: dict[str, Region], lmdb: bool, prog
     return yaml
 
 
-def bar(what: str, total: int, shown: bool) -> tqdm[Any]:
-    """A progress bar on standard error."""
+def bar(items: Iterable[Item], what: str, total: int, shown: bool) -> Iterable[Item]:
+    """The items, with a progress bar on standard error."""
     # In a log file a line every ten seconds is enough.
     interval = 0.1 if sys.stderr.isatty() else 10.0
-    return tqdm(total=total, desc=what, unit="image", disable=not shown, mininterval=interval, dynamic_ncols=True)
+    return tqdm(items, what, total, disable=not shown, unit="image", mininterval=interval, dynamic_ncols=True)
 
 
 def _build_lmdb(images: Path, regions: dict[str, Region], shrink: int, progress: bool) -> None:
@@ -58,10 +61,8 @@ def _build_lmdb(images: Path, regions: dict[str, Region], shrink: int, progress:
     try:
         maker = LmdbMaker(str(temporary), map_size=map_size, batch=500, compress_level=PNG_COMPRESSION)
         try:
-            with bar(target.name, len(regions), progress) as shown:
-                for name, shape in shapes.items():
-                    maker.put((images / name).read_bytes(), Path(name).stem, shape)
-                    shown.update()
+            for name, shape in bar(shapes.items(), target.name, len(shapes), progress):
+                maker.put((images / name).read_bytes(), Path(name).stem, shape)
         finally:
             maker.close()
         if target.exists():

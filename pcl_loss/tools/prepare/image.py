@@ -47,21 +47,14 @@ class Outcome:
     regions: dict[int, dict[str, Region]] = field(default_factory=dict)  # of each scale
 
 
-class _UnusableImage(Exception):
-    """The message says why."""
-
-
 def prepare_image(source: Path, cuts: Cuts) -> Outcome:
     """Write what is missing of one image's pairs."""
     outcome = Outcome(source.name)
     try:
         changed = source.stat().st_mtime
         hr, outcome.converted = _read(source, cuts.min_size)
-    except _UnusableImage as error:
-        outcome.skipped = str(error)
-        return outcome
-    except OSError as error:
-        outcome.skipped = f"cannot be read: {error.strerror or error}"
+    except (ValueError, OSError) as error:
+        outcome.skipped = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
         return outcome
 
     written: dict[tuple[str, Region], Path] = {}
@@ -93,35 +86,35 @@ def is_current(path: Path, source_changed: float) -> bool:
 
 
 def _read(source: Path, min_size: int) -> tuple[Image, str]:
-    """An image as 8-bit BGR, and what had to be changed for that."""
+    """An image as 8-bit BGR, and what had to be changed for that; raises ValueError if it cannot be used."""
     import cv2
 
     data = np.frombuffer(source.read_bytes(), np.uint8)
     try:
         image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
     except cv2.error as error:
-        raise _UnusableImage(f"cannot be decoded: {error.err}") from error
+        raise ValueError(f"cannot be decoded: {error.err}") from error
     if image is None:
-        raise _UnusableImage("cannot be decoded: corrupt, cut short, or no image at all")
+        raise ValueError("cannot be decoded: corrupt, cut short, or no image at all")
     if image.dtype not in (np.uint8, np.uint16):
-        raise _UnusableImage(f"has pixels of type {image.dtype}; save it with 8 or 16 bits per channel")
+        raise ValueError(f"has pixels of type {image.dtype}; save it with 8 or 16 bits per channel")
     height, width = image.shape[:2]
     if min(height, width) < min_size:
-        raise _UnusableImage(f"is too small: {height}x{width} pixels, but at least {min_size}x{min_size} are needed")
+        raise ValueError(f"is too small: {height}x{width} pixels, but at least {min_size}x{min_size} are needed")
 
     changes = []
     image = image.reshape(height, width, -1)
     channels = image.shape[2]
     if channels == 4:
         if (image[..., 3] != np.iinfo(image.dtype).max).any():
-            raise _UnusableImage("is transparent in places; flatten it onto a background")
+            raise ValueError("is transparent in places; flatten it onto a background")
         image = image[..., :3]
         changes.append("opaque alpha channel dropped")
     elif channels == 1:
         image = np.repeat(image, 3, axis=2)
         changes.append("grey to colour")
     elif channels != 3:
-        raise _UnusableImage(f"has {channels} channels; save it as RGB")
+        raise ValueError(f"has {channels} channels; save it as RGB")
     if image.dtype == np.uint16:
         image = np.round(image / 257).astype(np.uint8)
         changes.append("16 bits to 8")
