@@ -152,6 +152,7 @@ def test_every_file_that_contributing_names_is_there() -> None:
         ("functional.py", ("similarity", "contrastive_loss", "contrastive_discriminator_loss")),
         ("samples.py", ("sharpen", "blur")),
         ("discriminator.py", ("WaveletDiscriminator",)),
+        ("criterion.py", ("DiscriminatorStep",)),
         ("basicsr_plugin/yaml_checks.py", ("complete_options",)),
     ],
 )
