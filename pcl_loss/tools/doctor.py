@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import importlib
 import importlib.metadata
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 
 from .. import __version__, import_repair  # noqa: F401  (before anything that imports basicsr)
 from ..criterion import PCLCriterion
+from ..loss import PCLLoss
 
 SCALE = 4
 
@@ -74,15 +76,10 @@ class Check:
 
 @dataclass(frozen=True)
 class Gradients:
-    """Norms of the gradients at the SR output, for a `loss_weight` of 1 of both losses.
+    """Norms of the gradients at the SR output, for a `loss_weight` of 1 of both losses."""
 
-    Attributes:
-        l_cl: of `PCLLoss`, for images whose white is the key.
-        l_1: of the mean absolute difference, likewise.
-    """
-
-    l_cl: dict[float, float]
-    l_1: dict[float, float]
+    l_cl: dict[float, float]  # of `PCLLoss`, for images whose white is the key
+    l_1: dict[float, float]  # of the mean absolute difference, likewise
 
     @property
     def ratio(self) -> float:
@@ -103,29 +100,18 @@ class Gradients:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What `diagnose` found; `str` makes the text to paste.
+    """What `diagnose` found; `str` makes the text to paste."""
 
-    Attributes:
-        versions: library and version, "not installed", or the error of its import.
-        repairs: repair of BasicSR and "applied" or "not needed"; empty where BasicSR cannot be imported.
-        device: what it ran on, in words.
-        images: what it was measured on.
-        workload: how large.
-        checks: all must hold.
-        gradients: None if a check failed before.
-        rates: iterations per second of "L1" and of "L1 + PCL"; empty if a check failed before.
-        memory: peak memory in MiB and what it counts, in words.
-    """
-
-    versions: dict[str, str]
-    repairs: dict[str, str]
-    device: str
-    images: str
-    workload: Workload
-    checks: list[Check]
+    versions: dict[str, str]  # library and version, "not installed", or the error of its import
+    repairs: dict[str, str]  # repair of BasicSR and "applied" or "not needed"; empty where it cannot be imported
+    device: str  # what it ran on, in words
+    images: str  # what it was measured on
+    workload: Workload  # how large
+    checks: list[Check]  # all must hold
+    # What follows is empty if a check failed before.
     gradients: Gradients | None = None
-    rates: dict[str, float] = field(default_factory=dict)
-    memory: str = ""
+    rates: dict[str, float] = field(default_factory=dict)  # iterations per second of "L1" and of "L1 + PCL"
+    memory: str = ""  # peak memory in MiB and what it counts, in words
 
     @property
     def failures(self) -> list[Check]:
@@ -163,14 +149,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the diagnosis.
-
-    Returns:
-        0 if all is well, 1 if a check failed.
-
-    Raises:
-        ValueError: the device is unknown or not there.
-    """
+    """Print the diagnosis; returns 0 if all is well, 1 if a check failed. Raises as `diagnose` does."""
     diagnosis = diagnose(args.device)
     print(diagnosis)
     return 1 if diagnosis.failures else 0
@@ -206,17 +185,15 @@ def diagnose(device: str | None = None, workload: Workload | None = None) -> Dia
         checks += step
         if all(check.passed for check in step):
             measured = _measure(net, pcl, hr, lq, workload)
-    except Exception as error:  # what is wrong, whatever it is, is the result
-        checks.append(Check("a training step runs", False, f"{type(error).__name__}: {error}"))
-    return Diagnosis(
-        versions=versions,
-        repairs=repairs,
-        device=_describe(place),
-        images=images,
-        workload=workload,
-        checks=checks,
-        **measured,
-    )
+    except Exception as error:  # whatever it is, it is the result
+        checks.append(_failure("a training step runs", error))
+    threads = f"{torch.get_num_threads()} threads"
+    where = f"{place} ({torch.cuda.get_device_name(place) if place.type == 'cuda' else threads})"
+    return Diagnosis(versions, repairs, where, images, workload, checks, **measured)
+
+
+def _failure(name: str, error: Exception) -> Check:
+    return Check(name, False, f"{type(error).__name__}: {error}")
 
 
 def _check_device(name: str | None) -> torch.device:
@@ -228,23 +205,14 @@ def _check_device(name: str | None) -> torch.device:
         raise ValueError(f"device {name!r} is unknown; take cpu, cuda or cuda:N") from None
     if device.type not in WORKLOADS:
         raise ValueError(f"device {name!r} is not supported; take cpu, cuda or cuda:N")
-    if device.type == "cuda":
-        if not torch.cuda.is_available():
-            why = (
-                "no GPU is visible to it (see nvidia-smi and CUDA_VISIBLE_DEVICES)"
-                if torch.version.cuda or torch.version.hip
-                else "it was built without CUDA (install one from pytorch.org)"
-            )
-            raise ValueError(f"device {name!r}: PyTorch {torch.__version__} sees no GPU: {why}; or take --device cpu")
-        if (device.index or 0) >= torch.cuda.device_count():
-            raise ValueError(f"device {name!r}: there are {torch.cuda.device_count()} GPUs, the first is cuda:0")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        why = "it was built without CUDA (install one from pytorch.org)"
+        if torch.version.cuda or torch.version.hip:
+            why = "no GPU is visible to it (see nvidia-smi and CUDA_VISIBLE_DEVICES)"
+        raise ValueError(f"device {name!r}: PyTorch {torch.__version__} sees no GPU: {why}; or take --device cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {name!r}: there are {torch.cuda.device_count()} GPUs, the first is cuda:0")
     return device
-
-
-def _describe(device: torch.device) -> str:
-    if device.type == "cuda":
-        return f"{device} ({torch.cuda.get_device_name(device)})"
-    return f"cpu ({torch.get_num_threads()} threads)"
 
 
 # Versions
@@ -256,34 +224,29 @@ def _versions() -> tuple[dict[str, str], list[Check]]:
     broken = []
     for module, distributions in LIBRARIES.items():
         version, error = _version(module, distributions)
-        versions["opencv" if module == "cv2" else module] = version if error is None else f"{version}, BROKEN: {error}"
         if error is not None:
-            broken.append(Check(f"{module} can be imported", False, error))
+            broken.append(_failure(f"{module} can be imported", error))
+            version += f", BROKEN: {broken[-1].detail}"
+        versions["opencv" if module == "cv2" else module] = version
     cuda = f"CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or ["no GPU"]
     versions["torch"] += f", {cuda}, {', '.join(gpus)}"
     return versions, broken
 
 
-def _version(module: str, distributions: tuple[str, ...]) -> tuple[str, str | None]:
+def _version(module: str, distributions: tuple[str, ...]) -> tuple[str, Exception | None]:
     """The version, and what went wrong when it was imported."""
-    version = "unknown version"
-    found = False
+    version = None
     for distribution in distributions:
-        try:
-            version, found = importlib.metadata.version(distribution), True
-            break
-        except importlib.metadata.PackageNotFoundError:
-            continue
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            version = version or importlib.metadata.version(distribution)
     try:
         imported = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name == module and not found:
-            return "not installed", None
-        return version, f"{type(error).__name__}: {error}"
     except Exception as error:  # a binary of another version raises anything
-        return version, f"{type(error).__name__}: {error}"
-    return str(getattr(imported, "__version__", version)), None
+        if version is None and isinstance(error, ModuleNotFoundError) and error.name == module:
+            return "not installed", None
+        return version or "unknown version", error
+    return str(getattr(imported, "__version__", version or "unknown version")), None
 
 
 def _repairs(basicsr: str) -> tuple[dict[str, str], list[Check]]:
@@ -295,11 +258,14 @@ def _repairs(basicsr: str) -> tuple[dict[str, str], list[Check]]:
 
         register()
     except Exception as error:  # BasicSR of another version
-        return {}, [Check("BasicSR knows us", False, f"{type(error).__name__}: {error}")]
+        return {}, [_failure("BasicSR knows us", error)]
     return {name: "applied" if applied else "not needed" for name, applied in repairs.report().items()}, []
 
 
 # The training step
+
+
+_conv = functools.partial(nn.Conv2d, kernel_size=3, padding=1)
 
 
 class _SmallEDSR(nn.Module):
@@ -307,14 +273,11 @@ class _SmallEDSR(nn.Module):
 
     def __init__(self, num_feat: int, num_block: int) -> None:
         super().__init__()
-        self.head = nn.Conv2d(3, num_feat, 3, padding=1)
+        self.head = _conv(3, num_feat)
         self.blocks = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d(num_feat, num_feat, 3, padding=1), nn.ReLU(), nn.Conv2d(num_feat, num_feat, 3, padding=1)
-            )
-            for _ in range(num_block)
+            nn.Sequential(_conv(num_feat, num_feat), nn.ReLU(), _conv(num_feat, num_feat)) for _ in range(num_block)
         )
-        self.tail = nn.Sequential(nn.Conv2d(num_feat, 3 * SCALE**2, 3, padding=1), nn.PixelShuffle(SCALE))
+        self.tail = nn.Sequential(_conv(num_feat, 3 * SCALE**2), nn.PixelShuffle(SCALE))
         with torch.no_grad():
             for param in self.tail.parameters():
                 param.mul_(0.01)
@@ -384,32 +347,25 @@ def _measure(net: nn.Module, pcl: PCLCriterion, hr: Tensor, lq: Tensor, workload
     for name, with_pcl in (("L1", False), ("L1 + PCL", True)):
         if hr.is_cuda:
             torch.cuda.reset_peak_memory_stats(hr.device)
-        rates[name] = _rate(functools.partial(iteration, with_pcl), hr.device, workload)
+        _time(iteration, with_pcl, workload.warm_up, hr.device)
+        rates[name] = workload.iterations / _time(iteration, with_pcl, workload.iterations, hr.device)
         if hr.is_cuda:
             peaks[name] = torch.cuda.max_memory_allocated(hr.device) / 2**20
     # After these iterations E_D's statistics are those of images.
     return {"gradients": _gradients(net(lq).detach(), hr, pcl), "rates": rates, "memory": _memory(peaks)}
 
 
-def _rate(iteration: Callable[[], None], device: torch.device, workload: Workload) -> float:
-    for _ in range(workload.warm_up):
-        iteration()
-    _wait(device)
+def _time(iteration: Callable[[bool], None], with_pcl: bool, count: int, device: torch.device) -> float:
+    """Seconds for so many iterations; a GPU is waited for."""
     start = time.perf_counter()
-    for _ in range(workload.iterations):
-        iteration()
-    _wait(device)
-    return workload.iterations / (time.perf_counter() - start)
-
-
-def _wait(device: torch.device) -> None:
+    for _ in range(count):
+        iteration(with_pcl)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    return time.perf_counter() - start
 
 
 def _gradients(sr: Tensor, hr: Tensor, pcl: PCLCriterion) -> Gradients:
-    from ..loss import PCLLoss
-
     l_cl, l_1 = {}, {}
     for white in (1.0, 255.0):
         anchor, target = (sr * white).requires_grad_(), hr * white

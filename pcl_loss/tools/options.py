@@ -7,63 +7,91 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from .._datasets import BENCHMARKS, DIV2K
 
-SCALES = (2, 3, 4)
 LR_PATCH = 48  # section 3.5 of the paper
 
-PCL_OPT = ("  pcl_opt:", "    type: PCLLoss", "    loss_weight: 1.0")
-PIXEL_OPT = ("  pixel_opt:", "    type: L1Loss", "    loss_weight: 1.0", "    reduction: mean")
-NETWORK_D = ("network_d:", "  type: WaveletDiscriminator", "  num_in_ch: 3", "  num_feat: 64")
+PCL_OPT = "  pcl_opt:\n    type: PCLLoss\n    loss_weight: 1.0\n"
+NETWORK_D = "network_d:\n  type: WaveletDiscriminator\n  num_in_ch: 3\n  num_feat: 64\n"
 FROZEN_D = "experiments/train_RCAN_x4_PCL/models/net_d_latest.pth"
 
 
 @dataclass(frozen=True)
 class Net:
-    """One SR network: its name in file names, its `network_g` block, and the model classes that train it."""
+    """One SR network: its name in file names, what it is, its `network_g` block, and the models that train it."""
 
     name: str
+    note: str
     block: tuple[str, ...]
-    scales: tuple[int, ...] = SCALES
+    scales: tuple[int, ...] = (2, 3, 4)
     base_model: str = "SRModel"
     pcl_model: str = "PCLModel"
 
 
-def _residual_net(name: str, *block: str) -> Net:
+def _residual_net(name: str, note: str, *block: str) -> Net:
     shared = ("num_in_ch: 3", "num_out_ch: 3", "upscale: {scale}", "img_range: 255.")
-    return Net(name, (*block, *shared, "rgb_mean: [0.4488, 0.4371, 0.4040]"))
+    return Net(name, note, (*block, *shared, "rgb_mean: [0.4488, 0.4371, 0.4040]"))
 
 
-NETS = (
-    _residual_net("EDSR-S", "type: EDSR", "num_feat: 64", "num_block: 16", "res_scale: 1"),
-    _residual_net("EDSR-L", "type: EDSR", "num_feat: 256", "num_block: 32", "res_scale: 0.1"),
-    _residual_net("RCAN", "type: RCAN", "num_feat: 64", "num_group: 10", "num_block: 20", "squeeze_factor: 16"),
-    _residual_net("HAN", "type: HAN", "num_feat: 64", "num_group: 10", "num_block: 20", "squeeze_factor: 16"),
-    Net(
-        "SwinIR",
-        (
-            "type: SwinIR",
-            "upscale: {scale}",
-            "in_chans: 3",
-            "img_size: 48",
-            "window_size: 8",
-            "img_range: 1.",
-            "depths: [6, 6, 6, 6, 6, 6]",
-            "embed_dim: 180",
-            "num_heads: [6, 6, 6, 6, 6, 6]",
-            "mlp_ratio: 2",
-            "upsampler: pixelshuffle",
-            "resi_connection: 1conv",
-        ),
-        scales=(4,),
-        base_model="SwinIRModel",
-        pcl_model="PCLSwinIRModel",
-    ),
+_GROUPS = ("num_feat: 64", "num_group: 10", "num_block: 20", "squeeze_factor: 16")
+_SWINIR = (
+    *("type: SwinIR", "upscale: {scale}", "in_chans: 3", "img_size: 48", "window_size: 8", "img_range: 1."),
+    *("depths: [6, 6, 6, 6, 6, 6]", "embed_dim: 180", "num_heads: [6, 6, 6, 6, 6, 6]", "mlp_ratio: 2"),
+    *("upsampler: pixelshuffle", "resi_connection: 1conv"),
 )
+_EDSR_L = "32 blocks, 256 channels, `res_scale` 0.1"
+_HAN = "10 groups of 20 blocks, 64 channels, layer and channel-spatial attention"
+_NET = "6 x 6 blocks, 180 channels; `PCLSwinIRModel`"
+NETS = (
+    _residual_net("EDSR-S", "16 blocks, 64 channels", "type: EDSR", "num_feat: 64", "num_block: 16", "res_scale: 1"),
+    _residual_net("EDSR-L", _EDSR_L, "type: EDSR", "num_feat: 256", "num_block: 32", "res_scale: 0.1"),
+    _residual_net("RCAN", "10 groups of 20 blocks, 64 channels", "type: RCAN", *_GROUPS),
+    _residual_net("HAN", _HAN, "type: HAN", *_GROUPS),
+    Net("SwinIR", _NET, _SWINIR, (4,), "SwinIRModel", "PCLSwinIRModel"),
+)
+
+
+class _Pcl(NamedTuple):
+    """What a file with PCL has more than its baseline, at the top level, under `path:` and under `train:`."""
+
+    top: str = ""
+    path: str = ""
+    train: str = ""
+
+
+def _pcl(*knobs: str, network_d: str = NETWORK_D, frozen: bool = False) -> _Pcl:
+    return _Pcl(
+        top="\n" + network_d,
+        path=f"  pretrain_network_d: {FROZEN_D}\n" if frozen else "",
+        train="\n"
+        + PCL_OPT
+        + "".join(f"    {knob}\n" for knob in knobs)
+        + ("  net_d_frozen: true\n" if frozen else ""),
+    )
+
+
+_VGG = "network_d:\n  type: VGGEmbedding\n  vgg: vgg19\n"
+_PRE_TRAINED = f"a pre-trained, frozen E_D, which the paper proposes to save training time; from `{FROZEN_D}`"
+# Table 4: what is different, and what a file has more.
+ABLATION = {
+    "config1_L1": ("L1 alone", None),
+    "config2_VGG_blur": (
+        "features of a pre-trained VGG in place of E_D; blurred negatives",
+        _pcl(network_d=_VGG),
+    ),
+    "config3_lq": ("the LR image as the only negative", _pcl("negatives: ['lq']")),
+    "config4_no_wavelet": (
+        "E_D sees the image itself, not its wavelet bands",
+        _pcl(network_d=NETWORK_D + "  wavelet: false\n"),
+    ),
+    "config5_batch": ("other images of the batch as negatives", _pcl("negatives: ['batch']")),
+    "config6_default": ("the default: E_D on wavelet bands, blurred negatives", _pcl()),
+    "config7_frozen_E_D": (_PRE_TRAINED, _pcl(frozen=True)),
+}
 
 
 def option_files() -> dict[str, str]:
@@ -71,174 +99,132 @@ def option_files() -> dict[str, str]:
     files = {}
     for net in NETS:
         for scale in net.scales:
-            for pcl in (False, True):
-                for start in ("train", "finetune"):
-                    name = f"{start}_{net.name}_x{scale}{'_PCL' if pcl else ''}"
-                    files[f"train/{name}.yml"] = _train_file(name, net, scale, _pcl_lines() if pcl else None, start)
+            for start in ("train", "finetune"):
+                for ending, pcl in (("", None), ("_PCL", _pcl())):
+                    name = f"{start}_{net.name}_x{scale}{ending}"
+                    files[f"train/{name}.yml"] = _train_file(name, net, scale, pcl, start)
             name = f"test_{net.name}_x{scale}"
             files[f"test/{name}.yml"] = _test_file(name, net, scale)
-    files |= _ablation_files()
-    files["README.md"] = _readme(sorted(files))
-    return files
-
-
-@dataclass(frozen=True)
-class _Pcl:
-    """What a file with PCL has more than its baseline: lines at the top level, under `path:` and under `train:`."""
-
-    top: tuple[str, ...]
-    path: tuple[str, ...]
-    train: tuple[str, ...]
-
-
-def _pcl_lines(*knobs: str, network_d: Sequence[str] = NETWORK_D, frozen: bool = False) -> _Pcl:
-    return _Pcl(
-        top=("", *network_d),
-        path=(f"  pretrain_network_d: {FROZEN_D}",) if frozen else (),
-        train=("", *PCL_OPT, *(f"    {knob}" for knob in knobs), *(["  net_d_frozen: true"] if frozen else [])),
-    )
-
-
-def _ablation_files() -> dict[str, str]:
-    vgg = ("network_d:", "  type: VGGEmbedding", "  vgg: vgg19")
-    rgb = (*NETWORK_D, "  wavelet: false")
-    configs: dict[str, _Pcl | None] = {
-        "config1_L1": None,
-        "config2_VGG_blur": _pcl_lines(network_d=vgg),
-        "config3_lq": _pcl_lines("negatives: ['lq']"),
-        "config4_no_wavelet": _pcl_lines(network_d=rgb),
-        "config5_batch": _pcl_lines("negatives: ['batch']"),
-        "config6_default": _pcl_lines(),
-        "config7_frozen_E_D": _pcl_lines(frozen=True),
-    }
     rcan = next(net for net in NETS if net.name == "RCAN")
-    return {
-        f"ablation/{name}.yml": _train_file(f"ablation_{name}", rcan, 4, pcl, "train") for name, pcl in configs.items()
-    }
+    for name, (_, pcl) in ABLATION.items():
+        files[f"ablation/{name}.yml"] = _train_file(f"ablation_{name}", rcan, 4, pcl, "train")
+    return files | {"README.md": _readme()}
 
 
 def _train_file(name: str, net: Net, scale: int, pcl: _Pcl | None, start: str) -> str:
-    finetune = start == "finetune"
-    iterations = 50000 if finetune else 200000
-    pretrained = f"experiments/pretrained_models/{net.name}_x{scale}.pth" if finetune else "~"
-    lines = [
-        f"name: {name}",
-        f"model_type: {net.pcl_model if pcl else net.base_model}",
-        f"scale: {scale}",
-        "num_gpu: auto",
-        "manual_seed: 0",
-        "",
-        "datasets:",
-        "  train:",
-        "    name: DIV2K",
-        "    type: PairedImageDataset",
-        "    # Crops of 480 (pcl-loss prepare --crop 480 --step 240) are read faster than whole images.",
-        "    dataroot_gt: datasets/DIV2K/DIV2K_train_HR",
-        f"    dataroot_lq: datasets/DIV2K/DIV2K_train_LR_bicubic/X{scale}",
-        f"    filename_tmpl: '{{}}x{scale}'",
-        "    io_backend: {type: disk}",
-        f"    gt_size: {LR_PATCH * scale}  # {LR_PATCH} in LR",
-        "    use_hflip: true",
-        "    use_rot: true",
-        "    batch_size_per_gpu: 16  # the batch of the paper; divide it by the number of GPUs",
-        "    num_worker_per_gpu: 6",
-        "    # BasicSR's workers repeat their random crops in every epoch: long epochs keep them fresh.",
-        "    dataset_enlarge_ratio: 1000",
-        "    prefetch_mode: ~",
-        "  val:",
-        *_benchmark("Set5", scale),
-        "",
-        *_network_g(net, scale),
-        *(pcl.top if pcl else ()),
-        "",
-        "path:",
-        f"  pretrain_network_g: {pretrained}",
-        "  strict_load_g: true",
-        "  resume_state: ~",
-        *(pcl.path if pcl else ()),
-        "",
-        "train:",
-        "  ema_decay: 0",
-        "  optim_g:",
-        "    type: Adam",
-        f"    lr: {'5.0e-5' if finetune else '1.0e-4'}",
-        "    weight_decay: 0",
-        "    betas: [0.9, 0.999]",
-        "  scheduler:",
-        "    type: CosineAnnealingRestartLR",
-        f"    periods: [{iterations}]",
-        "    restart_weights: [1]",
-        "    eta_min: 1.0e-7",
-        f"  total_iter: {iterations}",
-        "  warmup_iter: -1",
-        "",
-        *PIXEL_OPT,
-        *(pcl.train if pcl else ()),
-        "",
-        "val:",
-        "  val_freq: 5000",
-        "  save_img: false",
-        "  metrics:",
-        *_metric("psnr", scale),
-        "",
-        "logger:",
-        "  print_freq: 100",
-        "  save_checkpoint_freq: 5000",
-        "  use_tb_logger: true",
-        "  wandb: {project: ~, resume_id: ~}",
-        "",
-        "dist_params: {backend: nccl, port: 29500}",
-    ]
-    return "\n".join(lines) + "\n"
+    is_finetuning = start == "finetune"
+    iterations = 50000 if is_finetuning else 200000
+    more = pcl or _Pcl()
+    return f"""\
+name: {name}
+model_type: {net.pcl_model if pcl else net.base_model}
+scale: {scale}
+num_gpu: auto
+manual_seed: 0
+
+datasets:
+  train:
+    name: DIV2K
+    type: PairedImageDataset
+    # Crops of 480 (pcl-loss prepare --crop 480 --step 240) are read faster than whole images.
+    dataroot_gt: datasets/DIV2K/DIV2K_train_HR
+    dataroot_lq: datasets/DIV2K/DIV2K_train_LR_bicubic/X{scale}
+    filename_tmpl: '{{}}x{scale}'
+    io_backend: {{type: disk}}
+    gt_size: {LR_PATCH * scale}  # {LR_PATCH} in LR
+    use_hflip: true
+    use_rot: true
+    batch_size_per_gpu: 16  # the batch of the paper; divide it by the number of GPUs
+    num_worker_per_gpu: 6
+    # BasicSR's workers repeat their random crops in every epoch: long epochs keep them fresh.
+    dataset_enlarge_ratio: 1000
+    prefetch_mode: ~
+  val:
+{_benchmark("Set5", scale)}
+{_network_g(net, scale)}{more.top}
+path:
+  pretrain_network_g: {f"experiments/pretrained_models/{net.name}_x{scale}.pth" if is_finetuning else "~"}
+  strict_load_g: true
+  resume_state: ~
+{more.path}
+train:
+  ema_decay: 0
+  optim_g:
+    type: Adam
+    lr: {"5.0e-5" if is_finetuning else "1.0e-4"}
+    weight_decay: 0
+    betas: [0.9, 0.999]
+  scheduler:
+    type: CosineAnnealingRestartLR
+    periods: [{iterations}]
+    restart_weights: [1]
+    eta_min: 1.0e-7
+  total_iter: {iterations}
+  warmup_iter: -1
+
+  pixel_opt:
+    type: L1Loss
+    loss_weight: 1.0
+    reduction: mean
+{more.train}
+val:
+  val_freq: 5000
+  save_img: false
+  metrics:
+{_metric("psnr", scale)}
+logger:
+  print_freq: 100
+  save_checkpoint_freq: 5000
+  use_tb_logger: true
+  wandb: {{project: ~, resume_id: ~}}
+
+dist_params: {{backend: nccl, port: 29500}}
+"""
 
 
 def _test_file(name: str, net: Net, scale: int) -> str:
-    lines = [
-        f"name: {name}",
-        f"model_type: {net.base_model}  # E_D is not needed any more",
-        f"scale: {scale}",
-        "num_gpu: auto",
-        "manual_seed: 0",
-        "",
-        "datasets:",
-    ]
-    for number, benchmark in enumerate(BENCHMARKS, 1):
-        lines += [f"  test_{number}:", *_benchmark(benchmark.name, scale)]
-    lines += [
-        "",
-        *_network_g(net, scale),
-        "",
-        "path:",
-        f"  pretrain_network_g: experiments/train_{net.name}_x{scale}_PCL/models/net_g_latest.pth",
-        "  param_key_g: params  # params_ema for a network that was trained with ema_decay",
-        "  strict_load_g: true",
-        "",
-        "val:",
-        "  save_img: true",
-        "  suffix: ~",
-        "  metrics:",
-    ]
-    for metric in ("psnr", "ssim", "niqe", "lpips"):
-        lines += _metric(metric, scale)
-    return "\n".join(lines) + "\n"
+    datasets = "".join(f"  test_{i}:\n{_benchmark(dataset.name, scale)}" for i, dataset in enumerate(BENCHMARKS, 1))
+    return f"""\
+name: {name}
+model_type: {net.base_model}  # E_D is not needed any more
+scale: {scale}
+num_gpu: auto
+manual_seed: 0
+
+datasets:
+{datasets}
+{_network_g(net, scale)}
+path:
+  pretrain_network_g: experiments/train_{net.name}_x{scale}_PCL/models/net_g_latest.pth
+  param_key_g: params  # params_ema for a network that was trained with ema_decay
+  strict_load_g: true
+
+val:
+  save_img: true
+  suffix: ~
+  metrics:
+{"".join(_metric(metric, scale) for metric in ("psnr", "ssim", "niqe", "lpips"))}"""
 
 
-def _network_g(net: Net, scale: int) -> list[str]:
-    return ["network_g:", *(f"  {line.format(scale=scale)}" for line in net.block)]
+# Each of these blocks ends its last line.
 
 
-def _benchmark(name: str, scale: int) -> list[str]:
-    return [
-        f"    name: {name}",
-        "    type: PairedImageDataset",
-        f"    dataroot_gt: datasets/benchmark/{name}/HR",
-        f"    dataroot_lq: datasets/benchmark/{name}/LR_bicubic/X{scale}",
-        f"    filename_tmpl: '{{}}x{scale}'",
-        "    io_backend: {type: disk}",
-    ]
+def _network_g(net: Net, scale: int) -> str:
+    return "network_g:\n" + "".join(f"  {line.format(scale=scale)}\n" for line in net.block)
 
 
-def _metric(name: str, scale: int) -> list[str]:
+def _benchmark(name: str, scale: int) -> str:
+    return f"""\
+    name: {name}
+    type: PairedImageDataset
+    dataroot_gt: datasets/benchmark/{name}/HR
+    dataroot_lq: datasets/benchmark/{name}/LR_bicubic/X{scale}
+    filename_tmpl: '{{}}x{scale}'
+    io_backend: {{type: disk}}
+"""
+
+
+def _metric(name: str, scale: int) -> str:
     # LPIPS is published for whole images.
     border = 0 if name == "lpips" else scale
     more = {
@@ -247,17 +233,13 @@ def _metric(name: str, scale: int) -> list[str]:
         "niqe": "input_order: HWC, convert_to: y, better: lower",
         "lpips": "better: lower",
     }
-    return [f"    {name}: {{type: calculate_{name}, crop_border: {border}, {more[name]}}}"]
+    return f"    {name}: {{type: calculate_{name}, crop_border: {border}, {more[name]}}}\n"
 
 
-def _readme(paths: list[str]) -> str:
+def _readme() -> str:
     datasets = "\n".join(f"| {dataset.name} | {dataset.published} |" for dataset in (DIV2K, *BENCHMARKS))
-    ablation = "\n".join(
-        f"| `{path}` | {_ABLATION[path.split('/')[1].split('_')[0]]} |" for path in paths if "ablation/" in path
-    )
-    nets = "\n".join(
-        f"| {net.name} | {', '.join(f'x{scale}' for scale in net.scales)} | {_NET_NOTES[net.name]} |" for net in NETS
-    )
+    ablation = "\n".join(f"| `ablation/{name}.yml` | {note} |" for name, (note, _) in ABLATION.items())
+    nets = "\n".join(f"| {net.name} | {', '.join(f'x{scale}' for scale in net.scales)} | {net.note} |" for net in NETS)
     return f"""# Option files
 
 For `pcl-loss train -opt FILE` and `pcl-loss test -opt FILE`. Paths in them are relative to the folder from which you
@@ -300,24 +282,6 @@ datasets/benchmark/Set5/LR_bicubic/X4/babyx4.png
 Where only HR images are at hand, `pcl-loss prepare --hr HRDIR --out DIR --scale 4` makes the LR images, of whole
 images or of crops, and prints the lines to paste.
 """
-
-
-_NET_NOTES = {
-    "EDSR-S": "16 blocks, 64 channels",
-    "EDSR-L": "32 blocks, 256 channels, `res_scale` 0.1",
-    "RCAN": "10 groups of 20 blocks, 64 channels",
-    "HAN": "10 groups of 20 blocks, 64 channels, layer and channel-spatial attention",
-    "SwinIR": "6 x 6 blocks, 180 channels; `PCLSwinIRModel`",
-}
-_ABLATION = {
-    "config1": "L1 alone",
-    "config2": "features of a pre-trained VGG in place of E_D; blurred negatives",
-    "config3": "the LR image as the only negative",
-    "config4": "E_D sees the image itself, not its wavelet bands",
-    "config5": "other images of the batch as negatives",
-    "config6": "the default: E_D on wavelet bands, blurred negatives",
-    "config7": f"a pre-trained, frozen E_D, which the paper proposes to save training time; from `{FROZEN_D}`",
-}
 
 
 def write_options(folder: Path, *, overwrite: bool = False) -> list[Path]:
