@@ -22,21 +22,14 @@ from .source import MARKER, Source, parse, split, without_marked
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `pcl-loss patch`."""
     parser.add_argument("folder", metavar="DIR", help="a checkout of EDSR-PyTorch, RCAN, HAN, a fork, or BasicSR")
-    parser.add_argument(
-        "--lr-negative",
-        action="store_true",
-        help="hand LR to the loss as well, for the negative source 'lq' (otherwise it is made of HR)",
-    )
+    lr_help = "hand LR to the loss as well, for the negative source 'lq' (otherwise it is made of HR)"
+    parser.add_argument("--lr-negative", action="store_true", help=lr_help)
     parser.add_argument("--revert", action="store_true", help="take all inserted lines out again")
     parser.add_argument("--dry-run", action="store_true", help="print the diff, change nothing")
 
 
 def run(args: argparse.Namespace) -> int:
-    """`pcl-loss patch`; returns the exit status.
-
-    Raises:
-        ValueError, OSError: the codebase is not recognised or cannot be changed; nothing was.
-    """
+    """`pcl-loss patch`; returns the exit status. Raises as `plan` and `apply` do; then nothing was changed."""
     if args.revert and args.lr_negative:
         raise ValueError("--revert takes out all inserted lines; leave out --lr-negative")
     edits = plan_revert(args.folder) if args.revert else plan(args.folder, lr_negative=args.lr_negative)
@@ -48,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.flush()
         sys.stdout.buffer.write(diff(edits))
         sys.stdout.buffer.flush()
-    elif not args.revert and any(edit.changes for edit in edits):
+    elif not args.revert and any(edit.before != edit.after for edit in edits):
         print(edits[0].next_step)
     return 0
 
@@ -58,28 +51,19 @@ class Edit:
     """One file before and after, and in words what is done to it."""
 
     path: Path
-    name: str
-    """The path below the folder that was given, with `/`."""
+    name: str  # the path below the folder that was given, with `/`
     before: bytes
     after: bytes
     notes: tuple[str, ...]
     next_step: str = ""
 
-    @property
-    def changes(self) -> bool:
-        """Whether the file becomes another one."""
-        return self.before != self.after
-
 
 def plan(folder: str | Path, *, lr_negative: bool = False) -> list[Edit]:
-    """What has to be inserted where; reads only.
+    """What has to be inserted where: an edit for each file concerned, also if all is there already. Reads only.
 
     Args:
         folder: a checkout.
         lr_negative: hand the LR batch to the loss as well.
-
-    Returns:
-        One edit for each file concerned, also for those where all is there already.
 
     Raises:
         ValueError: the codebase is not recognised; the message has the reason, and the lines to insert by hand.
@@ -115,12 +99,7 @@ def _insert(codebase: Codebase, place: Place) -> Edit:
 
 
 def plan_revert(folder: str | Path) -> list[Edit]:
-    """What has to be taken out to undo `plan`; reads only.
-
-    Raises:
-        ValueError: no known codebase, or what would be left does not parse.
-        OSError: a file cannot be read.
-    """
+    """What has to be taken out to undo `plan`; raises as it does, or `ValueError` if the rest would not parse."""
     codebase = find_codebase(Path(folder))
     places = codebase.kind.places + codebase.kind.lr_places
     return [_take_out(codebase, place) for place in places if (codebase.folder / place.file).is_file()]
@@ -153,15 +132,11 @@ def diff(edits: Iterable[Edit]) -> bytes:
 
 
 def apply(edits: Sequence[Edit]) -> None:
-    """Write the edits: all of them, or none if one cannot be written.
-
-    Raises:
-        OSError: a file cannot be written.
-    """
+    """Write the edits: all of them, or none if one cannot be written, which raises its `OSError`."""
     written: list[Edit] = []
     try:
         for edit in edits:
-            if edit.changes:
+            if edit.before != edit.after:
                 write_file(edit.path, edit.after)
                 written.append(edit)
     except BaseException:

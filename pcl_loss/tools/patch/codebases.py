@@ -54,12 +54,7 @@ class Codebase:
 
 
 def find_codebase(root: Path) -> Codebase:
-    """The only codebase in a folder or up to `MAX_DEPTH` folders below.
-
-    Raises:
-        ValueError: there is none, or more than one.
-        FileNotFoundError, NotADirectoryError: there is no such folder.
-    """
+    """The only codebase in a folder or up to `MAX_DEPTH` folders below; `ValueError` or `OSError` if there is none."""
     if not root.exists():
         raise FileNotFoundError(f"there is no folder {root}; name a checkout of EDSR-PyTorch, RCAN, HAN or BasicSR")
     if not root.is_dir():
@@ -104,10 +99,8 @@ def _branch(source: Source) -> list[Insertion]:
     chain = find_chain(source.tree)
     if any(NAME in strings(branch.test) for branch in chain.branches):
         raise ValueError(f"it already knows another loss of the name {NAME}")
-    imported = any(
-        isinstance(node, ast.ImportFrom) and any(a.name == "import_module" and not a.asname for a in node.names)
-        for node in source.tree.body
-    )
+    imports = [node for node in source.tree.body if isinstance(node, ast.ImportFrom)]
+    imported = any(name.name == "import_module" and not name.asname for node in imports for name in node.names)
     importer = "import_module" if imported else "__import__('importlib').import_module"
     test, build = _branch_lines(chain.name, chain.target, chain.options(), importer)
     outer = source.indent(chain.branches[0])
@@ -133,9 +126,8 @@ def _hand_lr_over(source: Source) -> list[Insertion]:
     """The lines that hand LR to the loss, before the loss is called."""
     calls = list(_loss_calls(source.tree))
     if len(calls) != 1:
-        raise ValueError(
-            f"{len(calls) or 'no'} calls of the shape `loss = self.loss(sr, hr)` were found, one is needed"
-        )
+        found = f"{len(calls) or 'no'} calls of the shape `loss = self.loss(sr, hr)` were found"
+        raise ValueError(f"{found}, one is needed")
     ((statement, lr),) = calls
     if lr is None:
         raise ValueError("before the call of the loss no line of the shape `sr = self.model(lr, ...)` was found")
@@ -182,24 +174,24 @@ def _register(source: Source) -> list[Insertion]:
     raise ValueError("no import of basicsr was found in it")
 
 
+_LOSS = "loss/__init__.py"
+_LOSS_WHERE = f"{_LOSS}, where the names of --loss become modules, as one more branch"
 _TEST, _BUILD = _branch_lines("loss_type", "loss_function", "args")
-_LOSS_WHERE = "loss/__init__.py, where the names of --loss become modules, as one more branch"
 _TRAINER_WHERE = "trainer.py, just before the loss is called, with the LR batch as lr"
-_BASICSR_WHERE = "basicsr/train.py and basicsr/test.py, before the first import of basicsr"
+_TRAIN, _TEST_FILE = "basicsr/train.py", "basicsr/test.py"
+_BASICSR_WHERE = f"{_TRAIN} and {_TEST_FILE}, before the first import of basicsr"
 
 KINDS = (
     Kind(
-        mark="loss/__init__.py",
+        mark=_LOSS,
         next_step=f'Now train with --loss "1*L1+1*{NAME}", and look for the line "[pcl_loss] ..." at the start: '
         "without it, the codebase has taken L1 twice.",
-        places=(Place("loss/__init__.py", _branch, _LOSS_WHERE, (_TEST, f"    {_BUILD}")),),
+        places=(Place(_LOSS, _branch, _LOSS_WHERE, (_TEST, f"    {_BUILD}")),),
         lr_places=(Place("trainer.py", _hand_lr_over, _TRAINER_WHERE, _lr_lines("lr")),),
     ),
     Kind(
-        mark="basicsr/train.py",
-        next_step="Now run basicsr/train.py as ever.",
-        places=tuple(
-            Place(file, _register, _BASICSR_WHERE, _REGISTER_LINES) for file in ("basicsr/train.py", "basicsr/test.py")
-        ),
+        mark=_TRAIN,
+        next_step=f"Now run {_TRAIN} as ever.",
+        places=tuple(Place(file, _register, _BASICSR_WHERE, _REGISTER_LINES) for file in (_TRAIN, _TEST_FILE)),
     ),
 )

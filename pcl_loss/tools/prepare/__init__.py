@@ -41,6 +41,7 @@ from typing import Any
 from ... import import_repair  # noqa: F401  (at module level: the worker processes import BasicSR too)
 from ..._checks import check_count
 from .._files import TEMPORARY, write_file
+from .._regions import Region
 from .dataset import bar, describe
 from .image import Cuts, Outcome, prepare_image
 
@@ -71,15 +72,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prepare as the flags say: YAML lines to standard output, all else to standard error.
-
-    Returns:
-        0 if every image became pairs, 1 if any was skipped, 130 if it was interrupted.
-    """
+    """YAML lines to standard output, all else to standard error; 0, 1 if an image was skipped, 130 if interrupted."""
     try:
-        done = prepare(
-            args.hr, args.out, args.scale, crop=args.crop, step=args.step, lmdb=args.lmdb, jobs=args.jobs, progress=True
-        )
+        done = prepare(**vars(args), progress=True)
     except KeyboardInterrupt:
         print("interrupted; the same command finishes the rest", file=sys.stderr)
         return 130
@@ -125,16 +120,13 @@ def prepare(
         progress: show a progress bar on standard error.
 
     Raises:
-        FileNotFoundError, NotADirectoryError: `hr` is no folder, or one without images.
-        ValueError: a number is out of range; two HR files would have the same name, or a name does not suit BasicSR;
-            `out` was written with other settings.
-        TypeError: a number is none.
-        ChildProcessError: a worker process died.
+        OSError: `hr` is no folder, or one without images; or a worker process died.
+        ValueError, TypeError: a number is none or out of range; two HR files would have the same name, or a name does
+            not suit BasicSR; `out` was written with other settings.
     """
     hr, out = Path(hr), Path(out)
-    scales = tuple(
-        sorted({check_count("scale", value, 2, 8) for value in ([scale] if isinstance(scale, int) else scale)})
-    )
+    given = [scale] if isinstance(scale, int) else scale
+    scales = tuple(sorted({check_count("scale", value, 2, 8) for value in given}))
     if not scales:
         raise ValueError("scale is empty; give at least one, from 2 to 8")
     cuts = _check_cuts(out, scales, crop, step)
@@ -152,22 +144,17 @@ def prepare(
     with contextlib.closing(_process(sources, cuts, min(jobs, len(sources)))) as finished:
         outcomes = list(bar(finished, "images", len(sources), progress))
 
-    pairs: dict[int, int] = {}
-    yaml: dict[int, str] = {}
-    for value in scales:
-        regions = {name: region for outcome in outcomes for name, region in outcome.regions.get(value, {}).items()}
-        pairs[value] = len(regions)
-        if regions:
-            yaml[value] = describe(out, value, regions, lmdb, progress)
+    regions: dict[int, dict[str, Region]] = {value: {} for value in scales}
+    for outcome in outcomes:
+        for value, more in outcome.regions.items():
+            regions[value] |= more
+    pairs = {value: len(found) for value, found in regions.items()}
+    yaml = {value: describe(out, value, found, lmdb, progress) for value, found in regions.items() if found}
     used = [outcome for outcome in outcomes if not outcome.skipped]
-    return Prepared(
-        pairs=pairs,
-        made=sum(outcome.wrote for outcome in used),
-        kept=sum(not outcome.wrote for outcome in used),
-        skipped={outcome.name: outcome.skipped for outcome in outcomes if outcome.skipped},
-        converted={outcome.name: outcome.converted for outcome in used if outcome.converted},
-        yaml=yaml,
-    )
+    made = sum(outcome.wrote for outcome in used)
+    skipped = {outcome.name: outcome.skipped for outcome in outcomes if outcome.skipped}
+    converted = {outcome.name: outcome.converted for outcome in used if outcome.converted}
+    return Prepared(pairs, made, len(used) - made, skipped, converted, yaml)
 
 
 # What is checked before anything is written
@@ -176,9 +163,7 @@ def prepare(
 def _check_cuts(out: Path, scales: tuple[int, ...], crop: int | None, step: int | None) -> Cuts:
     if crop is None:
         if step is not None:
-            raise ValueError(
-                f"step {step} is given without crop; give the size of the sub-images too, such as crop 480"
-            )
+            raise ValueError(f"step {step} is given without crop; give the sub-images' size too, such as crop 480")
         return Cuts(out, scales, None, None)
     check_count("crop", crop, Cuts(out, scales, None, None).min_size)
     step = crop // 2 if step is None else check_count("step", step, 1)
@@ -197,13 +182,10 @@ def _find_images(hr: Path, for_lmdb: bool) -> list[Path]:
         raise FileNotFoundError(f"the HR folder {hr} does not exist")
     if not hr.is_dir():
         raise NotADirectoryError(f"{hr} is a file; name the folder of the HR images")
-    found = sorted(
-        path for path in hr.iterdir() if path.suffix.lower() in EXTENSIONS and path.name[0] != "." and path.is_file()
-    )
+    found = sorted(path for path in hr.glob("[!.]*") if path.suffix.lower() in EXTENSIONS and path.is_file())
     if not found:
-        raise FileNotFoundError(
-            f"{hr} holds no image ({', '.join(EXTENSIONS)}); name the folder that holds them, not one above it"
-        )
+        kinds = ", ".join(EXTENSIONS)
+        raise FileNotFoundError(f"{hr} holds no image ({kinds}); name the folder that holds them, not one above it")
     by_stem: dict[str, Path] = {}
     for path in found:
         other = by_stem.setdefault(path.stem, path)
@@ -213,7 +195,7 @@ def _find_images(hr: Path, for_lmdb: bool) -> list[Path]:
             raise ValueError(f"{path} has a blank in its name, where BasicSR ends a name in meta_info.txt; rename it")
         if for_lmdb and ("." in path.stem or not path.stem.isascii()):
             raise ValueError(
-                f"{path}: BasicSR's LMDB keys are ASCII and end at the first dot; rename it, or do without LMDB"
+                f"{path}: BasicSR's LMDB keys are ASCII and end at the first dot; rename it, or use no LMDB"
             )
     return found
 
