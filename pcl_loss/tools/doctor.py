@@ -24,16 +24,10 @@ from ..loss import PCLLoss
 
 SCALE = 4
 
-# Import name and distribution; OpenCV comes under several of them.
-LIBRARIES = {
-    "torch": ("torch",),
-    "torchvision": ("torchvision",),
-    "basicsr": ("basicsr",),
-    "kornia": ("kornia",),
-    "numpy": ("numpy",),
-    "cv2": ("opencv-python", "opencv-python-headless", "opencv-contrib-python"),
-    "lpips": ("lpips",),
-}
+LIBRARIES = ("torch", "torchvision", "basicsr", "kornia", "numpy", "opencv", "lpips")
+# Where they are not the library's own name: of what is imported, and of what may have been installed.
+_MODULES = {"opencv": "cv2"}
+_DISTRIBUTIONS = {"opencv": ("opencv-python", "opencv-python-headless", "opencv-contrib-python")}
 
 
 @dataclass(frozen=True)
@@ -49,10 +43,8 @@ class Workload:
     iterations: int = 4
 
     def __str__(self) -> str:
-        return (
-            f"EDSR of {self.num_block} blocks x {self.num_feat} channels, x{SCALE}, "
-            f"batch {self.batch_size} of {self.gt_size}x{self.gt_size}"
-        )
+        images = f"batch {self.batch_size} of {self.gt_size}x{self.gt_size}"
+        return f"EDSR of {self.num_block} blocks x {self.num_feat} channels, x{SCALE}, {images}"
 
 
 WORKLOADS = {
@@ -222,12 +214,12 @@ def _versions() -> tuple[dict[str, str], list[Check]]:
     """The versions, and a failed check for each library that is there but cannot be imported."""
     versions = {"pcl_loss": __version__, "python": platform.python_version(), "platform": platform.platform()}
     broken = []
-    for module, distributions in LIBRARIES.items():
-        version, error = _version(module, distributions)
+    for library in LIBRARIES:
+        module = _MODULES.get(library, library)
+        versions[library], error = _version(module, _DISTRIBUTIONS.get(library, (library,)))
         if error is not None:
             broken.append(_failure(f"{module} can be imported", error))
-            version += f", BROKEN: {broken[-1].detail}"
-        versions["opencv" if module == "cv2" else module] = version
+            versions[library] += f", BROKEN: {broken[-1].detail}"
     cuda = f"CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or ["no GPU"]
     versions["torch"] += f", {cuda}, {', '.join(gpus)}"

@@ -46,24 +46,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do what the options of `add_arguments` say, and print what was found; raises as `convert_file` does."""
-    network = convert_file(
-        args.source,
-        args.target,
-        args.from_codebase or args.to_codebase,
-        to_official=args.from_codebase is None,
-        param_key=args.param_key,
-        rgb_range=args.rgb_range,
-        rgb_mean=args.rgb_mean,
-        force=args.force,
-    )
+    to_official, codebase = args.from_codebase is None, args.from_codebase or args.to_codebase
+    shared = {key: getattr(args, key) for key in ("param_key", "rgb_range", "rgb_mean", "force")}
+    network = convert_file(args.source, args.target, codebase, to_official=to_official, **shared)
     print(f"{args.source}: {network}")
-    if args.from_codebase is None:
+    if to_official:
+        remark = f"The official {codebase.upper()} has no res_scale: network_g's must have been 1."
+        if codebase == "edsr":
+            remark = "--res_scale is not in the checkpoint: take it from network_g (the 32 x 256 networks: 0.1)."
         print(f"wrote {args.target} from its {args.param_key!r}; make the network with:\n")
-        print(f"{network.official_flags()} --pre_train {args.target}")
-        if network.codebase == "edsr":
-            print("\n--res_scale is not in the checkpoint: take it from network_g (the 32 x 256 networks: 0.1).")
-        else:
-            print(f"\nThe official {network.codebase.upper()} has no res_scale: network_g's must have been 1.")
+        print(f"{network.official_flags()} --pre_train {args.target}\n\n{remark}")
         return 0
     if network.learned_shift:
         print("a learned mean shift was folded exactly into the first and the last convolution")
@@ -91,8 +83,7 @@ def convert_file(
 
     Raises:
         OSError: a file cannot be read or written.
-        TypeError: see `convert_state`.
-        ValueError: see `convert_state`; or `source` is of another kind or has no such key, or `target` exists.
+        TypeError, ValueError: see `convert_state`; or a file is of another kind, has no such key, or is there already.
     """
     if param_key not in PARAM_KEYS:
         raise ValueError(f"param_key must be one of {', '.join(map(repr, PARAM_KEYS))}, got {param_key!r}")
@@ -137,16 +128,13 @@ def convert_state(
     which work on [0, rgb_range], divided by `rgb_range`. Its mean shift is dropped or folded (see `mean_shift`).
 
     Args:
-        state: a state dict; a leading `module.` of every name is dropped. It is not changed.
+        state: a state dict; a leading `module.` of every name is dropped. It is not changed, and shares no memory
+            with what is returned. A folded layer is at least float32, others keep their dtype.
         codebase: 'edsr' (EDSR-PyTorch), 'rcan' or 'han'.
         to_official: from BasicSR's to the official one.
         rgb_range: the official `--rgb_range`, BasicSR's `img_range`; None reads 255 or 1 off the mean shift of an
             official state, and is 255 for one of BasicSR.
         rgb_mean: the mean colour in [0, 1] of `network_g`.
-
-    Returns:
-        The state dict, sharing no memory with `state`, and what was found. A folded layer is at least float32, others
-        keep their dtype.
 
     Raises:
         TypeError: `state` is no mapping of names to tensors.
@@ -165,10 +153,7 @@ def convert_state(
         converted = {basicsr: folded.get(official, state[official].clone()) for official, basicsr, _ in layers}
         return converted, replace(network, img_range=rgb_range, rgb_mean=mean, learned_shift=bool(folded))
     if codebase == "han" and network.num_group != 10:
-        raise ValueError(
-            f"this HAN has {network.num_group} residual groups, but the official code is written for 10; "
-            "only networks with num_group 10 can be converted for it"
-        )
+        raise ValueError(f"this HAN has {network.num_group} residual groups, but the official code is written for 10")
     rgb_range = 255.0 if rgb_range is None else rgb_range
     converted = mean_shift.unfolded(rgb_range, mean)
     converted |= {official: state[basicsr].clone() for official, basicsr, _ in network.layers()}

@@ -55,9 +55,7 @@ def fold(
     """
     before, before_offset, after, after_offset = (state[key].double().squeeze() for key in SHAPES)
     if not all(value.isfinite().all() for value in (before, before_offset, after, after_offset)):
-        raise ValueError(
-            "sub_mean or add_mean holds values that are not finite; the checkpoint is of a failed training"
-        )
+        raise ValueError("sub_mean or add_mean holds values that are not finite: a checkpoint of a failed training")
     # The colour that becomes 0, which is what the zero padding of the first convolution stands for.
     black = -torch.linalg.pinv(before) @ before_offset
     likely_range = 255.0 if black.abs().max() > 2 else 1.0

@@ -77,15 +77,15 @@ class Network:
 
     def network_g_yaml(self) -> str:
         """The `network_g` block for a BasicSR option file, with remarks on what the checkpoint does not hold."""
+        own_mean = "this network's own, not in the checkpoint: keep it"
         remarks = {
-            "res_scale": "not in the checkpoint; EDSR's 32 x 256 networks need 0.1, the smaller published ones 1"
-            if self.codebase == "edsr"
-            else f"the official {self.codebase.upper()} ignores its own option of this name",
+            "res_scale": f"the official {self.codebase.upper()} ignores its own option of this name",
             "img_range": "not in the checkpoint: the --rgb_range of its training",
-            "rgb_mean": "this network's own, not in the checkpoint: keep it"
-            if self.rgb_mean != DIV2K_MEAN
-            else "not in the checkpoint",
+            "rgb_mean": own_mean if self.rgb_mean != DIV2K_MEAN else "not in the checkpoint",
         }
+        if self.codebase == "edsr":
+            published = "EDSR's 32 x 256 networks need 0.1, the smaller published ones 1"
+            remarks["res_scale"] = f"not in the checkpoint; {published}"
         options = yaml.safe_dump(self.network_g(), sort_keys=False, default_flow_style=None, width=200).splitlines()
         lines = [
             f"  {line}" + (f"  # {remark}" if (remark := remarks.get(line.split(":")[0])) else "") for line in options
