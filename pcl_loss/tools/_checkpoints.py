@@ -138,6 +138,17 @@ def build(
     return net.eval()
 
 
+def usable_device(device: str | None) -> str:
+    """The device, or a GPU if there is one; raises ValueError if it cannot be used."""
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {device!r} cannot be used ({str(error).splitlines()[0]}); try cpu") from error
+    return device
+
+
 def upscale(net: Any, lr: Image, scale: int, device: str, window: int = 1) -> Image:
     """An SR image, rounded as BasicSR does; LR is padded to a multiple of `window` for the time."""
     from .. import import_repair  # noqa: F401  (it lets basicsr be imported)

@@ -12,9 +12,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..report.measure import Score
 from .data import TEST_REGIONS, TRAIN_REGIONS, write_pairs
-from .results import Score, draw, evaluate, write_results
-from .runs import PCL, DemoSettings, LogLine, RunError, make_options, train_all, write_options
+from .results import draw, evaluate, write_results
+from .runs import PCL, DemoSettings, LogLine, RunError, make_runs, train_all, write_options
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,10 @@ def _run_demo(folder: Path, settings: DemoSettings) -> DemoResult:
     start = time.monotonic()
     write_pairs(folder / "data" / "train", TRAIN_REGIONS)
     write_pairs(folder / "data" / "test", TEST_REGIONS)
-    options = make_options(settings)
-    write_options(folder, options)
-    logs = train_all(folder, options)
-    scores = evaluate(folder, settings)
+    runs = make_runs(settings)
+    write_options(folder, runs)
+    logs = train_all(folder, runs)
+    scores = evaluate(folder, runs)
     text = write_results(folder, scores, settings)
     draw(folder, scores, logs[PCL])
     _point_latest_to(folder)
@@ -150,7 +151,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _duration(settings: DemoSettings) -> str:
-    # Measured on two idle cores: starting and evaluating, an iteration with L1, one with L1 + PCL.
-    seconds = 55 + 0.06 * (settings.warmup_iters + settings.iters) + 0.17 * settings.iters
+    # 55: starting and measuring.
+    seconds = 55 + sum(run.iters * run.seconds for run in make_runs(settings))
     minutes = max(1, round(seconds / 60))
     return f"{minutes} minute{'s' if minutes > 1 else ''}"

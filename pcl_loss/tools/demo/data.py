@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .._files import Image, resize, write_image
+from .._regions import Region
 
 SCALE = 4
 CROP = 200
@@ -17,54 +18,47 @@ TILE, TILE_STEP = 160, 64
 """Side of a training image, and how far one is from the next: a patch of 96 can lie anywhere."""
 
 
-class Region(NamedTuple):
+class Part(NamedTuple):
     """A rectangle of one of scikit-image's photographs."""
 
     photo: str
-    top: int
-    left: int
-    height: int = CROP
-    width: int = CROP
+    region: Region
 
     @property
     def name(self) -> str:
         """The stem of its files."""
-        return f"{self.photo}_{self.top:03d}_{self.left:03d}"
+        return f"{self.photo}_{self.region.top:03d}_{self.region.left:03d}"
 
     def cut(self) -> Image:
         """Its pixels, `(height, width, 3)`."""
         import skimage.data
 
-        photo = getattr(skimage.data, self.photo)()
-        rgb = photo[self.top : self.top + self.height, self.left : self.left + self.width]
-        return np.ascontiguousarray(rgb[..., ::-1])
+        return np.ascontiguousarray(self.region.cut(getattr(skimage.data, self.photo)())[..., ::-1])
 
 
-def tiles(photo: str, height: int, width: int) -> list[Region]:
+def tiles(photo: str, height: int, width: int) -> list[Part]:
     """Overlapping tiles that cover the upper left `height` x `width` pixels of a photograph.
 
     BasicSR decodes a whole image for every patch, which for whole photographs costs as much as a training step.
     """
+    tops, lefts = ([*range(0, length - TILE, TILE_STEP), length - TILE] for length in (height, width))
+    return [Part(photo, Region(top, left, TILE, TILE)) for top in tops for left in lefts]
 
-    def starts(length: int) -> list[int]:
-        return [*range(0, length - TILE, TILE_STEP), length - TILE]
 
-    return [Region(photo, top, left, TILE, TILE) for top in starts(height) for left in starts(width)]
+def _crops(photo: str, *corners: tuple[int, int]) -> list[Part]:
+    return [Part(photo, Region(top, left, CROP, CROP)) for top, left in corners]
 
 
 TRAIN_REGIONS = (*tiles("astronaut", 312, 512), *tiles("chelsea", 300, 248), *tiles("coffee", 200, 600))
 TEST_REGIONS = (
-    Region("astronaut", 312, 24),
-    Region("astronaut", 312, 224),
-    Region("chelsea", 50, 251),
-    Region("coffee", 200, 0),
-    Region("coffee", 200, 200),
-    Region("coffee", 200, 400),
-    *(Region("rocket", top, left) for top in (27, 227) for left in (20, 220, 440)),
+    *_crops("astronaut", (312, 24), (312, 224)),
+    *_crops("chelsea", (50, 251)),
+    *_crops("coffee", (200, 0), (200, 200), (200, 400)),
+    *_crops("rocket", (27, 20), (27, 220), (27, 440), (227, 20), (227, 220), (227, 440)),
 )
 
 
-def write_pairs(folder: Path, regions: Sequence[Region]) -> None:
+def write_pairs(folder: Path, regions: Sequence[Part]) -> None:
     """Write `folder/HR/*.png` and, a quarter of its sides, `folder/LR/*.png`.
 
     The regions are cut first and made smaller then, so that nothing from outside a region reaches its LR image.

@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
-import csv
-import importlib.util
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
-from tqdm import tqdm
+from numpy.typing import NDArray
 
-from ... import import_repair  # noqa: F401  (BasicSR is imported below)
-from .._files import Image, read_image, resize, write_image
-from . import figure as viz
+from .. import _markdown, _panels
+from .._checkpoints import usable_device
+from ..report.figure import default_crop, figure_rows
+from ..report.measure import BICUBIC, Net, Pair, Score, find_pairs, lpips_missing, measure_all
+from ..report.tables import write_scores
 from .data import CROP, SCALE, TEST_REGIONS
-from .runs import L1, PCL, DemoSettings, LogLine, network_options, weights_path
+from .runs import DemoSettings, LogLine, Run, weights_path
 
 WINDOW = 72
 """Side of what the picture shows of a test crop."""
 
-METHODS = ("bicubic", "L1", "L1 + PCL")
-REFERENCE = "HR itself"
+BASELINE, REFERENCE = "L1", "HR itself"
 METRICS = {
     "psnr": ("PSNR (dB)", 2, "higher"),
     "ssim": ("SSIM", 4, "higher"),
     "niqe": ("NIQE", 2, "lower"),
     "lpips": ("LPIPS", 4, "lower"),
 }
+
+# Distinguishable for colour-blind readers too (Okabe and Ito).
+CURVES = ({"pos_sim": "#0072B2", "neg_sim": "#D55E00"}, {"margin": "#009E73"})
+LABELS = ("similarity to SR", "pos_sim - neg_sim")
 
 DISCLAIMER = (
     "This is a small demonstration: a small network, minutes of training on parts of three photographs, one seed, and "
@@ -37,110 +40,63 @@ DISCLAIMER = (
 )
 
 
-class Score(NamedTuple):
-    """The numbers of one method on one test crop."""
-
-    crop: str
-    method: str
-    psnr: float
-    ssim: float
-    niqe: float
-    lpips: float | None = None
-    """None where LPIPS or its backbone is not at hand."""
+def find_crops(folder: Path) -> dict[str, list[Pair]]:
+    """The test crops by their photograph, which is the test set of the report's measuring."""
+    test = folder / "data" / "test"
+    pairs = find_pairs("test", test / "HR", test / "LR", SCALE)
+    photos = dict.fromkeys(part.photo for part in TEST_REGIONS)
+    return {photo: [pair for pair in pairs if pair.name.startswith(f"{photo}_")] for photo in photos}
 
 
-def lpips_at_hand() -> bool:
-    """Whether LPIPS can be measured without a download."""
-    from ...basicsr_plugin.lpips_metric import backbone_at_hand
-
-    return importlib.util.find_spec("lpips") is not None and backbone_at_hand()
-
-
-def measure(crop: str, method: str, image: Image, hr: Image) -> Score:
-    """PSNR and SSIM on Y, and NIQE, as BasicSR computes them, without a border of 4 pixels; LPIPS if it is at hand."""
-    from basicsr.metrics import calculate_niqe, calculate_psnr, calculate_ssim
-
-    from ...basicsr_plugin.lpips_metric import calculate_lpips
-
-    pair = {"crop_border": SCALE, "input_order": "HWC", "test_y_channel": True}
-    return Score(
-        crop,
-        method,
-        psnr=float(calculate_psnr(image, hr, **pair)),
-        ssim=float(calculate_ssim(image, hr, **pair)),
-        niqe=float(calculate_niqe(image, crop_border=SCALE, input_order="HWC")),
-        lpips=calculate_lpips(image, hr, crop_border=0) if lpips_at_hand() else None,
-    )
-
-
-def load_network(folder: Path, name: str, settings: DemoSettings) -> Callable[[Image], Image]:
-    """The trained network of a run, as a function from an LR image to an SR image."""
-    import torch
-    from basicsr.archs import build_network
-    from basicsr.utils import img2tensor, tensor2img
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = build_network(network_options(settings))
-    network.load_state_dict(torch.load(folder / weights_path(name), map_location="cpu", weights_only=True)["params"])
-    network.to(device).eval()
-
-    def upscale(lr: Image) -> Image:
-        with torch.no_grad():
-            x = img2tensor(lr.astype(np.float32) / 255).unsqueeze(0).to(device)
-            image: Image = tensor2img(network(x))
-        return image
-
-    return upscale
-
-
-def evaluate(folder: Path, settings: DemoSettings) -> list[Score]:
-    """Measure all methods on all test crops; their images go to `folder/sr/METHOD/`."""
-    upscalers = (lambda lr: resize(lr, SCALE), *(load_network(folder, name, settings) for name in (L1, PCL)))
-    scores = []
-    for region in tqdm(TEST_REGIONS, desc="measuring", unit="crop", leave=False):
-        file = f"{region.name}.png"
-        hr, lr = (read_image(folder / "data" / "test" / kind / file) for kind in ("HR", "LR"))
-        scores.append(measure(region.name, REFERENCE, hr, hr))
-        for method, upscale in zip(METHODS, upscalers, strict=True):
-            sr = upscale(lr)
-            write_image(folder / "sr" / method / file, sr)
-            scores.append(measure(region.name, method, sr, hr))
-    return scores
+def evaluate(folder: Path, runs: Sequence[Run]) -> list[Score]:
+    """Measure bicubic, the methods and HR itself on all test crops; the images go to `folder/sr/METHOD/PHOTO/`."""
+    crops = find_crops(folder)
+    nets = [Net(BICUBIC)]
+    for run in runs:
+        if run.method:
+            checkpoint, yml = folder / weights_path(run.name), folder / f"{run.name}.yml"
+            nets.append(Net(run.method, checkpoint, run.options["network_g"], yml, "params"))
+    nets.append(Net(REFERENCE, images={(photo, pair.name): pair.hr for photo in crops for pair in crops[photo]}))
+    how: dict[str, Any] = {"device": usable_device(None), "with_lpips": not lpips_missing(), "progress": True}
+    return measure_all(nets, crops, folder / "sr", scale=SCALE, **how)[0]
 
 
 def values_of(scores: Sequence[Score], method: str, metric: str) -> list[float]:
     """One metric of one method, a number per crop."""
-    return [getattr(score, metric) for score in scores if score.method == method]
+    return [getattr(score, metric) for score in scores if score.net == method]
 
 
-def metrics_of(scores: Sequence[Score]) -> dict[str, tuple[str, int, str]]:
+def differences(scores: Sequence[Score], method: str, metric: str) -> list[float]:
+    """A method minus L1, a number per crop."""
+    pairs = zip(values_of(scores, method, metric), values_of(scores, BASELINE, metric), strict=True)
+    return [value - baseline for value, baseline in pairs]
+
+
+def _metrics_of(scores: Sequence[Score]) -> dict[str, tuple[str, int, str]]:
     """The metrics that were measured: title, digits, and which direction is better."""
     return {m: about for m, about in METRICS.items() if all(getattr(score, m) is not None for score in scores)}
 
 
-def differences(scores: Sequence[Score], metric: str) -> list[float]:
-    """L1 + PCL minus L1, a number per crop."""
-    pairs = zip(values_of(scores, METHODS[2], metric), values_of(scores, METHODS[1], metric), strict=True)
-    return [with_pcl - without for with_pcl, without in pairs]
+def _methods_of(scores: Sequence[Score], *without: str) -> list[str]:
+    return [method for method in dict.fromkeys(score.net for score in scores) if method not in (REFERENCE, *without)]
 
 
 def format_table(scores: Sequence[Score]) -> str:
-    """The table, in Markdown that also reads well as text: mean ± standard deviation over the test crops."""
-    metrics = metrics_of(scores)
+    """A Markdown table: mean and standard deviation over the test crops."""
+    metrics = _metrics_of(scores)
+
+    def row(values: Any, more_digits: int = 0, sign: str = "") -> list[str]:
+        return [_mean_and_spread(values(metric), d + more_digits, sign) for metric, (_, d, _) in metrics.items()]
+
     rows = [["", *(f"{title} ({better} is better)" for title, _, better in metrics.values())]]
-    for method in METHODS:
-        rows.append([method, *(_mean_and_spread(values_of(scores, method, m), d) for m, (_, d, _) in metrics.items())])
-    difference = [_mean_and_spread(differences(scores, m), d + 1, "+") for m, (_, d, _) in metrics.items()]
-    rows.append(["L1 + PCL minus L1, per crop", *difference])
+    rows += [[method, *row(lambda m, method=method: values_of(scores, method, m))] for method in _methods_of(scores)]
+    for method in _methods_of(scores, BICUBIC, BASELINE):
+        numbers = row(lambda m, method=method: differences(scores, method, m), 1, "+")
+        rows.append([f"{method} minus {BASELINE}, per crop", *numbers])
     # NIQE alone looks at one image; the others compare HR with itself here.
     niqe = _mean_and_spread(values_of(scores, REFERENCE, "niqe"), METRICS["niqe"][1])
     rows.append([REFERENCE, *(niqe if m == "niqe" else "-" for m in metrics)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
-    ]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(lines)
+    return _markdown.table(rows)
 
 
 def _mean_and_spread(values: Sequence[float], digits: int, sign: str = "") -> str:
@@ -149,27 +105,27 @@ def _mean_and_spread(values: Sequence[float], digits: int, sign: str = "") -> st
 
 
 def verdict(scores: Sequence[Score]) -> str:
-    """On how many crops L1 + PCL is better than L1, metric by metric."""
-    parts = []
-    for metric, (title, _, better) in metrics_of(scores).items():
-        gains = [value if better == "higher" else -value for value in differences(scores, metric)]
-        parts.append(f"{title.split()[0]} on {sum(gain > 0 for gain in gains)} of {len(gains)}")
-    return f"L1 + PCL is better than L1 in {', '.join(parts[:-1])} and {parts[-1]} test crops."
+    """On how many crops each method is better than L1, metric by metric."""
+    sentences = []
+    for method in _methods_of(scores, BICUBIC, BASELINE):
+        parts = []
+        for metric, (title, _, better) in _metrics_of(scores).items():
+            gains = [value if better == "higher" else -value for value in differences(scores, method, metric)]
+            parts.append(f"{title.split()[0]} on {sum(gain > 0 for gain in gains)} of {len(gains)}")
+        sentences.append(f"{method} is better than {BASELINE} in {', '.join(parts[:-1])} and {parts[-1]} test crops.")
+    return " ".join(sentences)
 
 
 def write_results(folder: Path, scores: Sequence[Score], settings: DemoSettings) -> str:
     """Write `results.csv`, a row per crop and method, and `results.md`; returns the latter's text."""
-    with (folder / "results.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(Score._fields)
-        writer.writerows(scores)
+    write_scores(folder / "results.csv", scores)
     text = "\n\n".join(
         [
             f"EDSR ({settings.num_block} blocks of {settings.num_feat} channels), x{SCALE}; {settings.warmup_iters} "
-            f"iterations of warm-up, then {settings.iters} with L1 and {settings.iters} with L1 + PCL from the same "
-            f"checkpoint, with the same patches; seed {settings.seed}.",
+            f"iterations of warm-up, then {settings.iters} with each of {', '.join(_methods_of(scores, BICUBIC))} from "
+            f"the same checkpoint, with the same patches; seed {settings.seed}.",
             f"Mean ± standard deviation over {len(TEST_REGIONS)} test crops of {CROP} x {CROP} pixels; PSNR and SSIM "
-            "on Y. The crops differ much more from each other than the methods do: compare the methods by the row of "
+            "on Y. The crops differ much more from each other than the methods do: compare the methods by the rows of "
             "differences. NIQE is meant for whole photographs and is rough on such small crops.",
             format_table(scores),
             verdict(scores),
@@ -180,34 +136,36 @@ def write_results(folder: Path, scores: Sequence[Score], settings: DemoSettings)
     return text
 
 
-def pictured_crops(folder: Path, count: int = 3) -> list[tuple[str, int, int]]:
-    """The test crops that the picture shows, as (name, top, left) of a window in each.
-
-    HR alone decides: of each photograph the most detailed window, and the `count` most detailed of these.
-    """
-    best: dict[str, tuple[float, str, int, int]] = {}
-    for region in TEST_REGIONS:
-        hr = read_image(folder / "data" / "test" / "HR" / f"{region.name}.png")
-        detail, top, left = viz.most_detailed_window(hr, WINDOW)
-        best[region.photo] = max(best.get(region.photo, (0.0, "", 0, 0)), (detail, region.name, top, left))
-    return [(name, top, left) for _, name, top, left in sorted(best.values(), reverse=True)[:count]]
-
-
 def draw(folder: Path, scores: Sequence[Score], log: Sequence[LogLine]) -> None:
-    """Write `comparison.png`: crops side by side with their numbers, and the curves of the contrastive run."""
-    by_key = {(score.crop, score.method): score for score in scores}
-    rows = []
-    for name, top, left in pictured_crops(folder):
-        row = []
-        for method in (REFERENCE, *METHODS):
-            source = folder / ("data/test/HR" if method == REFERENCE else f"sr/{method}") / f"{name}.png"
-            window = read_image(source)[top : top + WINDOW, left : left + WINDOW, ::-1]
-            score = by_key[name, method]
-            pair = "" if method == REFERENCE else f"PSNR {score.psnr:.2f}  SSIM {score.ssim:.4f}\n"
-            lpips = "" if method == REFERENCE or score.lpips is None else f"  LPIPS {score.lpips:.4f}"
-            row.append(viz.Panel(window, method, f"{pair}NIQE {score.niqe:.2f}{lpips}"))
-        rows.append(row)
-    curves = {key: [line.values[key] for line in log] for key in ("pos_sim", "neg_sim", "margin")}
-    note = f"{WINDOW} x {WINDOW} pixels each, the most detailed of HR; numbers: of the whole {CROP} x {CROP} test crop"
-    figure = viz.comparison_figure(rows, [line.iteration for line in log], curves, note)
+    """Write `comparison.png`: a crop of each photograph with its numbers, and the curves of a contrastive run."""
+    sets = find_crops(folder)
+    crops = [default_crop(photo, pairs, scores, SCALE, WINDOW) for photo, pairs in sets.items()]
+    rows = figure_rows(_methods_of(scores), sets, crops, scores, SCALE)
+    note = f"{WINDOW} x {WINDOW} pixels each, where HR has the most that bicubic lacks"
+    figure, below = _panels.draw(rows, note, below=2.9)
+    draw_curves(below, log)
     figure.savefig(folder / "comparison.png")
+
+
+def draw_curves(figure: Any, log: Sequence[LogLine]) -> None:
+    """The similarities and the margin over the iterations of a log, on a figure or subfigure."""
+    iterations = [line.iteration for line in log]
+    for ax, colors, label in zip(figure.subplots(1, 2), CURVES, LABELS, strict=True):
+        for key, color in colors.items():
+            values = [line.values[key] for line in log]
+            # A value belongs to one batch, and batches differ more than iterations do.
+            ax.plot(iterations, values, color=color, linewidth=0.8, alpha=0.4)
+            ax.plot(iterations, running_mean(values), color=color, label=key, linewidth=2)
+        ax.set_xlabel("iteration of L1 + PCL (thin: single batches)")
+        ax.set_ylabel(label)
+        ax.grid(alpha=0.3)
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(colors), frameon=False)
+
+
+def running_mean(values: Sequence[float]) -> NDArray[np.float64]:
+    """The mean over each value and its neighbours, a tenth of all in total; near the ends over those there are."""
+    reach = len(values) // 20
+    window = np.ones(2 * reach + 1)
+    count = np.convolve(np.ones(len(values)), window)
+    means: NDArray[np.float64] = np.convolve(values, window) / count
+    return means[reach : reach + len(values)]

@@ -1,16 +1,17 @@
-"""The demo's three training runs: their YAMLs, and BasicSR at work on them in processes of their own."""
+"""The demo's training runs: their YAMLs, and BasicSR at work on them in processes of their own."""
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 import yaml
 from tqdm import tqdm
 
@@ -20,7 +21,6 @@ from .data import SCALE, TILE
 Options = dict[str, Any]
 
 WARMUP, L1, PCL = "demo_warmup", "demo_l1", "demo_pcl"
-STAGES = {WARMUP: "warm-up with L1", L1: "on with L1", PCL: "on with L1 + PCL"}
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class DemoSettings:
 
     Attributes:
         warmup_iters: iterations of the common start, at least 1.
-        iters: iterations of each of the two runs that go on from there, at least 1.
+        iters: iterations of each of the runs that go on from there, at least 1.
         seed: of weights, data order and samples, at least 0.
         num_feat: channels of EDSR.
         num_block: residual blocks of EDSR.
@@ -59,25 +59,52 @@ class DemoSettings:
             raise ValueError(f"gt_size must be a multiple of {SCALE}, got {self.gt_size}")
 
 
-def make_options(settings: DemoSettings) -> dict[str, Options]:
-    """BasicSR's options of the three runs, by name; paths are relative to the folder that the demo writes."""
+class Run(NamedTuple):
+    """A training run.
+
+    Attributes:
+        method: its name in the table; empty for one that is not measured, since others start from it.
+        stage: what it does, for the progress line.
+        seconds: of an iteration on two idle CPU cores.
+        options: BasicSR's; paths are relative to the folder that the demo writes.
+    """
+
+    method: str
+    stage: str
+    seconds: float
+    options: Options
+
+    @property
+    def name(self) -> str:
+        """Of its YAML and of BasicSR's folder."""
+        return str(self.options["name"])
+
+    @property
+    def iters(self) -> int:
+        """How long it is."""
+        return int(self.options["train"]["total_iter"])
+
+
+def make_runs(settings: DemoSettings) -> list[Run]:
+    """The runs in their order: the common start with L1, and from there each method."""
     warmup = _l1_options(WARMUP, settings, settings.warmup_iters, lr=1e-3, seed=settings.seed)
     # Another seed than the warm-up's: BasicSR would otherwise cut the same patches again.
     l1 = _l1_options(L1, settings, settings.iters, lr=4e-4, seed=settings.seed + 1)
     l1["path"]["pretrain_network_g"] = str(weights_path(WARMUP))
-    pcl = {
-        **l1,
+    pcl = l1 | {
         "name": PCL,
         "model_type": "PCLModel",
         "network_d": {"type": "WaveletDiscriminator", "num_in_ch": 3, "num_feat": settings.num_feat_d},
-        "train": {**l1["train"], "pcl_opt": {"type": "PCLLoss", "loss_weight": 1.0}},
+        "train": l1["train"] | {"pcl_opt": {"type": "PCLLoss", "loss_weight": 1.0}},
     }
-    return {WARMUP: warmup, L1: l1, PCL: pcl}
+    return [
+        Run("", "warm-up with L1", 0.06, warmup),
+        Run("L1", "on with L1", 0.06, l1),
+        Run("L1 + PCL", "on with L1 + PCL", 0.17, pcl),
+    ]
 
 
 def _l1_options(name: str, settings: DemoSettings, iters: int, lr: float, seed: int) -> Options:
-    import torch
-
     return {
         "name": name,
         "model_type": "SRModel",
@@ -94,13 +121,23 @@ def _l1_options(name: str, settings: DemoSettings, iters: int, lr: float, seed: 
                 "gt_size": settings.gt_size,
                 "use_hflip": True,
                 "use_rot": True,
-                # Patches are cut in the main process, in the order of its seeded generator: the same in both runs.
+                # Patches are cut in the main process, in the order of its seeded generator: the same in all runs.
                 "num_worker_per_gpu": 0,
                 "batch_size_per_gpu": settings.batch_size,
                 "dataset_enlarge_ratio": 100,
             }
         },
-        "network_g": network_options(settings),
+        "network_g": {
+            "type": "EDSR",
+            "num_in_ch": 3,
+            "num_out_ch": 3,
+            "num_feat": settings.num_feat,
+            "num_block": settings.num_block,
+            "upscale": SCALE,
+            "res_scale": 1,
+            "img_range": 255.0,
+            "rgb_mean": [0.4488, 0.4371, 0.4040],
+        },
         "path": {"pretrain_network_g": None, "strict_load_g": True, "resume_state": None},
         "train": {
             "optim_g": {"type": "Adam", "lr": lr, "weight_decay": 0, "betas": [0.9, 0.99]},
@@ -123,38 +160,17 @@ def _l1_options(name: str, settings: DemoSettings, iters: int, lr: float, seed: 
     }
 
 
-def network_options(settings: DemoSettings) -> Options:
-    """BasicSR's `network_g` block."""
-    return {
-        "type": "EDSR",
-        "num_in_ch": 3,
-        "num_out_ch": 3,
-        "num_feat": settings.num_feat,
-        "num_block": settings.num_block,
-        "upscale": SCALE,
-        "res_scale": 1,
-        "img_range": 255.0,
-        "rgb_mean": [0.4488, 0.4371, 0.4040],
-    }
-
-
 def weights_path(name: str) -> Path:
     """Where BasicSR leaves the network of a run, relative to the folder that the demo writes."""
     return Path("experiments", name, "models", "net_g_latest.pth")
 
 
-def write_options(folder: Path, options: dict[str, Options]) -> None:
+def write_options(folder: Path, runs: Sequence[Run]) -> None:
     """Write `folder/NAME.yml` for each run."""
-    for name, option in options.items():
-        # Without this, the dumper writes shared blocks as references (&id001).
-        text = yaml.dump(option, Dumper=_PlainDumper, sort_keys=False)
-        header = f"# {STAGES[name]}. To run it again, in this folder: pcl-loss train -opt {name}.yml\n"
-        (folder / f"{name}.yml").write_text(header + text, encoding="utf-8")
-
-
-class _PlainDumper(yaml.SafeDumper):
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
+    for run in runs:
+        header = f"# {run.stage}. To run it again, in this folder: pcl-loss train -opt {run.name}.yml\n"
+        text = header + yaml.safe_dump(run.options, sort_keys=False)
+        (folder / f"{run.name}.yml").write_text(text, encoding="utf-8")
 
 
 class RunError(RuntimeError):
@@ -187,6 +203,15 @@ def train_command(name: str) -> list[str]:
     return [sys.executable, "-m", "pcl_loss.train", "-opt", f"{name}.yml"]
 
 
+def child_environment() -> dict[str, str]:
+    """The environment of a run: threads that have nothing to do sleep, unless the user has chosen otherwise.
+
+    By default they spin, and where another process is busy they take the core from the thread they wait for: on two
+    cores a small network then trains ten times slower than with one thread.
+    """
+    return {"OMP_WAIT_POLICY": "PASSIVE"} | os.environ
+
+
 def train(folder: Path, name: str, on_log: Callable[[LogLine], None]) -> list[LogLine]:
     """Run `folder/NAME.yml` in a process of its own, which ends with this call whatever happens.
 
@@ -203,17 +228,33 @@ def train(folder: Path, name: str, on_log: Callable[[LogLine], None]) -> list[Lo
     """
     log_path = folder / f"{name}.log"
     logged: list[LogLine] = []
-    with log_path.open("w", encoding="utf-8") as log_file, _child(train_command(name), folder) as child:
-        for text in child.stdout or ():
-            log_file.write(text)
-            log_file.flush()
-            line = parse_log_line(text)
-            if line is not None:
-                logged.append(line)
-                on_log(line)
-        status = child.wait()
-    if status != 0:
-        raise _run_error(f"the run {name} stopped with exit status {status}", log_path)
+    with (
+        log_path.open("w", encoding="utf-8") as log_file,
+        subprocess.Popen(
+            train_command(name),
+            cwd=folder,
+            env=child_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+        ) as child,
+    ):
+        try:
+            for text in child.stdout or ():
+                log_file.write(text)
+                log_file.flush()
+                line = parse_log_line(text)
+                if line is not None:
+                    logged.append(line)
+                    on_log(line)
+        except BaseException:
+            child.kill()
+            raise
+    if child.returncode != 0:
+        raise _run_error(f"the run {name} stopped with exit status {child.returncode}", log_path)
     if not (folder / weights_path(name)).is_file():
         raise _run_error(f"the run {name} left no network in {folder / weights_path(name)}", log_path)
     return logged
@@ -224,53 +265,29 @@ def _run_error(what: str, log_path: Path) -> RunError:
     return RunError("\n".join([f"{what}. The end of {log_path}:", *(f"  | {text}" for text in tail)]))
 
 
-@contextmanager
-def _child(command: Sequence[str], folder: Path) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        command,
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-    )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
-
-
-def train_all(folder: Path, options: dict[str, Options]) -> dict[str, list[LogLine]]:
+def train_all(folder: Path, runs: Sequence[Run]) -> dict[str, list[LogLine]]:
     """Do all runs in their order, under one progress bar; what each has logged.
+
+    The bar counts seconds on two idle cores, since an iteration with PCL takes longer than one without.
 
     Raises:
         RunError: a run failed.
     """
     logs = {}
-    iters = {name: option["train"]["total_iter"] for name, option in options.items()}
-    bar_format = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} iterations [{elapsed}{postfix}]"
-    with tqdm(total=sum(iters.values()), bar_format=bar_format, dynamic_ncols=True) as bar:
-        done = 0
-        for name in options:
-            bar.set_description_str(STAGES[name], refresh=False)
-            bar.set_postfix_str("starting")
+    bar_format = f"{{percentage:3.0f}}%|{{bar}}| about {{remaining}} left of all {len(runs)} runs{{postfix}}"
+    total = sum(run.iters * run.seconds for run in runs)
+    with tqdm(total=total, bar_format=bar_format, smoothing=0, dynamic_ncols=True) as bar:
+        before = 0.0
+        for run in runs:
 
-            def show(line: LogLine, done: int = done) -> None:
-                shown = [f"{key} {line.values[key]:.4f}" for key in ("l_pix", "margin") if key in line.values]
-                bar.set_postfix_str(", ".join(shown), refresh=False)
-                bar.update(done + line.iteration - bar.n)
+            def show(line: LogLine, run: Run = run, before: float = before) -> None:
+                values = [f"{key} {line.values[key]:.4f}" for key in ("l_pix", "margin") if key in line.values]
+                now = f"{run.stage}: iteration {line.iteration} of {run.iters}"
+                bar.set_postfix_str(", ".join([now, *values]), refresh=False)
+                bar.update(before + line.iteration * run.seconds - bar.n)
 
-            logs[name] = train(folder, name, show)
-            done += iters[name]
-            bar.update(done - bar.n)
+            bar.set_postfix_str(f"{run.stage}: starting")
+            logs[run.name] = train(folder, run.name, show)
+            before += run.iters * run.seconds
+            bar.update(before - bar.n)
     return logs

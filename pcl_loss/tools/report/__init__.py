@@ -23,12 +23,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from ..._checks import check_count
-from .._checkpoints import PARAM_KEYS
+from .. import _panels
+from .._checkpoints import PARAM_KEYS, usable_device
 from .._regions import parse_square
-from . import figure as report_figure
 from .figure import Crop, default_crop, figure_rows
 from .measure import (
     BICUBIC,
@@ -254,7 +252,7 @@ def make_report(
         text += "- There is no figure: it needs matplotlib, pip install 'pcl_loss[plots]'.\n"
     else:
         crops = list(crops) or [default_crop(name, images, scores, scale) for name, images in pairs.items()]
-        figure, _ = report_figure.draw(figure_rows(names, pairs, crops, scores, scale))
+        figure, _ = _panels.draw(figure_rows(names, pairs, crops, scores, scale))
         figure.savefig(out / "figure.png")
         shown = ", ".join(f"{c.set_name}/{c.image}:{c.region.top},{c.region.left},{c.region.height}" for c in crops)
         text += f"\n![HR, bicubic, baseline and PCL crops](figure.png)\n\nCrops (`--crop`): {shown}\n"
@@ -274,14 +272,3 @@ def _check_names(what: str, names: Mapping[str, object], reserved: Sequence[str]
         if name.lower() in seen:
             raise ValueError(f"the {what} name {name} is taken by {seen[name.lower()]}; choose another")
         seen[name.lower()] = name
-
-
-def usable_device(device: str | None) -> str:
-    """The device, or a GPU if there is one; raises ValueError if it cannot be used."""
-    if device is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {device!r} cannot be used ({str(error).splitlines()[0]}); try cpu") from error
-    return device

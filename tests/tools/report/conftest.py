@@ -15,7 +15,7 @@ from report_helpers import (
     write_experiment,
 )
 
-from pcl_loss.tools.report import figure as report_figure
+from pcl_loss.tools import _panels
 from pcl_loss.tools.report import measure as report_measure
 
 
@@ -57,11 +57,11 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The rows of panels that are drawn."""
     seen = []
-    draw = report_figure.draw
+    draw = _panels.draw
 
     def record(rows: Any) -> tuple[Figure, Any]:
         seen.extend(rows)
         return draw(rows)
 
-    monkeypatch.setattr(report_figure, "draw", record)
+    monkeypatch.setattr(_panels, "draw", record)
     return seen
