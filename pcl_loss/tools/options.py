@@ -43,15 +43,21 @@ _SWINIR = (
     *("depths: [6, 6, 6, 6, 6, 6]", "embed_dim: 180", "num_heads: [6, 6, 6, 6, 6, 6]", "mlp_ratio: 2"),
     *("upsampler: pixelshuffle", "resi_connection: 1conv"),
 )
-_EDSR_L = "32 blocks, 256 channels, `res_scale` 0.1"
-_HAN = "10 groups of 20 blocks, 64 channels, layer and channel-spatial attention"
-_NET = "6 x 6 blocks, 180 channels; `PCLSwinIRModel`"
 NETS = (
     _residual_net("EDSR-S", "16 blocks, 64 channels", "type: EDSR", "num_feat: 64", "num_block: 16", "res_scale: 1"),
-    _residual_net("EDSR-L", _EDSR_L, "type: EDSR", "num_feat: 256", "num_block: 32", "res_scale: 0.1"),
+    _residual_net(
+        "EDSR-L",
+        "32 blocks, 256 channels, `res_scale` 0.1",
+        "type: EDSR",
+        "num_feat: 256",
+        "num_block: 32",
+        "res_scale: 0.1",
+    ),
     _residual_net("RCAN", "10 groups of 20 blocks, 64 channels", "type: RCAN", *_GROUPS),
-    _residual_net("HAN", _HAN, "type: HAN", *_GROUPS),
-    Net("SwinIR", _NET, _SWINIR, (4,), "SwinIRModel", "PCLSwinIRModel"),
+    _residual_net(
+        "HAN", "10 groups of 20 blocks, 64 channels, layer and channel-spatial attention", "type: HAN", *_GROUPS
+    ),
+    Net("SwinIR", "6 x 6 blocks, 180 channels; `PCLSwinIRModel`", _SWINIR, (4,), "SwinIRModel", "PCLSwinIRModel"),
 )
 
 
@@ -64,30 +70,19 @@ class _Pcl(NamedTuple):
 
 
 def _pcl(*knobs: str, network_d: str = NETWORK_D, frozen: bool = False) -> _Pcl:
-    return _Pcl(
-        top="\n" + network_d,
-        path=f"  pretrain_network_d: {FROZEN_D}\n" if frozen else "",
-        train="\n"
-        + PCL_OPT
-        + "".join(f"    {knob}\n" for knob in knobs)
-        + ("  net_d_frozen: true\n" if frozen else ""),
-    )
+    frozen_d, is_frozen = ("", "") if not frozen else (f"  pretrain_network_d: {FROZEN_D}\n", "  net_d_frozen: true\n")
+    return _Pcl(f"\n{network_d}", frozen_d, f"\n{PCL_OPT}" + "".join(f"    {knob}\n" for knob in knobs) + is_frozen)
 
 
 _VGG = "network_d:\n  type: VGGEmbedding\n  vgg: vgg19\n"
+_RGB = f"{NETWORK_D}  wavelet: false\n"
 _PRE_TRAINED = f"a pre-trained, frozen E_D, which the paper proposes to save training time; from `{FROZEN_D}`"
 # Table 4: what is different, and what a file has more.
 ABLATION = {
     "config1_L1": ("L1 alone", None),
-    "config2_VGG_blur": (
-        "features of a pre-trained VGG in place of E_D; blurred negatives",
-        _pcl(network_d=_VGG),
-    ),
+    "config2_VGG_blur": ("features of a pre-trained VGG in place of E_D; blurred negatives", _pcl(network_d=_VGG)),
     "config3_lq": ("the LR image as the only negative", _pcl("negatives: ['lq']")),
-    "config4_no_wavelet": (
-        "E_D sees the image itself, not its wavelet bands",
-        _pcl(network_d=NETWORK_D + "  wavelet: false\n"),
-    ),
+    "config4_no_wavelet": ("E_D sees the image itself, not its wavelet bands", _pcl(network_d=_RGB)),
     "config5_batch": ("other images of the batch as negatives", _pcl("negatives: ['batch']")),
     "config6_default": ("the default: E_D on wavelet bands, blurred negatives", _pcl()),
     "config7_frozen_E_D": (_PRE_TRAINED, _pcl(frozen=True)),
@@ -285,11 +280,7 @@ images or of crops, and prints the lines to paste.
 
 
 def write_options(folder: Path, *, overwrite: bool = False) -> list[Path]:
-    """Write all option files below `folder`; returns their paths.
-
-    Args:
-        folder: made if it is missing.
-        overwrite: replace files that are there with another text.
+    """Write all option files below `folder`, which is made if it is missing; returns their paths.
 
     Raises:
         FileExistsError: a file is there with another text, and `overwrite` is False; then nothing is written.

@@ -65,15 +65,10 @@ class Network:
 
     def network_g(self) -> dict[str, Any]:
         """The options of BasicSR's `network_g`, `res_scale` being a guess."""
-        options = dataclasses.asdict(self) | {"rgb_mean": list(self.rgb_mean)}
-        del options["codebase"], options["learned_shift"]
-        options = {
-            "type": self.codebase.upper(),
-            "num_in_ch": 3,
-            "num_out_ch": 3,
-            "res_scale": self.res_scale,
-        } | options
-        return {key: value for key, value in options.items() if value is not None}
+        options = {"type": self.codebase.upper(), "num_in_ch": 3, "num_out_ch": 3, "res_scale": self.res_scale}
+        options |= dataclasses.asdict(self) | {"rgb_mean": list(self.rgb_mean)}
+        hidden = ("codebase", "learned_shift")
+        return {key: value for key, value in options.items() if value is not None and key not in hidden}
 
     def network_g_yaml(self) -> str:
         """The `network_g` block for a BasicSR option file, with remarks on what the checkpoint does not hold."""
@@ -87,20 +82,18 @@ class Network:
             published = "EDSR's 32 x 256 networks need 0.1, the smaller published ones 1"
             remarks["res_scale"] = f"not in the checkpoint; {published}"
         options = yaml.safe_dump(self.network_g(), sort_keys=False, default_flow_style=None, width=200).splitlines()
-        lines = [
-            f"  {line}" + (f"  # {remark}" if (remark := remarks.get(line.split(":")[0])) else "") for line in options
-        ]
-        return "\n".join(["network_g:", *lines])
+        lines = ["network_g:"]
+        for line in options:
+            remark = remarks.get(line.split(":")[0])
+            lines.append(f"  {line}  # {remark}" if remark else f"  {line}")
+        return "\n".join(lines)
 
     def official_flags(self) -> str:
         """The options of the official code's `main.py` that make this network, `res_scale` being a guess."""
-        options = self.network_g()
+        options = {key: f"{value:g}" if isinstance(value, float) else value for key, value in self.network_g().items()}
         if self.codebase != "edsr":
             del options["res_scale"]
-        flags = {flag: options[key] for flag, key in _FLAGS.items() if key in options}
-        return " ".join(
-            f"--{flag} {value if isinstance(value, str) else f'{value:g}'}" for flag, value in flags.items()
-        )
+        return " ".join(f"--{flag} {options[key]}" for flag, key in _FLAGS.items() if key in options)
 
     def layers(self) -> list[tuple[str, str, tuple[int, ...]]]:
         """Official name, BasicSR's name and shape of every tensor but the mean shift."""

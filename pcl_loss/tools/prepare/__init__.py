@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import itertools
 import json
 import multiprocessing
 import os
@@ -164,16 +165,15 @@ def _check_cuts(out: Path, scales: tuple[int, ...], crop: int | None, step: int 
     if crop is None:
         if step is not None:
             raise ValueError(f"step {step} is given without crop; give the sub-images' size too, such as crop 480")
-        return Cuts(out, scales, None, None)
-    check_count("crop", crop, Cuts(out, scales, None, None).min_size)
+        return Cuts(out, scales)
+    check_count("crop", crop, Cuts(out, scales).min_size)
     step = crop // 2 if step is None else check_count("step", step, 1)
-    for name, value in (("crop", crop), ("step", step)):
-        for scale in scales:
-            if value % scale:
-                raise ValueError(
-                    f"{name} {value} is no multiple of scale {scale}, so that HR and LR would not match; "
-                    f"take {name} {max(1, value // scale) * scale}"
-                )
+    for (name, value), scale in itertools.product((("crop", crop), ("step", step)), scales):
+        if value % scale:
+            fix = f"take {name} {max(1, value // scale) * scale}"
+            raise ValueError(
+                f"{name} {value} is no multiple of scale {scale}, so that HR and LR would not match; {fix}"
+            )
     return Cuts(out, scales, crop, step)
 
 

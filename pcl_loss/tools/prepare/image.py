@@ -19,8 +19,8 @@ class Cuts:
 
     out: Path
     scales: tuple[int, ...]
-    crop: int | None
-    step: int | None
+    crop: int | None = None
+    step: int | None = None
 
     @property
     def min_size(self) -> int:
