@@ -12,12 +12,12 @@ def main() -> None:
     """Train as BasicSR's own train.py does, with its flags; experiments go under the caller's folder."""
     import basicsr.train
 
-    from .basicsr_plugin import OptionsError, register
+    from .basicsr_plugin import OptionsError, register, repairs
     from .basicsr_plugin.progress import progress_line
 
     register()
     try:
-        with progress_line():
+        with progress_line(), repairs.end_warmup_of_every_model():
             basicsr.train.train_pipeline(os.getcwd())
     except OptionsError as error:
         sys.exit(f"pcl-loss train: {error}")

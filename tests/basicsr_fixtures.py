@@ -12,8 +12,52 @@ import pytest
 import torch
 import yaml
 from skimage import data
+from torch.nn import functional as F
 
 Options = dict[str, Any]
+Build = Callable[[Options], Any]
+Batches = list[dict[str, torch.Tensor]]
+
+LOG_KEYS = {"l_pix", "l_pcl", "l_cl", "pos_sim", "neg_sim", "margin", "grad_ratio", "l_d", "out_d_real", "out_d_fake"}
+
+
+def train_on(net: Any, batches: Batches, first_iter: int = 1) -> list[dict[str, float]]:
+    logs = []
+    for iteration, batch in enumerate(batches, first_iter):
+        net.update_learning_rate(iteration)
+        net.feed_data(batch)
+        net.optimize_parameters(iteration)
+        logs.append(dict(net.get_current_log()))
+    return logs
+
+
+def weights(net: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {key: value.clone() for key, value in net.state_dict().items()}
+
+
+def assert_equal_weights(left: Any, right: Any) -> None:
+    assert left.keys() == right.keys()
+    for key in left:
+        assert torch.equal(left[key], right[key]), key
+
+
+def with_options(options: Options, train: Options) -> Options:
+    """Options with more keys under `train:`."""
+    options["train"] |= copy.deepcopy(train)
+    if "pcl_grad_ratio" in train:
+        options["train"]["pcl_opt"].pop("loss_weight", None)
+    return options
+
+
+def strong(options: Options) -> Options:
+    options["train"]["pcl_opt"]["loss_weight"] = 300.0
+    return options
+
+
+def cosine(ours: torch.nn.Module, expected: torch.nn.Module) -> float:
+    """Between the gradients of two networks."""
+    grads = [torch.cat([param.grad.flatten() for param in net.parameters()]) for net in (ours, expected)]
+    return F.cosine_similarity(*grads, dim=0).item()
 
 
 @pytest.fixture(scope="session")
@@ -106,7 +150,7 @@ def small(with_pcl: Options) -> Options:
 
 
 @pytest.fixture
-def build(registered: None, tmp_path: Path) -> Callable[[Options], Any]:
+def build(registered: None, tmp_path: Path) -> Build:
     """Builds a training model from options, without a train loop."""
     from basicsr.models import build_model
     from basicsr.utils import set_random_seed
@@ -124,7 +168,7 @@ def build(registered: None, tmp_path: Path) -> Callable[[Options], Any]:
 
 
 @pytest.fixture
-def batches() -> list[dict[str, torch.Tensor]]:
+def batches() -> Batches:
     """Six batches of two training pairs, the LR made by averaging."""
     crops = [np.ascontiguousarray(data.astronaut()[y : y + 64, 100:228]) for y in range(0, 384, 64)]
     gts = [torch.from_numpy(crop).permute(2, 0, 1).float().div(255).unfold(2, 64, 64).movedim(2, 0) for crop in crops]

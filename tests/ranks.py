@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import torch
 from helpers import rand, randn, snapshot
 from torch import Tensor
+
+from pcl_loss.functional import contrastive_discriminator_loss
 
 NUM_STEPS = 3
 LR = 1e-2
@@ -29,6 +32,44 @@ def norms_of(rank: int) -> Tensor:
 
 def start_weights() -> Tensor:
     return randn(5, seed=500)
+
+
+def model_steps(rank: int, world_size: int) -> list[dict[str, dict[str, Tensor]]]:
+    """What steps of a PCLModel make of E_D, and what this rank's own batch alone would have made of it."""
+    from pcl_loss.basicsr_plugin import PCLModel, register
+
+    register()
+    model = PCLModel(
+        {
+            "is_train": True,
+            "dist": True,
+            "rank": rank,
+            "world_size": world_size,
+            "num_gpu": 0,
+            # Another E_D on every rank, if nothing made them equal.
+            "manual_seed": rank,
+            "network_g": {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 4, "num_block": 1},
+            "network_d": {"type": "WaveletDiscriminator", "num_feat": 2},
+            "path": {},
+            "train": {
+                "optim_g": {"type": "Adam", "lr": LR},
+                "scheduler": {"type": "MultiStepLR", "milestones": [100]},
+                "pixel_opt": {"type": "L1Loss"},
+                "pcl_opt": {"type": "PCLLoss"},
+            },
+        }
+    )
+    steps = []
+    for step in range(NUM_STEPS):
+        gt = images_of(rank, step)[1].float()
+        before = copy.deepcopy(model.net_d)
+        model.feed_data({"lq": gt[..., ::4, ::4], "gt": gt})
+        model.optimize_parameters(step + 1)
+        real, fake = before(torch.cat([gt, model.output])).chunk(2)
+        contrastive_discriminator_loss(real, fake).backward()
+        grads, own_grads = ({name: p.grad for name, p in net.named_parameters()} for net in (model.net_d, before))
+        steps.append({"net_d": snapshot(model.net_d), "own": snapshot(before), "grads": grads, "own_grads": own_grads})
+    return steps
 
 
 def work(rank: int, world_size: int, directory: str) -> None:
@@ -67,6 +108,8 @@ def work(rank: int, world_size: int, directory: str) -> None:
 
     balance = GradientBalance(0.5)
     results["balanced_weights"] = torch.stack([balance(*norms) for norms in norms_of(rank)])
+
+    results["model_steps"] = model_steps(rank, world_size)
 
     torch.save(results, Path(directory) / f"{rank}.pt")
     torch.distributed.destroy_process_group()

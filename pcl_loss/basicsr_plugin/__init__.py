@@ -3,6 +3,7 @@
 from .. import import_repair  # noqa: F401  (before anything that imports basicsr)
 from .model import PCLMixin, PCLModel, PCLSwinIRModel, pcl_model
 from .registration import register
+from .speed import SpeedSRModel, SpeedSwinIRModel
 from .yaml_checks import OptionsError, complete_options
 
 __all__ = [
@@ -10,6 +11,8 @@ __all__ = [
     "PCLMixin",
     "PCLModel",
     "PCLSwinIRModel",
+    "SpeedSRModel",
+    "SpeedSwinIRModel",
     "complete_options",
     "pcl_model",
     "register",

@@ -1,6 +1,9 @@
-"""The weight of the contrastive loss that keeps its gradient in proportion to the pixel loss's."""
+"""The gradient of a step's losses at the SR output, and what is logged of the contrastive one."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +12,59 @@ from .._distributed import average
 
 # E_D moves L_CL's gradient by several per cent a step in its first iterations: a slower mean would lag behind it.
 MOMENTUM = 0.4
+
+STATS = ("l_cl", "pos_sim", "neg_sim", "margin")
+
+
+def gradient_at(sr: Tensor, losses: Iterable[Tensor], scaler: torch.amp.GradScaler) -> Tensor:
+    """The gradient of the sum of losses, which may share a graph, with respect to the SR images.
+
+    Args:
+        sr: what the losses were computed from, `(N, C, H, W)`.
+        losses: one or more, 0-dim.
+        scaler: the gradient passes the losses' networks at its scale, which keeps it within fp16's range.
+
+    Returns:
+        The gradient without that scale, `(N, C, H, W)`.
+    """
+    loss = reduce(torch.add, losses)
+    (grad,) = torch.autograd.grad(scaler.scale(loss), sr)
+    return grad / scaler.scale(loss.new_ones(()))
+
+
+class ContrastiveTerm:
+    """Weighs the gradient of the contrastive loss, and keeps what is logged of it.
+
+    Args:
+        balance: what sets the weight, in place of the loss's own `loss_weight`; None: the gradient stays as it is.
+        device: of the log.
+    """
+
+    def __init__(self, balance: GradientBalance | None, device: torch.device) -> None:
+        self.balance = balance
+        names = ("l_pcl", *STATS, "grad_ratio") + (() if balance is None else ("pcl_weight",))
+        self.log = {name: torch.zeros((), device=device) for name in names}
+        """0-dim tensors of the last step that had the term, always under the same names and in the same order."""
+
+    def measure(self, stats: Mapping[str, Tensor]) -> None:
+        """Take up the statistics of a step: `PCLLoss.stats`."""
+        self.log |= {name: stats[name] for name in STATS}
+
+    def weigh(self, loss: Tensor, grad: Tensor, grad_pix: Tensor) -> Tensor:
+        """The gradient as it is added to the others.
+
+        Args:
+            loss: the contrastive loss of a step, 0-dim.
+            grad: its gradient at the SR output.
+            grad_pix: that of the pixel loss, or of what stands in its place.
+        """
+        loss, norm, norm_pix = loss.detach(), grad.norm(), grad_pix.norm()
+        if self.balance is not None:
+            weight = self.balance(norm_pix, norm)
+            loss, grad, norm = weight * loss, weight * grad, weight * norm
+            self.log["pcl_weight"] = weight
+        self.log |= {"l_pcl": loss, "grad_ratio": norm / norm_pix}
+        return grad
 
 
 class GradientBalance(nn.Module):

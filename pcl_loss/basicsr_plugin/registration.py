@@ -17,12 +17,13 @@ from . import perceptual, repairs
 from .han_arch import HAN
 from .lpips_metric import calculate_lpips
 from .model import PCLMixin, PCLModel, PCLSwinIRModel
+from .speed import SpeedSRModel, SpeedSwinIRModel
 from .yaml_checks import check_files, complete_options
 
 ENTRIES: dict[Any, tuple[Any, ...]] = {
     LOSS_REGISTRY: (PCLLoss, ContrastiveDiscriminatorLoss, PCLPerceptualLoss),
     ARCH_REGISTRY: (WaveletDiscriminator, VGGEmbedding, HAN),
-    MODEL_REGISTRY: (PCLModel, PCLSwinIRModel),
+    MODEL_REGISTRY: (PCLModel, PCLSwinIRModel, SpeedSRModel, SpeedSwinIRModel),
     METRIC_REGISTRY: (calculate_lpips,),
 }
 

@@ -1,20 +1,23 @@
 """What BasicSR 1.4.2 needs to run on current PyTorch and without a GPU.
 
-Each repair is one function that changes one thing, and changes nothing where BasicSR is already right. The repair of
-its import is `pcl_loss.import_repair`, which must come before BasicSR is there.
+Each repair is one function that changes one thing, and changes nothing where BasicSR is already right. What `apply`
+does lets models run that could not; how the others train stays as it is. The repair of BasicSR's import is
+`pcl_loss.import_repair`, which must come before BasicSR is there.
 """
 
 from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import basicsr.train
 import torch
 from basicsr.models.base_model import BaseModel
-from basicsr.utils import check_resume, dist_util
+from basicsr.utils import check_resume, dist_util, get_root_logger
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -22,9 +25,9 @@ from .. import import_repair
 
 
 def apply() -> None:
-    """All repairs; calling it twice is harmless."""
+    """All repairs without which BasicSR does not run; calling it twice is harmless."""
     if not hasattr(BaseModel, "repaired_by_pcl_loss"):
-        repairs = (resume_without_cuda, distribute_without_cuda, end_warmup_at_the_full_lr)
+        repairs = (resume_without_cuda, distribute_without_cuda)
         BaseModel.repaired_by_pcl_loss = {repair.__name__: repair() for repair in repairs}
 
 
@@ -78,18 +81,38 @@ def distribute_without_cuda() -> bool:
     return True
 
 
-def end_warmup_at_the_full_lr() -> bool:
-    """BasicSR's warm-up stops one iteration short of the full learning rate, at `(w - 1) / w` of it, and
-    MultiStepRestartLR goes on from what it finds: the rate stays too low for the rest of the run.
+def end_warmup(model: Any, current_iter: int, warmup_iter: int) -> None:
+    """Set a model's full learning rate where its warm-up ends, if it is not there yet, and log that.
+
+    BasicSR's warm-up stops one iteration short of it, at `(w - 1) / w` of it, and MultiStepRestartLR goes on from what
+    it finds: the rate stays too low for the rest of the run. To be called before the schedulers step, so that a
+    milestone at this very iteration still counts.
+    """
+    if current_iter != warmup_iter:
+        return
+    full = model._get_init_lr()
+    if [[group["lr"] for group in optimizer.param_groups] for optimizer in model.optimizers] != full:
+        model._set_lr(full)
+        get_root_logger().info(
+            f"The warm-up ends at iteration {warmup_iter} at the full learning rate, not at BasicSR's "
+            f"{warmup_iter - 1}/{warmup_iter} of it."
+        )
+
+
+@contextmanager
+def end_warmup_of_every_model() -> Iterator[None]:
+    """While open, `end_warmup` holds for every BasicSR model, so that runs with PCL can be compared with baselines;
+    otherwise it holds for our models alone.
     """
     update_learning_rate = BaseModel.update_learning_rate
 
     @functools.wraps(update_learning_rate)
     def update(self: Any, current_iter: int, warmup_iter: int = -1) -> None:
-        if current_iter == warmup_iter:
-            # Before the schedulers step, so that a milestone at this very iteration still counts.
-            self._set_lr(self._get_init_lr())
+        end_warmup(self, current_iter, warmup_iter)
         update_learning_rate(self, current_iter, warmup_iter)
 
     BaseModel.update_learning_rate = update
-    return True
+    try:
+        yield
+    finally:
+        BaseModel.update_learning_rate = update_learning_rate

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,19 +18,11 @@ from ..loss import ContrastiveDiscriminatorLoss, PCLLoss
 
 Options = dict[str, Any]
 
-# Flat keys under `train:`, as BasicSR's own `net_d_iters`.
-TRAIN_KEYS = (
-    "pcl_opt",
-    "pcl_start_iter",
-    "pcl_every",
-    "pcl_grad_ratio",
-    "cld_opt",
-    "optim_d",
-    "net_d_frozen",
-    "amp",
-    "channels_last",
-    "compile",
-)
+# Flat keys under `train:`, as BasicSR's own `net_d_iters`: those of the models with PCL, and those of SpeedMixin.
+PCL_KEYS = ("pcl_opt", "pcl_start_iter", "pcl_every", "pcl_grad_ratio", "cld_opt", "optim_d", "net_d_frozen")
+SPEED_KEYS = ("amp", "channels_last", "compile")
+# What BasicSR's own models are built as where one of the latter is set.
+SPEED_TWINS = {"SRModel": "SpeedSRModel", "SwinIRModel": "SpeedSwinIRModel"}
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -43,6 +35,9 @@ def complete_options(opt: Options, *, is_pcl_model: bool) -> None:
 
     The defaults must stand there before BasicSR looks for what to resume: it resumes the networks whose `network_*`
     key it sees, so that E_D would otherwise be silently new after a resume. Running it again changes nothing.
+
+    BasicSR's own `SRModel` and `SwinIRModel` know nothing of `amp`, `channels_last` and `compile`: with one of them
+    `model_type` becomes that of their twin which does.
 
     Args:
         opt: BasicSR's options; changed in place.
@@ -58,21 +53,41 @@ def complete_options(opt: Options, *, is_pcl_model: bool) -> None:
     model_type = opt.get("model_type")
     if not is_pcl_model:
         _refuse_ignored_keys(model_type, train)
+        if model_type in SPEED_TWINS and any(train.get(key) not in (None, False) for key in SPEED_KEYS):
+            complete_speed(train)
+            opt["model_type"] = SPEED_TWINS[model_type]
         return
     if train.get("pcl_opt") is None:
         raise OptionsError(
             f"`model_type: {model_type}` needs train.pcl_opt, for example "
             "`pcl_opt: {type: PCLLoss, loss_weight: 1.0}`"
         )
+    complete_speed(train)
     try:
         _complete(opt, train)
     except (TypeError, ValueError) as error:
         raise OptionsError(str(error)) from error
 
 
+def complete_speed(train: Options) -> None:
+    """Check `amp`, `channels_last` and `compile`, and write their defaults: None, False and None. Running it again
+    changes nothing.
+
+    Args:
+        train: the block `train:` of BasicSR's options; changed in place.
+
+    Raises:
+        OptionsError: a value that there is not.
+    """
+    try:
+        _check_speed(train)
+    except (TypeError, ValueError) as error:
+        raise OptionsError(str(error)) from error
+
+
 def _refuse_ignored_keys(model_type: str | None, train: Options) -> None:
-    # Other models than BasicSR's own two may well read an `amp` of theirs.
-    ours = TRAIN_KEYS if model_type in ("SRModel", "SwinIRModel") else ("pcl_opt",)
+    # Other models than BasicSR's own two and their twins may well read a `cld_opt` of theirs.
+    ours = PCL_KEYS if model_type in (*SPEED_TWINS, *SPEED_TWINS.values()) else ("pcl_opt",)
     for key in ours:
         if train.get(key):
             raise OptionsError(
@@ -93,8 +108,9 @@ def check_files(opt: Options) -> None:
     """
     for phase, dataset in opt.get("datasets", {}).items():
         for key in ("dataroot_gt", "dataroot_lq"):
-            folder = dataset.get(key)
-            if folder is not None and not os.path.exists(folder):
+            for folder in _paths(dataset.get(key)):
+                if os.path.exists(folder):
+                    continue
                 name = str(dataset.get("name"))
                 hint = f" {expected_layout(name)}." if name in DATASETS else ""
                 raise OptionsError(
@@ -108,15 +124,21 @@ def check_files(opt: Options) -> None:
             )
 
 
+def _paths(value: str | Sequence[str] | None) -> Sequence[str]:
+    """Those that a key names: none, one, or, where a data set reads several folders, a list."""
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, str) else value
+
+
 def _complete(opt: Options, train: Options) -> None:
-    check_keys("train", [key for key in train if key.startswith(("pcl_", "cld_", "net_d_"))], TRAIN_KEYS)
+    check_keys("train", [key for key in train if key.startswith(("pcl_", "cld_", "net_d_"))], PCL_KEYS)
     train.setdefault("pcl_start_iter", 0)
     check_count("train.pcl_start_iter", train["pcl_start_iter"], 0)
     frozen = train.setdefault("net_d_frozen", False)
     _check_switch("train.net_d_frozen", frozen)
     check_count("train.pcl_every", train.setdefault("pcl_every", 1), 1)
     _check_grad_ratio(train)
-    _check_speed(train)
     _check_preview(opt)
 
     _set_default(train["pcl_opt"], "type", "PCLLoss")
@@ -219,7 +241,7 @@ def _set_default(block: Options, key: str, default: Any) -> None:
 
 
 def _pcl_twin(model_type: str | None) -> str:
-    return "PCLSwinIRModel" if model_type == "SwinIRModel" else "PCLModel"
+    return "PCLSwinIRModel" if model_type in ("SwinIRModel", SPEED_TWINS["SwinIRModel"]) else "PCLModel"
 
 
 def _check_preview(opt: Options) -> None:

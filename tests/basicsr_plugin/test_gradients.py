@@ -1,14 +1,20 @@
-"""The balance is a ratio of two running means, and never waits for a GPU."""
+"""The balance is a ratio of two running means; a step's gradient is that of all its losses."""
 
+import copy
 import math
 from typing import Any
 
 import pytest
 import ranks
 import torch
+from basicsr.utils.registry import LOSS_REGISTRY
+from basicsr_fixtures import LOG_KEYS, Batches, Build, Options, strong, train_on, with_options
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
 
+from pcl_loss import PCLLoss
 from pcl_loss.basicsr_plugin.gradients import GradientBalance
+from pcl_loss.samples import seeded_generator
 
 
 def test_the_weight_follows_its_recursion() -> None:
@@ -55,3 +61,114 @@ def test_all_ranks_use_the_weight_of_their_mean_ratio(two_ranks: list[dict[str, 
 def test_nothing_waits_for_a_gpu() -> None:
     with FakeTensorMode(), torch.device("cuda"):
         assert GradientBalance(1.0)(torch.rand(()), torch.rand(())).device.type == "cuda"
+
+
+# --- in a step of the model ---
+
+
+def gradients_at_sr(net: Any, batch: dict[str, torch.Tensor], iteration: int, white: float = 1.0) -> tuple[Any, Any]:
+    """Those of L1 and of L_CL with the weight 1, from the networks as they are now."""
+    sr = net.net_g(batch["lq"]).detach().requires_grad_()
+    pcl = PCLLoss(data_range=white)(sr, batch["gt"], net.net_d, generator=seeded_generator(3, iteration))
+    return torch.autograd.grad(F.l1_loss(sr, batch["gt"]), sr)[0], torch.autograd.grad(pcl, sr)[0]
+
+
+def test_the_logged_ratio_is_that_of_the_gradients_at_the_sr_output(
+    small: Options, build: Build, batches: Batches
+) -> None:
+    net = build(strong(small))
+    grad_pix, grad_pcl = gradients_at_sr(net, batches[0], 1)
+    (log,) = train_on(net, batches[:1])
+    assert log["grad_ratio"] == pytest.approx((300 * grad_pcl.norm() / grad_pix.norm()).item(), rel=1e-5)
+
+
+def in_range(options: Options, batches: Batches, white: float) -> Batches:
+    """Options and batches for images whose white is `white`."""
+    options["train"]["pcl_opt"]["data_range"] = white
+    options["network_g"] |= {"img_range": 255.0 / white, "rgb_mean": [white * mean for mean in (0.45, 0.44, 0.40)]}
+    return [{key: images * white for key, images in batch.items()} for batch in batches]
+
+
+@pytest.mark.parametrize("white", [1.0, 255.0])
+@pytest.mark.parametrize("ratio", [0.1, 2.0])
+def test_pcl_grad_ratio_holds_the_ratio_over_a_run(
+    ratio: float, white: float, small: Options, build: Build, batches: Batches
+) -> None:
+    batches = in_range(small, batches, white)
+    small["train"]["scheduler"]["periods"] = [200]
+    net = build(with_options(small, {"pcl_grad_ratio": ratio}))
+    found, weights_used = [], []
+    for iteration in range(1, 101):
+        batch = batches[iteration % len(batches)]
+        grad_pix, grad_pcl = gradients_at_sr(net, batch, iteration, white)
+        (log,) = train_on(net, [batch], first_iter=iteration)
+        found.append((log["pcl_weight"] * grad_pcl.norm() / grad_pix.norm()).item())
+        weights_used.append(log["pcl_weight"])
+        assert log["grad_ratio"] == pytest.approx(found[-1], rel=1e-4)
+    assert found[0] == pytest.approx(ratio, rel=1e-4)
+    assert sum(found) / len(found) == pytest.approx(ratio, rel=0.1)
+    for start in (0, 25, 50, 75):
+        assert sum(found[start : start + 25]) / 25 == pytest.approx(ratio, rel=0.1)
+    # The first step's weight would not have done it.
+    unweighted = [f / w for f, w in zip(found, weights_used, strict=True)]
+    assert sum(unweighted[25:50]) / 25 != pytest.approx(unweighted[0], rel=0.3)
+
+
+def test_with_pcl_grad_ratio_the_step_is_that_of_the_logged_weight(
+    small: Options, build: Build, batches: Batches
+) -> None:
+    net = build(with_options(small, {"pcl_grad_ratio": 1.5}))
+    net_g = copy.deepcopy(net.net_g)
+    sr = net_g(batches[0]["lq"])
+    grad_pix, grad_pcl = gradients_at_sr(net, batches[0], 1)
+    sr.backward(grad_pix + 1.5 * grad_pix.norm() / grad_pcl.norm() * grad_pcl)
+    (log,) = train_on(net, batches[:1])
+    for param, expected in zip(net.net_g.parameters(), net_g.parameters(), strict=True):
+        torch.testing.assert_close(param.grad, expected.grad, rtol=1e-4, atol=1e-8)
+    assert log["l_pcl"] == pytest.approx(log["pcl_weight"] * log["l_cl"] / 255, rel=1e-5)
+    assert log.keys() == LOG_KEYS | {"pcl_weight"}
+
+
+class TinyPerceptualLoss(torch.nn.Module):
+    """As BasicSR's PerceptualLoss: two losses of the same features."""
+
+    def __init__(self, perceptual_weight: float, style_weight: float) -> None:
+        super().__init__()
+        self.perceptual_weight, self.style_weight = perceptual_weight, style_weight
+        filters = torch.rand(4, 3, 3, 3, generator=torch.Generator().manual_seed(0)) - 0.5
+        self.register_buffer("filters", filters)
+
+    def forward(self, x: torch.Tensor, gt: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        features, gt_features = (F.conv2d(images, self.filters).relu().flatten(2) for images in (x, gt.detach()))
+        percep = self.perceptual_weight * F.l1_loss(features, gt_features)
+        grams = [maps @ maps.mT / maps.shape[-1] for maps in (features, gt_features)]
+        style = self.style_weight * F.mse_loss(*grams)
+        return percep if self.perceptual_weight else None, style if self.style_weight else None
+
+
+@pytest.mark.parametrize("pixel", [True, False])
+@pytest.mark.parametrize(("percep", "style"), [(0.5, 3.0), (0.5, 0.0), (0.0, 3.0)])
+def test_a_steps_gradient_is_that_of_the_sum_of_its_losses(
+    percep: float, style: float, pixel: bool, small: Options, build: Build, batches: Batches, monkeypatch: Any
+) -> None:
+    monkeypatch.setitem(LOSS_REGISTRY._obj_map, "TinyPerceptualLoss", TinyPerceptualLoss)
+    keywords = {"perceptual_weight": percep, "style_weight": style}
+    small["train"]["perceptual_opt"] = {"type": "TinyPerceptualLoss", **keywords}
+    if not pixel:
+        del small["train"]["pixel_opt"]
+    net = build(strong(small))
+    net_g, batch = copy.deepcopy(net.net_g), batches[0]
+    sr = net_g(batch["lq"])
+    pcl = PCLLoss(loss_weight=300.0)(sr, batch["gt"], net.net_d, generator=seeded_generator(3, 1))
+    losses = dict(zip(("l_percep", "l_style"), TinyPerceptualLoss(**keywords)(sr, batch["gt"]), strict=True))
+    losses = {name: loss for name, loss in losses.items() if loss is not None} | {"l_pcl": pcl}
+    if pixel:
+        losses = {"l_pix": F.l1_loss(sr, batch["gt"])} | losses
+    sum(losses.values()).backward()
+
+    (log,) = train_on(net, [batch])
+    for param, expected in zip(net.net_g.parameters(), net_g.parameters(), strict=True):
+        torch.testing.assert_close(param.grad, expected.grad, rtol=1e-4, atol=1e-7)
+    assert list(log)[: len(losses)] == list(losses)
+    for name, loss in losses.items():
+        assert log[name] == pytest.approx(loss.item(), rel=1e-5), name

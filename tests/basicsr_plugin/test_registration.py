@@ -17,6 +17,8 @@ def test_every_name_is_known_to_basicsr() -> None:
     assert ARCH_REGISTRY.get("WaveletDiscriminator") is pcl_loss.WaveletDiscriminator
     assert MODEL_REGISTRY.get("PCLModel") is basicsr_plugin.PCLModel
     assert MODEL_REGISTRY.get("PCLSwinIRModel") is basicsr_plugin.PCLSwinIRModel
+    assert MODEL_REGISTRY.get("SpeedSRModel") is basicsr_plugin.SpeedSRModel
+    assert MODEL_REGISTRY.get("SpeedSwinIRModel") is basicsr_plugin.SpeedSwinIRModel
 
 
 def test_registering_twice_changes_nothing() -> None:

@@ -5,22 +5,24 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import yaml
 from basicsr.models.base_model import BaseModel
+from basicsr.models.lr_scheduler import MultiStepRestartLR
 
-from pcl_loss.basicsr_plugin import repairs
+from pcl_loss.basicsr_plugin import PCLModel, SpeedSRModel, repairs
 
 Options = dict[str, Any]
 
 
 def test_applying_twice_wraps_nothing_twice() -> None:
-    before = BaseModel.update_learning_rate, BaseModel.model_to_device
+    before = BaseModel.model_to_device
     repairs.apply()
-    assert (BaseModel.update_learning_rate, BaseModel.model_to_device) == before
+    assert BaseModel.model_to_device == before
 
 
 def test_an_l1_baseline_resumes_without_a_gpu(baseline: Options, run_pipeline: Callable[..., str]) -> None:
@@ -36,11 +38,16 @@ def test_auto_resume_without_a_state_starts_from_scratch(baseline: Options, run_
     assert "Start training from epoch: 0, iter: 0" in run_pipeline(baseline, "--auto_resume")
 
 
-@pytest.mark.parametrize("warmup", [2, 5])
-def test_warm_up_ends_at_the_full_rate(warmup: int) -> None:
-    from basicsr.models.lr_scheduler import MultiStepRestartLR
+@pytest.fixture
+def logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The lines that the repairs log."""
+    lines: list[str] = []
+    monkeypatch.setattr(repairs, "get_root_logger", lambda: SimpleNamespace(info=lines.append))
+    return lines
 
-    model = BaseModel({"num_gpu": 0, "is_train": True})
+
+def rates_of(model: Any, warmup: int) -> list[float]:
+    """The learning rates of ten iterations, of which the full one is 1 and the last two are behind a milestone."""
     optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     model.optimizers, model.schedulers = [optimizer], [MultiStepRestartLR(optimizer, [8], gamma=0.1)]
     rates = []
@@ -48,8 +55,41 @@ def test_warm_up_ends_at_the_full_rate(warmup: int) -> None:
         model.update_learning_rate(iteration, warmup_iter=warmup)
         optimizer.step()
         rates.append(optimizer.param_groups[0]["lr"])
+    return rates
+
+
+@pytest.mark.parametrize("warmup", [2, 5])
+@pytest.mark.parametrize("model_type", [BaseModel, PCLModel, SpeedSRModel])
+def test_where_it_is_asked_for_every_models_warm_up_ends_at_the_full_rate(
+    model_type: Any, warmup: int, logged: list[str]
+) -> None:
+    model = object.__new__(model_type)
+    with repairs.end_warmup_of_every_model():
+        rates = rates_of(model, warmup)
     expected = [min(1.0, iteration / warmup) * (0.1 if iteration > 8 else 1.0) for iteration in range(1, 11)]
     assert rates == pytest.approx(expected)
+    (line,) = logged
+    assert f"The warm-up ends at iteration {warmup} at the full learning rate" in line
+
+
+@pytest.mark.parametrize("warmup", [-1, 1])
+def test_a_run_without_a_warm_up_has_nothing_to_mend(warmup: int, logged: list[str]) -> None:
+    assert rates_of(object.__new__(PCLModel), warmup) == pytest.approx([1.0] * 8 + [0.1] * 2)
+    assert not logged
+
+
+def test_a_mere_register_leaves_other_models_warm_up_alone(registered: None) -> None:
+    with repairs.end_warmup_of_every_model():
+        pass
+    assert rates_of(BaseModel({"num_gpu": 0, "is_train": True}), 5) == pytest.approx(
+        [0.2, 0.4, 0.6, 0.8, 0.8, 0.8, 0.8, 0.8, 0.08, 0.08]
+    )
+    assert rates_of(object.__new__(PCLModel), 5)[4:8] == pytest.approx([1.0] * 4)
+
+
+def test_train_mends_a_baselines_warm_up_and_says_so(baseline: Options, run_pipeline: Callable[..., str]) -> None:
+    baseline["train"]["warmup_iter"] = 3
+    assert run_pipeline(baseline).count("The warm-up ends at iteration 3 at the full learning rate") == 1
 
 
 @pytest.mark.slow

@@ -1,12 +1,15 @@
 """A YAML's defaults are filled in, and what it cannot mean is refused with the line to change."""
 
 import copy
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from pcl_loss.basicsr_plugin import OptionsError, complete_options
+from pcl_loss.basicsr_plugin.yaml_checks import check_files
 
 Options = dict[str, Any]
 
@@ -61,13 +64,44 @@ def test_pcl_opt_under_a_model_that_ignores_it_is_refused(with_pcl: Options, mod
         complete_options(with_pcl, is_pcl_model=False)
 
 
-@pytest.mark.parametrize(
-    "key_and_value", [("amp", "bf16"), ("channels_last", True), ("compile", True), ("pcl_every", 2)]
-)
-def test_keys_that_a_stock_model_ignores_are_refused(baseline: Options, key_and_value: tuple[str, Any]) -> None:
+@pytest.mark.parametrize("model_type", ["SRModel", "SpeedSRModel", "SpeedSwinIRModel"])
+def test_keys_of_pcl_that_a_model_without_it_ignores_are_refused(baseline: Options, model_type: str) -> None:
+    baseline["train"]["pcl_every"] = 2
+    pcl_type = "PCLSwinIRModel" if "SwinIR" in model_type else "PCLModel"
+    message = rf"`model_type: {model_type}` ignores train\.pcl_every .*`model_type: {pcl_type}`"
+    with pytest.raises(OptionsError, match=message):
+        complete_options(baseline | {"model_type": model_type}, is_pcl_model=False)
+
+
+@pytest.mark.parametrize("model_type", ["SRModel", "SwinIRModel"])
+@pytest.mark.parametrize("key_and_value", [("amp", "bf16"), ("channels_last", True), ("compile", True)])
+def test_a_stock_model_becomes_the_twin_that_knows_the_key(
+    baseline: Options, key_and_value: tuple[str, Any], model_type: str
+) -> None:
+    key, value = key_and_value
+    baseline |= {"model_type": model_type}
+    baseline["train"][key] = value
+    complete_options(baseline, is_pcl_model=False)
+    assert baseline["model_type"] == f"Speed{model_type}"
+    assert {key: baseline["train"][key] for key in ("amp", "channels_last", "compile")} == {
+        "amp": None,
+        "channels_last": False,
+        "compile": None,
+    } | {key: {} if key == "compile" else value}
+
+
+@pytest.mark.parametrize("key_and_value", [("amp", None), ("channels_last", False), ("compile", False)])
+def test_a_key_that_is_off_leaves_a_stock_model_as_it_is(baseline: Options, key_and_value: tuple[str, Any]) -> None:
     key, value = key_and_value
     baseline["train"][key] = value
-    with pytest.raises(OptionsError, match=rf"`model_type: SRModel` ignores train\.{key} .*`model_type: PCLModel`"):
+    before = copy.deepcopy(baseline)
+    complete_options(baseline, is_pcl_model=False)
+    assert baseline == before
+
+
+def test_a_bad_value_under_a_stock_model_names_itself_and_the_fix(baseline: Options) -> None:
+    baseline["train"]["amp"] = "half"
+    with pytest.raises(OptionsError, match=r"train\.amp must be one of \['bf16', 'fp16'\].*got 'half'"):
         complete_options(baseline, is_pcl_model=False)
 
 
@@ -174,3 +208,13 @@ def test_a_preview_without_matplotlib_is_refused(with_pcl: Options, monkeypatch:
 def test_a_run_without_validation_needs_no_val_block(with_pcl: Options) -> None:
     del with_pcl["val"]
     complete_options(with_pcl, is_pcl_model=True)
+
+
+def test_folders_of_images_may_be_a_list(baseline: Options, tmp_path: Path) -> None:
+    train_set = baseline["datasets"]["train"]
+    train_set["dataroot_gt"] = [train_set["dataroot_gt"], str(tmp_path)]
+    check_files(baseline)
+    missing = str(tmp_path / "missing")
+    train_set["dataroot_gt"].append(missing)
+    with pytest.raises(OptionsError, match=rf"datasets\.train\.dataroot_gt: there is no {re.escape(missing)} "):
+        check_files(baseline)

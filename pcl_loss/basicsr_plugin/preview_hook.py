@@ -1,0 +1,73 @@
+"""PreviewMixin: the sheet of `pcl-loss preview` in TensorBoard, at every validation."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from basicsr.utils import get_root_logger
+from torch import Tensor
+
+from ..loss import PCLLoss
+from ..samples import seeded_generator
+from .saving import Base
+
+
+class PreviewMixin(Base):
+    """With `val.pcl_preview: true`, draws the first image of every validation set, its samples and SR, as `net_d`
+    embeds them and `cri_pcl` compares them.
+    """
+
+    cri_pcl: PCLLoss
+    net_d: Any
+    lq: Tensor
+    gt: Tensor
+    _seed: int
+    # What the next `test` does with its images, once.
+    _add_preview: Callable[[], None] | None = None
+
+    def nondist_validation(self, dataloader: Any, current_iter: int, tb_logger: Any, save_img: bool) -> None:
+        """As the base model; the first image's sheet goes to TensorBoard."""
+        if self.is_train and tb_logger is not None and self.opt["val"].get("pcl_preview"):
+            tag = f"pcl_preview/{dataloader.dataset.opt['name']}"
+            self._add_preview = functools.partial(self._draw_preview, tb_logger, tag, current_iter)
+        try:
+            super().nondist_validation(dataloader, current_iter, tb_logger, save_img)
+        finally:
+            self._add_preview = None
+
+    def test(self) -> None:
+        """As the base model; then the sheet, if it is due: validation deletes the images one by one."""
+        super().test()
+        if self._add_preview is not None:
+            add_preview, self._add_preview = self._add_preview, None
+            add_preview()
+
+    def _draw_preview(self, tb_logger: Any, tag: str, current_iter: int) -> None:
+        # Only here: a training without previews does not load what draws them.
+        from ..tools import preview
+
+        try:
+            if not hasattr(self, "gt"):
+                raise ValueError("the validation set has no ground truth")
+            gt, sr, lq = self.gt, self.output, self.lq
+            if sr.shape != gt.shape:
+                raise ValueError(f"SR has shape {tuple(sr.shape)}, its ground truth {tuple(gt.shape)}")
+            scale = self.opt.get("scale", 1)
+            window = preview.detailed_window(gt, multiple=scale)
+            sheet = preview.make_sheet(
+                window.cut(gt),
+                self.cri_pcl,
+                sr=window.cut(sr),
+                lq=window.cut(lq, scale),
+                embedding=self.net_d,
+                # The same samples at every validation: what changes from sheet to sheet is the networks' doing.
+                generator=seeded_generator(self._seed, 0),
+            )
+        except (ValueError, RuntimeError) as error:
+            # A picture is no reason to end a training: not for an image too small, nor for a GPU that is full.
+            get_root_logger().warning(f"val.pcl_preview: no sheet for {tag}: {error}")
+            return
+        pixels = preview.to_pixels(preview.draw(sheet, f"{tag.partition('/')[2]}, iteration {current_iter}"))
+        tb_logger.add_image(tag, pixels, current_iter, dataformats="HWC")

@@ -1,0 +1,193 @@
+"""SpeedMixin: half precision, channels last and compiled networks for BasicSR's models; and the iteration they run."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from functools import reduce
+from typing import Any
+
+import torch
+from basicsr.models.sr_model import SRModel
+from basicsr.models.swinir_model import SwinIRModel
+from basicsr.utils import get_root_logger
+from torch import Tensor, nn
+
+from .._distributed import average
+from .._tensors import at_least_float32
+from . import repairs
+from .gradients import gradient_at
+from .saving import SavingMixin
+from .yaml_checks import AMP_DTYPES, SPEED_KEYS, complete_speed
+
+
+class SpeedMixin(SavingMixin):
+    """Gives a BasicSR model that derives from `SRModel` three keys under `train:`, of which none is required.
+
+    - `amp: bf16` or `fp16`: networks run under autocast, fp16 with a `GradScaler`. The losses' sums, the optimizers
+      and validation stay in float32.
+    - `channels_last: true`: the networks and images of a step lie channels last.
+    - `compile: true`, or a block of `torch.compile`'s keywords: what a step runs is compiled; validation is not.
+
+    Without them an iteration is that of `SRModel`, bit for bit. Two things differ from it: the log stays on its device
+    until it is read, and the warm-up ends at the full learning rate (see `repairs.end_warmup`).
+    """
+
+    net_g: nn.Module
+    lq: Tensor
+    gt: Tensor
+
+    def __init__(self, opt: dict[str, Any]) -> None:
+        if opt["is_train"]:
+            complete_speed(opt["train"])
+        super().__init__(opt)
+
+    def init_training_settings(self) -> None:
+        """Build what `SRModel` builds, and compile the SR network if that is asked for."""
+        train_opt = self.opt["train"]
+        self.amp_dtype = AMP_DTYPES.get(train_opt["amp"])
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp_dtype == torch.float16)
+        # The networks themselves stay as they are: for checkpoints, and for validation, whose images of many sizes
+        # would each be compiled anew.
+        self._compiled: dict[str, Any] = {}
+        super().init_training_settings()
+        if train_opt["compile"] is not None:
+            self._compiled["net_g"] = torch.compile(self.net_g, **train_opt["compile"])
+        wanted = [f"{key}: {train_opt[key] or True}" for key in SPEED_KEYS if train_opt[key] not in (None, False)]
+        if wanted:
+            get_root_logger().info(f"The model is built as {type(self).__name__}, with {', '.join(wanted)}.")
+
+    # --- how the networks and images lie, and what they run in ---
+
+    @property
+    def channels_last(self) -> bool:
+        """Whether the networks and images of a step lie channels last."""
+        return self.is_train and self.opt["train"]["channels_last"]
+
+    def model_to_device(self, net: nn.Module) -> nn.Module:
+        """As the base model; with `train.channels_last` its convolutions lie so."""
+        return super().model_to_device(self._laid_out(net))
+
+    def feed_data(self, data: dict[str, Any]) -> None:
+        """As the base model; with `train.channels_last` the images lie so."""
+        super().feed_data(data)
+        if self.channels_last:
+            self.lq = self.lq.contiguous(memory_format=torch.channels_last)
+            if "gt" in data:
+                self.gt = self.gt.contiguous(memory_format=torch.channels_last)
+
+    def _laid_out(self, net: nn.Module) -> nn.Module:
+        if self.channels_last:
+            # Not `net.to(memory_format=...)`, which stumbles over a three-dimensional convolution.
+            for param in net.parameters():
+                if param.dim() == 4:
+                    param.data = param.data.contiguous(memory_format=torch.channels_last)
+        return net
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None)
+
+    # --- the optimizers ---
+
+    def get_optimizer(self, optim_type: str, params: Any, lr: float, **keywords: Any) -> torch.optim.Optimizer:
+        """As the base model; under fp16 its fused Adam, which skips a step whose gradients overflow on the device
+        itself: any other waits for the device to say whether they do.
+        """
+        if self.scaler.is_enabled() and optim_type in ("Adam", "AdamW") and not keywords.get("foreach"):
+            keywords.setdefault("fused", True)
+        return super().get_optimizer(optim_type, params, lr, **keywords)
+
+    def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
+        """As the base model, whose warm-up stops short of the full rate: see `repairs.end_warmup`."""
+        repairs.end_warmup(self, current_iter, warmup_iter)
+        super().update_learning_rate(current_iter, warmup_iter)
+
+    # --- the iteration ---
+
+    def optimize_parameters(self, current_iter: int) -> None:
+        """One iteration: the SR step."""
+        self._end_iteration(self._optimize_net_g(current_iter))
+
+    def _optimize_net_g(self, current_iter: int) -> dict[str, Tensor]:
+        """The SR step; returns what is logged of it."""
+        self.optimizer_g.zero_grad()
+        with self._autocast():
+            output = self._compiled.get("net_g", self.net_g)(self.lq)
+        # The losses have graphs of their own, which are gone before the SR network's backward pass begins.
+        self.output = at_least_float32(output.detach()).requires_grad_()
+        grads, log = self._sr_gradients(current_iter)
+        self.output = self.output.detach()
+        output.backward(self.scaler.scale(reduce(torch.add, grads)).to(output.dtype))
+        self.scaler.step(self.optimizer_g)
+        return log
+
+    def _sr_gradients(self, current_iter: int) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """The gradients at `self.output` of the pixel loss, and of the perceptual and the style loss, which share a
+        graph; and the losses by name, weighted.
+        """
+        grads: list[Tensor] = []
+        log: dict[str, Tensor] = {}
+        for group in (self._pixel_loss, self._perceptual_losses):
+            with self._autocast():
+                losses = group()
+            if losses:
+                grads.append(gradient_at(self.output, losses.values(), self.scaler))
+                log |= {name: loss.detach() for name, loss in losses.items()}
+        return grads, log
+
+    def _pixel_loss(self) -> dict[str, Tensor]:
+        return {} if self.cri_pix is None else {"l_pix": self.cri_pix(self.output, self.gt)}
+
+    def _perceptual_losses(self) -> dict[str, Tensor]:
+        if self.cri_perceptual is None:
+            return {}
+        names = ("l_percep", "l_style")
+        losses = zip(names, self.cri_perceptual(self.output, self.gt), strict=True)
+        return {name: loss for name, loss in losses if loss is not None}
+
+    def _end_iteration(self, log: dict[str, Tensor]) -> None:
+        self.scaler.update()
+        self._note(log)
+        if self.ema_decay > 0:
+            self.model_ema(decay=self.ema_decay)
+
+    # --- log, validation and what a resumed run needs ---
+
+    def _note(self, log: dict[str, Tensor]) -> None:
+        """Keep the log on its device: only what asks for it waits for the GPU."""
+        self._log_names, self._log_values = list(log), torch.stack([value.float().mean() for value in log.values()])
+        average([self._log_values])
+
+    @property
+    def log_dict(self) -> dict[str, float]:
+        """What the last iteration logged, the mean over the ranks."""
+        return dict(zip(self._log_names, self._log_values.tolist(), strict=True))
+
+    def test(self) -> None:
+        """As the base model, with the bare SR network: validation runs on rank 0 alone, a parallel wrapper would wait
+        there for the other ranks.
+        """
+        wrapped, self.net_g = self.net_g, self.get_bare_model(self.net_g)
+        try:
+            super().test()
+        finally:
+            self.net_g = wrapped
+
+    def _states(self) -> dict[str, Any]:
+        return super()._states() | ({"scaler": self.scaler} if self.scaler.is_enabled() else {})
+
+    def resume_training(self, resume_state: dict[str, Any]) -> None:
+        """As the base model, also where the run was saved with another `train.amp`."""
+        for optimizer, saved in zip(self.optimizers, resume_state["optimizers"], strict=False):
+            for group, saved_group in zip(optimizer.param_groups, saved["param_groups"], strict=False):
+                saved_group["fused"] = group["fused"]
+        super().resume_training(resume_state)
+
+
+class SpeedSRModel(SpeedMixin, SRModel):
+    """BasicSR's `SRModel` with `train.amp`, `train.channels_last` and `train.compile`: the baseline of a run with PCL
+    that has them.
+    """
+
+
+class SpeedSwinIRModel(SpeedMixin, SwinIRModel):
+    """BasicSR's `SwinIRModel` with `train.amp`, `train.channels_last` and `train.compile`."""

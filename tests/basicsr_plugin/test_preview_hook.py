@@ -1,0 +1,107 @@
+"""The sheets of val.pcl_preview are those of `pcl-loss preview`, and training does not notice them."""
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from basicsr_fixtures import Batches, Build, Options, assert_equal_weights, train_on, weights
+
+from pcl_loss.samples import seeded_generator
+from pcl_loss.tools import preview
+
+
+class Validation(list[dict[str, Any]]):
+    """What `nondist_validation` uses of a data loader."""
+
+    class dataset:
+        opt = {"name": "held_out"}  # noqa: RUF012
+
+
+class TensorBoard:
+    """Notes the images it is given."""
+
+    def __init__(self) -> None:
+        self.images: list[tuple[str, Any, int]] = []
+
+    def add_scalar(self, *args: Any) -> None:
+        pass
+
+    def add_image(self, tag: str, image: Any, step: int, dataformats: str) -> None:
+        self.images.append((tag, image, step))
+
+
+def validation_pairs(batches: Batches) -> Validation:
+    pairs = Validation()
+    for number, batch in enumerate(batches[4:]):
+        pairs.append({"lq": batch["lq"][:1], "gt": batch["gt"][:1], "lq_path": [f"{number}.png"]})
+    return pairs
+
+
+def random_states() -> tuple[Any, ...]:
+    return torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()
+
+
+def train_and_validate(net: Any, batches: Batches, board: Any) -> None:
+    for iteration in (1, 2):
+        train_on(net, batches[iteration : iteration + 1], first_iter=iteration)
+        net.validation(validation_pairs(batches), iteration, board, False)
+
+
+def test_a_preview_leaves_the_training_as_it_is_bit_for_bit(small: Options, build: Build, batches: Batches) -> None:
+    small["train"]["pcl_opt"] |= {"num_positives": 1, "num_negatives": 2}
+    results = []
+    for wanted in (False, True):
+        small["val"]["pcl_preview"] = wanted
+        net, board = build(small), TensorBoard()
+        train_and_validate(net, batches, board)
+        assert len(board.images) == (2 if wanted else 0)
+        assert net.net_d.training
+        results.append((net, random_states()))
+    (plain, plain_random), (shown, shown_random) = results
+    assert plain_random == shown_random
+    for name in ("net_g", "net_g_ema", "net_d"):
+        assert_equal_weights(weights(getattr(shown, name)), weights(getattr(plain, name)))
+    assert shown.metric_results == plain.metric_results
+
+
+def test_the_preview_is_the_sheet_of_the_first_validation_image(
+    small: Options, build: Build, batches: Batches, monkeypatch: Any
+) -> None:
+    small["val"]["pcl_preview"] = True
+    net, board, sheets = build(small), TensorBoard(), []
+    draw = preview.draw
+    monkeypatch.setattr(preview, "draw", lambda sheet, title: (sheets.append(sheet), draw(sheet, title))[1])
+    train_and_validate(net, batches, board)
+    first = batches[4]
+    with torch.no_grad():
+        sr = net.net_g_ema(first["lq"][:1])
+    expected = preview.make_sheet(
+        first["gt"][:1], net.cri_pcl, sr=sr, embedding=net.net_d, generator=seeded_generator(3, 0)
+    )
+    assert sheets[-1].l_cl == pytest.approx(expected.l_cl, rel=1e-5)
+    for shown, panel in zip(sheets[-1].panels, expected.panels, strict=True):
+        torch.testing.assert_close(shown.image, panel.image)
+    assert [(tag, step) for tag, _, step in board.images] == [("pcl_preview/held_out", step) for step in (1, 2)]
+    assert all(image.shape[1:] == (1200, 3) for _, image, _ in board.images)
+
+
+@pytest.mark.parametrize("gt", [None, torch.zeros(1, 3, 60, 64)])
+def test_a_validation_whose_images_make_no_sheet_goes_on_without(
+    gt: torch.Tensor | None, small: Options, build: Build, batches: Batches
+) -> None:
+    small["val"] |= {"pcl_preview": True, "metrics": None}
+    net, board, pairs = build(small), TensorBoard(), validation_pairs(batches)
+    for pair in pairs:
+        del pair["gt"]
+        if gt is not None:
+            pair["gt"] = gt
+    net.validation(pairs, 1, board, False)
+    assert not board.images
+
+
+def test_without_tensorboard_nothing_is_drawn(small: Options, build: Build, batches: Batches, monkeypatch: Any) -> None:
+    small["val"]["pcl_preview"] = True
+    monkeypatch.setattr(preview, "draw", None)
+    build(small).validation(validation_pairs(batches), 1, None, False)

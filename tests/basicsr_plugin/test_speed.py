@@ -1,0 +1,213 @@
+"""amp, channels_last and compile change how a step is computed and not what it is."""
+
+import copy
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from basicsr_fixtures import (
+    Batches,
+    Build,
+    Options,
+    assert_equal_weights,
+    cosine,
+    strong,
+    train_on,
+    weights,
+    with_options,
+)
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pcl_loss import _known_gradient, functional
+from pcl_loss.basicsr_plugin import SpeedSRModel, complete_options
+
+
+def one_step(options: Options, build: Build, batches: Batches, train: Options) -> tuple[Any, dict[str, float]]:
+    """A model after its second iteration, whose E_D has seen images, and that iteration's log."""
+    net = build(with_options(strong(copy.deepcopy(options)), train))
+    return net, train_on(net, batches[:2])[1]
+
+
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_mixed_precision_stays_near_float32(
+    amp: str, small: Options, build: Build, batches: Batches, monkeypatch: Any
+) -> None:
+    # At its own first scale fp16 would skip the first steps.
+    monkeypatch.setattr(torch.amp, "GradScaler", functools.partial(torch.amp.GradScaler, init_scale=2.0**8))
+    exact, expected = one_step(small, build, batches, {})
+    net, log = one_step(small, build, batches, {"amp": amp})
+    # bf16 has 8 bits of mantissa: 0.4 % per operation.
+    assert log["l_pix"] == pytest.approx(expected["l_pix"], rel=0.01)
+    assert log["l_cl"] == pytest.approx(expected["l_cl"], rel=0.01)
+    assert log["l_d"] == pytest.approx(expected["l_d"], rel=0.05)
+    assert log["grad_ratio"] == pytest.approx(expected["grad_ratio"], rel=0.05)
+    assert all(param.dtype == torch.float32 for param in [*net.net_g.parameters(), *net.net_d.parameters()])
+    assert cosine(net.net_g, exact.net_g) > 0.99
+    assert cosine(net.net_d, exact.net_d) > 0.95
+
+
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_under_amp_networks_compute_in_half_and_equations_7_to_10_in_float32(
+    amp: str, small: Options, build: Build, batches: Batches, monkeypatch: Any
+) -> None:
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}[amp]
+    net = build(with_options(small, {"amp": amp}))
+    seen: dict[str, set[torch.dtype]] = {"sr net": set(), "e_d": set(), "similarities": set(), "logits": set()}
+    net.net_g.body[0].conv1.register_forward_hook(lambda _m, _x, y: seen["sr net"].add(y.dtype))
+    net.net_d.blocks[0].conv.register_forward_hook(lambda _m, _x, y: seen["e_d"].add(y.dtype))
+    terms = _known_gradient.info_nce_terms
+    monkeypatch.setattr(
+        _known_gradient,
+        "info_nce_terms",
+        lambda pos, *rest: (seen["similarities"].add(pos.dtype), terms(pos, *rest))[1],
+    )
+    softplus = functional._softplus
+    monkeypatch.setattr(functional, "_softplus", lambda x: (seen["logits"].add(x.dtype), softplus(x))[1])
+    embedded = []
+    embed = net.net_d.embed
+    monkeypatch.setattr(net.net_d, "embed", lambda *args: (embedded.extend(maps := embed(*args)), maps)[1])
+    train_on(net, batches[:1])
+    assert seen == {"sr net": {half}, "e_d": {half}, "similarities": {torch.float32}, "logits": {torch.float32}}
+    assert {maps.dtype for maps in embedded} == {half}
+    assert net.output.dtype == torch.float32
+
+
+def test_fp16_skips_a_step_that_overflows_and_halves_its_scale(small: Options, build: Build, batches: Batches) -> None:
+    net = build(with_options(small, {"amp": "fp16", "pcl_grad_ratio": 0.5}))
+    net.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
+    before = weights(net.net_g), weights(net.net_d), weights(net.balance)
+    train_on(net, batches[:1])
+    assert_equal_weights(weights(net.net_g), before[0])
+    for name, param in net.net_d.named_parameters():
+        assert torch.equal(param, before[1][name])
+    assert net.scaler.get_scale() == 2.0**59
+    assert_equal_weights(weights(net.balance), before[2])
+
+
+def test_fp16_keeps_gradients_that_would_underflow(small: Options, build: Build, batches: Batches) -> None:
+    # dL_1/dSR alone is 1 / 49152, below fp16's normal numbers.
+    exact = build(small)
+    net = build(with_options(small, {"amp": "fp16"}))
+    train_on(exact, batches[:1])
+    train_on(net, batches[:1])
+    assert cosine(net.net_g, exact.net_g) > 0.999
+
+
+@pytest.mark.parametrize("arch", ["EDSR", "HAN"])
+def test_channels_last_changes_where_numbers_lie_and_not_what_they_are(
+    arch: str, small: Options, build: Build, batches: Batches
+) -> None:
+    if arch == "HAN":
+        small["network_g"] = {"type": "HAN", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 8, "num_group": 2}
+        small["network_g"] |= {"num_block": 1, "squeeze_factor": 4, "upscale": 4}
+    exact, expected = one_step(small, build, batches, {})
+    net, log = one_step(small, build, batches, {"channels_last": True})
+    # Adam's first step makes a step of full size of whatever rounding leaves of a gradient near 0.
+    assert log == pytest.approx(expected, rel=0.01)
+    for ours, theirs in ((net.net_g, exact.net_g), (net.net_d, exact.net_d)):
+        assert cosine(ours, theirs) > 0.9999
+        lying = [param for param in ours.parameters() if param.dim() == 4]
+        assert all(param.is_contiguous(memory_format=torch.channels_last) for param in lying)
+    for images in (net.lq, net.gt, net.output):
+        assert images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_compiled_step_is_the_eager_one(small: Options, build: Build, batches: Batches) -> None:
+    torch.compiler.reset()
+    exact, expected = one_step(small, build, batches, {})
+    net, log = one_step(small, build, batches, {"compile": {"backend": "aot_eager", "fullgraph": True}})
+    assert log == pytest.approx(expected, rel=0.01)
+    assert cosine(net.net_g, exact.net_g) > 0.9999
+    assert cosine(net.net_d, exact.net_d) > 0.9999
+    assert weights(net.net_g).keys() == weights(exact.net_g).keys()
+    assert weights(net.net_d).keys() == weights(exact.net_d).keys()
+
+
+def test_all_that_a_step_runs_is_compiled_and_validation_is_not(
+    small: Options, build: Build, batches: Batches, monkeypatch: Any
+) -> None:
+    compiled = []
+
+    @functools.wraps(torch.compile)
+    def note(function: Any, **keywords: Any) -> Any:
+        assert keywords == {"mode": "max-autotune"}
+        return lambda *args: (compiled.append(function), function(*args))[1]
+
+    monkeypatch.setattr(torch, "compile", note)
+    small["train"]["ema_decay"] = 0
+    net = build(with_options(small, {"compile": {"mode": "max-autotune"}}))
+    train_on(net, batches[:1])
+    assert set(compiled) == {net.net_g, net.net_d, net.net_d.embed}
+    compiled.clear()
+    net.test()
+    assert not compiled
+
+
+# --- the baseline of a run with PCL ---
+
+
+def test_without_a_key_a_speed_model_is_the_sr_model_bit_for_bit(
+    baseline: Options, build: Build, batches: Batches
+) -> None:
+    plain = build(baseline)
+    ours = build(baseline | {"model_type": "SpeedSRModel"})
+    assert train_on(ours, batches) == train_on(plain, batches)
+    for name in ("net_g", "net_g_ema"):
+        assert_equal_weights(weights(getattr(ours, name)), weights(getattr(plain, name)))
+
+
+@pytest.mark.parametrize("train", [{"amp": "bf16"}, {"amp": "fp16"}, {"channels_last": True}], ids=str)
+def test_a_baseline_trains_at_the_precision_of_the_run_with_pcl(
+    train: Options, baseline: Options, small: Options, build: Build, batches: Batches
+) -> None:
+    small["train"]["pcl_start_iter"] = 99
+    exact = build(baseline)
+    complete_options(with_options(baseline, train), is_pcl_model=False)
+    plain, with_pcl = build(baseline), build(with_options(small, train))
+    assert type(plain) is SpeedSRModel
+    for net in (exact, plain, with_pcl):
+        if getattr(net, "scaler", None) is not None and net.scaler.is_enabled():
+            net.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8)
+        train_on(net, batches[:3])
+    assert_equal_weights(weights(plain.net_g), weights(with_pcl.net_g))
+    assert any(not torch.equal(value, weights(exact.net_g)[key]) for key, value in weights(plain.net_g).items())
+
+
+class Reads(TorchDispatchMode):
+    """Counts the tensors of which Python reads the value."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("keywords", "waits"), [({}, False), ({"foreach": True}, True)])
+def test_fp16_does_not_wait_to_hear_whether_a_step_overflowed(
+    keywords: Options, waits: bool, baseline: Options, build: Build, batches: Batches, monkeypatch: Any
+) -> None:
+    baseline["train"]["optim_g"] |= keywords
+    net = build(with_options(baseline | {"model_type": "SpeedSRModel"}, {"amp": "fp16"}))
+    reads, step = Reads(), net.scaler.step
+
+    def watched_step(optimizer: torch.optim.Optimizer) -> None:
+        with reads:
+            step(optimizer)
+
+    monkeypatch.setattr(net.scaler, "step", watched_step)
+    train_on(net, batches[:1])
+    assert (reads.count > 0) is waits
+
+
+def test_train_builds_a_baseline_with_amp_as_a_speed_model_and_says_so(
+    baseline: Options, run_pipeline: Callable[..., str]
+) -> None:
+    baseline["train"] |= {"amp": "bf16", "channels_last": True}
+    log = run_pipeline(baseline)
+    assert log.count("The model is built as SpeedSRModel, with amp: bf16, channels_last: True.") == 1
+    assert "Model [SpeedSRModel] is created." in log
+    assert "iter:       4" in log
+    assert "# psnr:" in log
