@@ -13,6 +13,7 @@ from basicsr.models.swinir_model import SwinIRModel
 from torch import Tensor, nn
 
 from .._distributed import average, broadcast
+from ..criterion import DiscriminatorStep
 from ..samples import seeded_generator
 from .gradients import ContrastiveTerm, GradientBalance, gradient_at
 from .preview_hook import PreviewMixin
@@ -41,7 +42,8 @@ class PCLMixin(PreviewMixin, SpeedMixin):
     `val.pcl_preview: true` adds the sheet of `pcl-loss preview`, for the first image of every validation set, to
     TensorBoard at every validation.
 
-    In several processes E_D's gradients and batch-norm statistics are averaged over the ranks.
+    In several processes E_D's gradients and batch-norm statistics are averaged over the ranks. A batch that is not
+    finite leaves no trace in E_D.
 
     Logged at every iteration: `l_pix`, `l_pcl` (weighted, as added to the total; 0 up to `pcl_start_iter`), `l_cl`
     (unweighted), `pos_sim`, `neg_sim`, `margin`, `grad_ratio` (the norm of the term's gradient at the SR output over
@@ -103,7 +105,8 @@ class PCLMixin(PreviewMixin, SpeedMixin):
         """The SR network's optimizer, then E_D's: the order in which they are saved."""
         super().setup_optimizers()
         if self.trains_net_d:
-            optim_opt = dict(self.opt["train"]["optim_d"])
+            # Fused, it can skip a step without waiting for the device.
+            optim_opt = {"fused": True} | self.opt["train"]["optim_d"]
             params = [p for p in self.net_d.parameters() if p.requires_grad]
             self.optimizer_d = self.get_optimizer(optim_opt.pop("type"), params, **optim_opt)
             self.optimizers.append(self.optimizer_d)
@@ -143,15 +146,17 @@ class PCLMixin(PreviewMixin, SpeedMixin):
     def _optimize_net_d(self) -> dict[str, Tensor]:
         """E_D's step; returns what is logged of it."""
         self.optimizer_d.zero_grad()
-        images = torch.cat([self.gt, self.output]) / self.cri_pcl.data_range
+        step = DiscriminatorStep(self.net_d)
+        net_d = self._compiled.get("net_d", self.net_d)
         with self._autocast():
-            real, fake = self._compiled.get("net_d", self.net_d)(images).chunk(2)
-        l_d = self.cri_cld(real, fake)
+            l_d = step.loss(net_d, self.gt, self.output, self.cri_pcl.data_range, self.cri_cld)
         self.scaler.scale(l_d).backward()
-        average([param.grad for param in self.net_d.parameters() if param.grad is not None])
-        average([buffer for buffer in self.net_d.buffers() if buffer.is_floating_point()])
-        self.scaler.step(self.optimizer_d)
-        return {"l_d": l_d.detach(), "out_d_real": real.detach().mean(), "out_d_fake": fake.detach().mean()}
+        grads = [param.grad for param in self.net_d.parameters() if param.grad is not None]
+        skip = step.settle(grads)
+        average(grads)
+        self.scaler.unscale_(self.optimizer_d)
+        step.apply(self.optimizer_d, skip)
+        return step.log
 
     # --- save and resume ---
 

@@ -162,6 +162,8 @@ def _complete(opt: Options, train: Options) -> None:
     # Read before BasicSR's setup takes the optimizer's type out of its block.
     lr = train["optim_g"]["lr"]
     _set_block(train, "optim_d", {"type": "Adam", "lr": lr, "weight_decay": 0, "betas": [0.9, 0.999]})
+    if train["optim_d"].get("foreach") or not train["optim_d"].get("fused", True):
+        raise ValueError("train.optim_d must be fused, to skip a batch that is not finite; drop foreach and fused")
 
 
 def _check_switch(name: str, value: Any) -> None:

@@ -23,11 +23,12 @@ from basicsr_fixtures import (
     weights,
     with_options,
 )
+from device_waits import WaitCounter
 from helpers import skip_kornias_sigma_check
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.nn import functional as F
 
-from pcl_loss import PCLLoss, WaveletDiscriminator, functional
+from pcl_loss import ContrastiveDiscriminatorLoss, PCLLoss, WaveletDiscriminator, functional
 from pcl_loss.basicsr_plugin import PCLMixin, PCLModel, PCLSwinIRModel, model, pcl_model, speed
 from pcl_loss.basicsr_plugin.gradients import ContrastiveTerm, GradientBalance
 from pcl_loss.basicsr_plugin.speed import SpeedMixin
@@ -43,7 +44,7 @@ def check_one_iteration(net: Any, batch: dict[str, torch.Tensor]) -> None:
     (F.l1_loss(sr, batch["gt"]) + pcl).backward()
     optim_g.step()
 
-    optim_d = torch.optim.Adam(net_d.parameters(), lr=1e-3, betas=(0.9, 0.999))
+    optim_d = torch.optim.Adam(net_d.parameters(), lr=1e-3, betas=(0.9, 0.999), fused=True)
     logits = net_d(torch.cat([batch["gt"], sr.detach()]))
     functional.contrastive_discriminator_loss(logits[:2], logits[2:]).backward()
     optim_d.step()
@@ -66,8 +67,8 @@ def test_one_iteration_is_the_sr_step_and_then_the_step_of_e_d(small: Options, b
         (SpeedMixin, "_optimize_net_g", "output.backward(", "output.sum().backward() or ("),
         (SpeedMixin, "_optimize_net_g", "reduce(torch.add, grads)", "grads[-1]"),
         (PCLMixin, "_contrastive_loss", "self.cri_pcl(self.output,", "self.cri_pcl(self.output.detach(),"),
-        (PCLMixin, "_optimize_net_d", "torch.cat([self.gt, self.output", "torch.cat([self.output, self.gt"),
-        (PCLMixin, "_optimize_net_d", "self.scaler.step(self.optimizer_d)", "self.scaler.step(self.optimizer_g)"),
+        (PCLMixin, "_optimize_net_d", "net_d, self.gt, self.output,", "net_d, self.output, self.gt,"),
+        (PCLMixin, "_optimize_net_d", "step.apply(self.optimizer_d", "step.apply(self.optimizer_g"),
     ],
 )
 def test_a_mutant_of_the_iteration_is_caught(
@@ -270,44 +271,89 @@ def test_between_the_iterations_of_pcl_every_the_loss_is_not_computed(
     assert calls == [1, 3, 6]  # at the first, so that the log has something to show
 
 
+@pytest.mark.parametrize("where", ["lq", "gt"])
+def test_a_batch_that_is_not_finite_leaves_no_trace_in_e_d(
+    where: str, small: Options, build: Build, batches: Batches
+) -> None:
+    net = build(small)
+    train_on(net, batches[:2])
+    before, state = weights(net.net_d), copy.deepcopy(net.optimizer_d.state_dict()["state"])
+    spoilt = copy.deepcopy(batches[2])
+    spoilt[where][0, 0, 3, 5] = float("nan")
+    train_on(net, [spoilt], first_iter=3)
+    assert_equal_weights(weights(net.net_d), before)
+    for param, expected in state.items():
+        assert_equal_weights(net.optimizer_d.state_dict()["state"][param], expected)
+
+
+# --- hidden waits ---
+
+
 class OnFakeGPU:
-    """A PCLModel's losses and log on fake CUDA tensors, on which an `.item()` raises a data-dependent error."""
+    """A PCLModel's iteration on fake CUDA tensors, without what autograd does, which does not run there."""
 
     def __init__(self, monkeypatch: Any, balance: bool = False) -> None:
         skip_kornias_sigma_check(monkeypatch)
-        # A backward pass does not run on fake CUDA tensors: any gradient of the right shape stands in.
+        # Any gradient of the right shape stands in.
         for module in (model, speed):
             monkeypatch.setattr(module, "gradient_at", lambda sr, losses, scaler: torch.rand_like(sr))
         net = object.__new__(PCLModel)
         net.opt = {"dist": False}
         net.device = torch.device("cuda")
         with torch.device("cuda"):
+            net.net_g = torch.nn.Sequential(torch.nn.Conv2d(3, 48, 3, padding=1), torch.nn.PixelShuffle(4))
             net.net_d = WaveletDiscriminator(num_feat=2)
-            net.lq, net.gt, net.output = (torch.rand(2, 3, side, side) for side in (8, 32, 32))
-            net.output.requires_grad_()
+            net.lq, net.gt = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 32, 32)
             net.cri_pcl, net.cri_pix, net.cri_perceptual = PCLLoss(negatives=("blur", "lq")), torch.nn.L1Loss(), None
             net.term = ContrastiveTerm(GradientBalance(0.5) if balance else None, net.device)
+        net.cri_cld, net.trains_net_d, net.ema_decay = ContrastiveDiscriminatorLoss(), True, 0
         net._seed, net.pcl_start_iter, net.pcl_every, net._compiled = 3, 1, 2, {}
-        net.amp_dtype, net.scaler = None, None
+        net.amp_dtype, net.scaler = None, torch.amp.GradScaler("cuda", enabled=False)
+        net.optimizer_g, net.optimizer_d = Standstill(net.net_g), Standstill(net.net_d)
+        monkeypatch.setattr(torch.Tensor, "backward", lambda *_: None)
         self.net = net
 
-    def run(self) -> None:
-        for iteration in (1, 2, 3):
-            grads, log = self.net._sr_gradients(iteration)
-            self.net._note(log)
-            assert all(grad.device.type == "cuda" for grad in grads)
+    def waits(self) -> list[str]:
+        """Of three iterations."""
+        with WaitCounter() as counter:
+            for iteration in (1, 2, 3):
+                self.net.optimize_parameters(iteration)
+        assert self.net._log_values.device.type == "cuda"
+        assert set(self.net._log_names) >= LOG_KEYS
+        return counter.waits
+
+
+class Standstill:
+    """An optimizer that leaves the gradients 1 and moves nothing."""
+
+    def __init__(self, net: torch.nn.Module) -> None:
+        self.net = net
+
+    def zero_grad(self) -> None:
+        for param in self.net.parameters():
+            param.grad = torch.ones_like(param)
+
+    def step(self) -> None:
+        pass
 
 
 @pytest.mark.parametrize("balance", [False, True])
-def test_a_steps_losses_gradient_and_log_do_not_wait_for_the_gpu(balance: bool, monkeypatch: Any) -> None:
+def test_an_iteration_does_not_wait_for_the_gpu(balance: bool, monkeypatch: Any) -> None:
     with FakeTensorMode():
-        OnFakeGPU(monkeypatch, balance).run()
+        assert not OnFakeGPU(monkeypatch, balance).waits()
 
 
 def test_a_log_that_waits_for_the_gpu_would_be_noticed(monkeypatch: Any) -> None:
     monkeypatch.setattr(PCLModel, "_note", lambda self, log: [value.item() for value in log.values()])
     with FakeTensorMode(), pytest.raises(DataDependentOutputException):
-        OnFakeGPU(monkeypatch).run()
+        OnFakeGPU(monkeypatch).waits()
+
+
+def test_a_copy_that_waits_for_the_gpu_would_be_noticed(monkeypatch: Any) -> None:
+    note = PCLModel._note
+    monkeypatch.setattr(PCLModel, "_note", lambda self, log: note(self, log | {"l_d": torch.ones(()).to("cuda")}))
+    with FakeTensorMode():
+        assert len(OnFakeGPU(monkeypatch).waits()) == 3
 
 
 # --- in several processes ---

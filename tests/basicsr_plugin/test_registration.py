@@ -36,4 +36,4 @@ def test_a_name_that_another_package_took_is_an_error(monkeypatch: pytest.Monkey
 def test_a_yaml_block_builds_the_loss_with_its_knobs() -> None:
     options: dict[str, Any] = {"type": "PCLLoss", "loss_weight": 0.5, "temperature": 0.2, "negatives": ["lq"]}
     loss = build_loss(options)
-    assert (loss.loss_weight, loss.temperature, loss.negatives) == (0.5, 0.2, ("lq",))
+    assert (loss.loss_weight, loss.temperature, loss.samples.negatives) == (0.5, 0.2, ("lq",))
