@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from _frontier_methods import L1, REORDERED, UNSHARP, VGG16_LOSSES, parse_method
 from _step_tables import table
+from scipy.interpolate import PchipInterpolator
 
 Record = Mapping[str, Any]
 Pair = tuple[str, int]
 """A net's name and a seed: what two runs must share to be compared."""
+Curve = list[tuple[float, float, float]]
 
 PAIRS_TO_JUDGE = 6
 PSNR_LOSSES = (0.01, 0.02, 0.04)
@@ -74,14 +76,14 @@ class Results:
             return ""
         return "better" if signs.pop() == METRICS[metric].higher_is_better else "worse"
 
-    def curve(self, name: str, pair: Pair, set_name: str, metric: str) -> list[tuple[float, float]]:
-        """(difference in PSNR, difference in the metric) along a method's strength, from L1's point (0, 0) on."""
+    def curve(self, name: str, pair: Pair, set_name: str, metric: str) -> Curve:
+        """(strength, difference in PSNR, difference in the metric) along a method's strength, from L1's zeros on."""
         points = {0.0: (0.0, 0.0)}
         for method, ratio in self.rows():
             if curve_name(method) == name and pair in (values := self.differences(method, ratio, set_name, metric)):
                 psnr = self.differences(method, ratio, set_name, "psnr")[pair]
                 points[_strength(method, ratio)] = (psnr, values[pair])
-        return [points[strength] for strength in sorted(points)]
+        return [(strength, *points[strength]) for strength in sorted(points)]
 
     def at_psnr_loss(self, name: str, loss: float, set_name: str, metric: str) -> dict[Pair, float]:
         """The difference in a metric where a method's curve has lost so many dB; of pairs whose curve goes there."""
@@ -111,12 +113,19 @@ def _difference(record: Record, base: Record, set_name: str, metric: str) -> flo
     return value - of_l1 if METRICS[metric].unit == "dB" else 100 * (value / of_l1 - 1)
 
 
-def _first_crossing(curve: Sequence[tuple[float, float]], psnr: float) -> float | None:
-    """Linear between neighbours; None where the curve does not go down to `psnr`, which is below 0."""
-    for (x0, y0), (x1, y1) in itertools.pairwise(curve):
-        if x1 <= psnr < x0:
-            return y0 + (y1 - y0) * (x0 - psnr) / (x0 - x1)
-    return None
+def _first_crossing(curve: Curve, psnr: float) -> float | None:
+    """The metric where PSNR first falls to `psnr`, below 0; None where it does not.
+
+    Both are interpolated along the strength, monotone and smooth: PSNR falls with its square, the metric in a line, so
+    that a straight line between two points would flatter whatever has a point near.
+    """
+    if len(curve) < 2:
+        return None
+    strengths, *values = np.array(curve).T
+    fine = np.linspace(0, strengths[-1], 2001)
+    psnrs, metrics = (PchipInterpolator(strengths, value)(fine) for value in values)
+    below = np.flatnonzero(psnrs <= psnr + 1e-9)
+    return float(metrics[below[0]]) if len(below) else None
 
 
 # Text
@@ -212,7 +221,7 @@ def draw(results: Results, file: Path, methods: Sequence[str], set_name: str) ->
                 if not points:
                     continue
                 (xs, x_bars), (ys, y_bars) = (
-                    _means_and_spreads([[p[i] for p in point] for point in points]) for i in (0, 1)
+                    _means_and_spreads([[p[i] for p in point] for point in points]) for i in (1, 2)
                 )
                 style = {"color": colours[index % len(colours)], "marker": "osD^v"[index % 5], "markersize": 4}
                 dash = "--" if name == UNSHARP else "-"

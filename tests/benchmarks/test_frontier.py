@@ -340,10 +340,15 @@ def test_at_equal_psnr_a_curve_is_interpolated_and_never_extended(
     tables: ModuleType, records: list[dict[str, Any]]
 ) -> None:
     results = tables.Results(records, "test", 300)
-    # From (0, 0) through (-.01 dB, -5 %) to (-.05 dB, -9 %).
-    assert results.at_psnr_loss("pcl_bands", 0.005, "test", "lpips")["A", 1] == pytest.approx(-2.5)
-    assert results.at_psnr_loss("pcl_bands", 0.02, "test", "lpips")["B", 2] == pytest.approx(-6)
+    # At the ratios themselves, -.01 dB and -5 %, -.05 dB and -9 %.
+    assert results.at_psnr_loss("pcl_bands", 0.01, "test", "lpips")["A", 1] == pytest.approx(-5, abs=0.02)
+    assert results.at_psnr_loss("pcl_bands", 0.05, "test", "lpips")["B", 2] == pytest.approx(-9, abs=0.02)
     assert results.at_psnr_loss("pcl_bands", 0.06, "test", "lpips") == {}
+    for each in records:
+        if each["ratio"]:  # now both are lines: -.02 dB and -4 % at 1
+            each["scores"]["test"] |= {"psnr": 30 - 0.02 * each["ratio"], "lpips": 0.2 * (1 - 0.04 * each["ratio"])}
+    assert results.at_psnr_loss("pcl_bands", 0.005, "test", "lpips")["A", 1] == pytest.approx(-1, abs=0.01)
+    assert results.at_psnr_loss("pcl_bands", 0.015, "test", "lpips")["A", 1] == pytest.approx(-3, abs=0.01)
 
 
 def test_the_factor_of_unsharp_masking_is_its_curve(tables: ModuleType, records: list[dict[str, Any]]) -> None:
@@ -352,8 +357,8 @@ def test_the_factor_of_unsharp_masking_is_its_curve(tables: ModuleType, records:
         record("A", 0, "unsharp,factor=1.2", None, 29.98, 0.198),
     ]
     curve = tables.Results(records, "test", 300).curve("unsharp", ("A", 0), "test", "lpips")
-    assert [x for x, _ in curve] == pytest.approx([0, -0.02, -0.1])
-    assert [y for _, y in curve] == pytest.approx([0, -1, -2])
+    assert [x for _, x, _ in curve] == pytest.approx([0, -0.02, -0.1])
+    assert [y for *_, y in curve] == pytest.approx([0, -1, -2])
 
 
 def test_results_become_tables_and_a_picture_without_a_run(
