@@ -6,11 +6,12 @@ Read on in the order of the work: `data` cuts the photographs, `runs` trains, `r
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ..report.measure import Score
 from .data import TEST_REGIONS, TRAIN_REGIONS, write_pairs
@@ -18,8 +19,7 @@ from .results import draw, evaluate, write_results
 from .runs import PCL, DemoSettings, LogLine, RunError, make_runs, train_all, write_options
 
 
-@dataclass(frozen=True)
-class DemoResult:
+class DemoResult(NamedTuple):
     """What a demo has measured and where it lies.
 
     Attributes:
@@ -27,33 +27,24 @@ class DemoResult:
         scores: of every method on every test crop.
         logs: by name of the run, what it logged.
         text: the table and what there is to say about it.
-        seconds: how long it took.
     """
 
     folder: Path
     scores: list[Score]
     logs: dict[str, list[LogLine]]
     text: str
-    seconds: float
 
 
-def run_demo(out: Path, settings: DemoSettings | None = None) -> DemoResult:
+def run_demo(folder: Path, settings: DemoSettings) -> DemoResult:
     """Train, measure, write and draw; prints nothing but a progress bar.
 
     Args:
-        out: every call writes a new folder `run-1`, `run-2`, ... in it, and `latest` points to the last complete one.
+        folder: an empty one, from `make_run_folder`; `latest` beside it points to the last complete one.
         settings: how long and how large.
 
     Raises:
-        ValueError: `out` is a file.
-        ImportError: matplotlib is missing.
         RunError: a training run failed.
     """
-    return _run_demo(make_run_folder(out), settings or DemoSettings())
-
-
-def _run_demo(folder: Path, settings: DemoSettings) -> DemoResult:
-    start = time.monotonic()
     write_pairs(folder / "data" / "train", TRAIN_REGIONS)
     write_pairs(folder / "data" / "test", TEST_REGIONS)
     runs = make_runs(settings)
@@ -62,8 +53,13 @@ def _run_demo(folder: Path, settings: DemoSettings) -> DemoResult:
     scores = evaluate(folder, runs)
     text = write_results(folder, scores, settings)
     draw(folder, scores, logs[PCL])
-    _point_latest_to(folder)
-    return DemoResult(folder, scores, logs, text, time.monotonic() - start)
+    latest = folder.parent / "latest"
+    if latest.is_symlink():
+        latest.unlink()
+    # Some file systems have no symbolic links; the demo prints the folder anyway.
+    with contextlib.suppress(OSError):
+        latest.symlink_to(folder.name, target_is_directory=True)
+    return DemoResult(folder, scores, logs, text)
 
 
 def make_run_folder(out: Path) -> Path:
@@ -85,42 +81,16 @@ def make_run_folder(out: Path) -> Path:
     return folder
 
 
-def _point_latest_to(folder: Path) -> None:
-    latest = folder.parent / "latest"
-    if latest.is_symlink():
-        latest.unlink()
-    if not latest.exists():
-        try:
-            latest.symlink_to(folder.name, target_is_directory=True)
-        except OSError:
-            return  # some file systems have no symbolic links; the demo prints the folder anyway
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `pcl-loss demo`."""
-    default = DemoSettings()
     parser.add_argument("--out", type=Path, default=Path("experiments", "demo"), help="folder (default: %(default)s)")
-    parser.add_argument(
-        "--warmup-iters",
-        type=int,
-        default=default.warmup_iters,
-        metavar="N",
-        help="iterations of the common start with L1 (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--iters",
-        type=int,
-        default=default.iters,
-        metavar="N",
-        help="iterations of each of the two runs after it (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--seed",
-        type=int,
-        default=default.seed,
-        metavar="N",
-        help="of weights, data order and samples (default: %(default)s)",
-    )
+    for name, text in (
+        ("warmup_iters", "iterations of the common start with L1"),
+        ("iters", "iterations of each of the runs after it"),
+        ("seed", "of weights, data order and samples"),
+    ):
+        flag, default = f"--{name.replace('_', '-')}", getattr(DemoSettings(), name)
+        parser.add_argument(flag, type=int, default=default, metavar="N", help=f"{text} (default: {default})")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -130,13 +100,13 @@ def run(args: argparse.Namespace) -> int:
         TypeError, ValueError, OSError: as `run_demo`.
     """
     settings = DemoSettings(warmup_iters=args.warmup_iters, iters=args.iters, seed=args.seed)
+    start = time.monotonic()
     try:
         folder = make_run_folder(args.out)
-        print(
-            f"L1 against L1 + PCL: about {_duration(settings)} on two idle CPU cores. Results go to {folder}",
-            flush=True,
-        )
-        result = _run_demo(folder, settings)
+        # 55: starting and measuring.
+        minutes = max(1, round((55 + sum(run.iters * run.seconds for run in make_runs(settings))) / 60))
+        print(f"L1 against L1 + PCL: about {minutes} min on two idle CPU cores. Results go to {folder}", flush=True)
+        result = run_demo(folder, settings)
     except RunError as error:
         print(f"pcl-loss demo: {error}", file=sys.stderr)
         return 1
@@ -146,12 +116,5 @@ def run(args: argparse.Namespace) -> int:
     print(f"\n{result.text}\n")
     for file in ("results.md", "results.csv", "comparison.png"):
         print(folder / file)
-    print(f"{result.seconds / 60:.1f} minutes")
+    print(f"{(time.monotonic() - start) / 60:.1f} minutes")
     return 0
-
-
-def _duration(settings: DemoSettings) -> str:
-    # 55: starting and measuring.
-    seconds = 55 + sum(run.iters * run.seconds for run in make_runs(settings))
-    minutes = max(1, round(seconds / 60))
-    return f"{minutes} minute{'s' if minutes > 1 else ''}"

@@ -104,60 +104,46 @@ def make_runs(settings: DemoSettings) -> list[Run]:
     ]
 
 
+# Patches are cut in the main process, in the order of its seeded generator: the same in all runs. No checkpoint is
+# written on the way: the last network is saved anyway.
+_L1_OPTIONS = """
+name: {name}
+model_type: SRModel
+scale: 4
+num_gpu: {num_gpu}
+manual_seed: {seed}
+datasets:
+  train:
+    name: photographs
+    type: PairedImageDataset
+    dataroot_gt: data/train/HR
+    dataroot_lq: data/train/LR
+    io_backend: {{type: disk}}
+    gt_size: {settings.gt_size}
+    use_hflip: true
+    use_rot: true
+    num_worker_per_gpu: 0
+    batch_size_per_gpu: {settings.batch_size}
+    dataset_enlarge_ratio: 100
+network_g:
+  {{type: EDSR, num_in_ch: 3, num_out_ch: 3, num_feat: {settings.num_feat}, num_block: {settings.num_block},
+    upscale: 4, res_scale: 1, img_range: 255.0, rgb_mean: [0.4488, 0.4371, 0.4040]}}
+path: {{pretrain_network_g: ~, strict_load_g: true, resume_state: ~}}
+train:
+  optim_g: {{type: Adam, lr: {lr}, weight_decay: 0, betas: [0.9, 0.99]}}
+  scheduler: {{type: CosineAnnealingRestartLR, periods: [{iters}], restart_weights: [1], eta_min: 0.0000001}}
+  total_iter: {iters}
+  warmup_iter: -1
+  pixel_opt: {{type: L1Loss, loss_weight: 1.0, reduction: mean}}
+logger: {{print_freq: {print_freq}, save_checkpoint_freq: {never}, use_tb_logger: true, wandb: ~}}
+"""
+
+
 def _l1_options(name: str, settings: DemoSettings, iters: int, lr: float, seed: int) -> Options:
-    return {
-        "name": name,
-        "model_type": "SRModel",
-        "scale": SCALE,
-        "num_gpu": int(torch.cuda.is_available()),
-        "manual_seed": seed,
-        "datasets": {
-            "train": {
-                "name": "photographs",
-                "type": "PairedImageDataset",
-                "dataroot_gt": "data/train/HR",
-                "dataroot_lq": "data/train/LR",
-                "io_backend": {"type": "disk"},
-                "gt_size": settings.gt_size,
-                "use_hflip": True,
-                "use_rot": True,
-                # Patches are cut in the main process, in the order of its seeded generator: the same in all runs.
-                "num_worker_per_gpu": 0,
-                "batch_size_per_gpu": settings.batch_size,
-                "dataset_enlarge_ratio": 100,
-            }
-        },
-        "network_g": {
-            "type": "EDSR",
-            "num_in_ch": 3,
-            "num_out_ch": 3,
-            "num_feat": settings.num_feat,
-            "num_block": settings.num_block,
-            "upscale": SCALE,
-            "res_scale": 1,
-            "img_range": 255.0,
-            "rgb_mean": [0.4488, 0.4371, 0.4040],
-        },
-        "path": {"pretrain_network_g": None, "strict_load_g": True, "resume_state": None},
-        "train": {
-            "optim_g": {"type": "Adam", "lr": lr, "weight_decay": 0, "betas": [0.9, 0.99]},
-            "scheduler": {
-                "type": "CosineAnnealingRestartLR",
-                "periods": [iters],
-                "restart_weights": [1],
-                "eta_min": 1e-7,
-            },
-            "total_iter": iters,
-            "warmup_iter": -1,
-            "pixel_opt": {"type": "L1Loss", "loss_weight": 1.0, "reduction": "mean"},
-        },
-        "logger": {
-            "print_freq": max(1, iters // 100),
-            "save_checkpoint_freq": iters + 1,  # never: the last network is saved anyway
-            "use_tb_logger": True,
-            "wandb": None,
-        },
-    }
+    numbers = {"iters": iters, "never": iters + 1, "print_freq": max(1, iters // 100), "lr": lr, "seed": seed}
+    num_gpu = int(torch.cuda.is_available())
+    options: Options = yaml.safe_load(_L1_OPTIONS.format(name=name, settings=settings, num_gpu=num_gpu, **numbers))
+    return options
 
 
 def weights_path(name: str) -> Path:

@@ -59,7 +59,7 @@ def test_a_failed_run_is_exit_status_1_and_an_error_on_stderr(
     child_runs("raise SystemExit('no such thing')")
     assert demo.run(parse("--out", str(tmp_path))) == 1
     out, err = capsys.readouterr()
-    assert "minutes" in out
+    assert "about 6 min " in out
     assert str(tmp_path / "run-1") in out
     assert "the run demo_warmup stopped" in err
     assert "no such thing" in err
@@ -67,7 +67,7 @@ def test_a_failed_run_is_exit_status_1_and_an_error_on_stderr(
 
 @pytest.mark.slow
 def test_a_tiny_demo_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    result = demo.run_demo(tmp_path / "demo", TINY)
+    result = demo.run_demo(demo.make_run_folder(tmp_path / "demo"), TINY)
     folder = tmp_path / "demo" / "run-1"
     assert result.folder == folder
     assert (tmp_path / "demo" / "latest").resolve() == folder
