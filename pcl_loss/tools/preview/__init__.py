@@ -22,6 +22,18 @@ from .sheet import MAX_WINDOW, Panel, Sheet, detailed_window, make_sheet, size_o
 __all__ = ["Panel", "Sheet", "detailed_window", "draw", "make_sheet", "to_pixels"]
 
 
+KNOBS: dict[str, dict[str, Any]] = {
+    "num_positives": {"type": int, "metavar": "K"},
+    "num_negatives": {"type": int, "metavar": "K"},
+    "positives": {"nargs": "+", "metavar": "NAME", "help": ", ".join(samples.POSITIVE_SOURCES)},
+    "negatives": {"nargs": "+", "metavar": "NAME", "help": ", ".join(samples.NEGATIVE_SOURCES)},
+    "sharpness": {"type": float, "nargs": 2, "metavar": ("LOW", "HIGH")},
+    "blur_sigma": {"type": float, "nargs": 2, "metavar": ("LOW", "HIGH")},
+    "num_layers": {"type": int, "metavar": "L"},
+    "temperature": {"type": float, "metavar": "TAU"},
+}
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `pcl-loss preview`."""
     add = parser.add_argument
@@ -35,20 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, help="of the samples (default: 0)")
     add("--opt", type=Path, metavar="FILE.yml", help="take the knobs from its train.pcl_opt")
     knob = parser.add_argument_group("knobs of PCLLoss, before those of --opt").add_argument
-    knob("--num-positives", type=int, metavar="K")
-    knob("--num-negatives", type=int, metavar="K")
-    knob("--positives", nargs="+", metavar="NAME", help=", ".join(samples.POSITIVE_SOURCES))
-    knob("--negatives", nargs="+", metavar="NAME", help=", ".join(samples.NEGATIVE_SOURCES))
-    knob("--sharpness", type=float, nargs=2, metavar=("LOW", "HIGH"))
-    knob("--blur-sigma", type=float, nargs=2, metavar=("LOW", "HIGH"))
-    knob("--num-layers", type=int, metavar="L")
-    knob("--temperature", type=float, metavar="TAU")
-
-
-KNOBS = (
-    *("num_positives", "num_negatives", "positives", "negatives"),
-    *("sharpness", "blur_sigma", "num_layers", "temperature"),
-)
+    for name, how in KNOBS.items():
+        knob(f"--{name.replace('_', '-')}", **how)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -20,8 +20,8 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from ..._checks import check_count
 from .. import _panels
@@ -46,8 +46,7 @@ PathLike = str | os.PathLike[str]
 LPIPS = ("auto", "always", "never")
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(NamedTuple):
     """What `make_report` did.
 
     Attributes:
@@ -65,50 +64,29 @@ class Report:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `pcl-loss report`."""
-    add = parser.add_argument
-    add(
-        "--net",
-        action="append",
-        required=True,
-        metavar="NAME=PATH",
-        help="a checkpoint (net_g_*.pth), or a folder with SR images in SET/; NAME+PCL is compared with NAME. Repeat",
-    )
-    add(
-        "--set",
-        action="append",
-        required=True,
-        metavar="NAME=HR[:LR]",
-        help="folders of a test set; without LR, it is made from HR by MATLAB-like bicubic. Repeat",
-    )
-    add("--scale", type=int, default=4, metavar="S", help="2 to 8 (default 4, for which the paper has numbers)")
-    add("--out", type=Path, default=Path("report"), metavar="DIR", help="default: report")
-    add(
-        "--opt",
-        action="append",
-        default=[],
-        metavar="[NAME=]FILE.yml",
-        help="a YAML with the net's network_g; without NAME, for all nets whose checkpoint has no training YAML beside",
-    )
-    add(
-        "--param-key",
-        choices=("auto", *PARAM_KEYS),
-        default="auto",
-        help="which weights of a checkpoint; auto: params_ema if it has them, as BasicSR's validation does",
-    )
-    add("--device", help="of the nets, such as cuda:1 or cpu (default: a GPU if there is one)")
-    add(
-        "--lpips",
-        choices=LPIPS,
-        default="auto",
-        help="auto: if its package and weights are at hand; always: download the weights if need be",
-    )
-    add(
-        "--crop",
-        action="append",
-        default=[],
-        metavar="SET/IMAGE:TOP,LEFT,SIZE",
-        help="a crop of the figure (default: of each set the one where bicubic is furthest from HR). Repeat",
-    )
+    many: dict[str, Any] = {"action": "append", "default": []}
+    texts = {
+        "--net": "a checkpoint net_g_*.pth, or a folder of SR images in SET/; NAME+PCL is compared with NAME. Repeat",
+        "--set": "folders of a test set; without LR, it is made from HR by MATLAB-like bicubic. Repeat",
+        "--opt": "a YAML with the net's network_g; without NAME, for nets with no YAML beside their checkpoint",
+        "--param-key": "which weights of a checkpoint; auto: params_ema if it has them, as BasicSR's validation does",
+        "--device": "of the nets, such as cuda:1 or cpu (default: a GPU if there is one)",
+        "--lpips": "auto: if its package and weights are at hand; always: download the weights if need be",
+        "--crop": "a crop of the figure (default: of each set the one where bicubic is furthest from HR). Repeat",
+    }
+
+    def add(flag: str, **how: Any) -> None:
+        parser.add_argument(flag, help=texts[flag], **how)
+
+    add("--net", action="append", required=True, metavar="NAME=PATH")
+    add("--set", action="append", required=True, metavar="NAME=HR[:LR]")
+    parser.add_argument("--scale", type=int, default=4, metavar="S", help="2 to 8 (default 4, that of the paper)")
+    parser.add_argument("--out", type=Path, default=Path("report"), metavar="DIR", help="default: report")
+    add("--opt", **many, metavar="[NAME=]FILE.yml")
+    add("--param-key", choices=("auto", *PARAM_KEYS), default="auto")
+    add("--device")
+    add("--lpips", choices=LPIPS, default="auto")
+    add("--crop", **many, metavar="SET/IMAGE:TOP,LEFT,SIZE")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -99,9 +99,7 @@ def _short(path: Path | None) -> str:
 def find_pairs(name: str, hr: Path, lr: Path | None, scale: int) -> list[Pair]:
     """The images of a set: every HR image, with `NAME.*` or `NAMExSCALE.*` of the LR folder if there is one.
 
-    Raises:
-        FileNotFoundError, NotADirectoryError: a folder is missing or has no image, or an HR image has no LR image.
-        ValueError: two HR images differ in their ending alone.
+    Raises OSError where a folder or an image is missing, ValueError where two images differ in their ending alone.
     """
     sources = _images(f"the HR folder of the set {name}", hr)
     lr_images = {} if lr is None else _images(f"the LR folder of the set {name}", lr)
@@ -132,12 +130,7 @@ def _images(what: str, folder: Path) -> dict[str, Path]:
 
 
 def load_pair(pair: Pair, scale: int) -> tuple[Image, Image]:
-    """HR, cropped to a multiple of the scale, and LR.
-
-    Raises:
-        OSError: a file is no image.
-        ValueError: HR is too small, or HR and LR do not match.
-    """
+    """HR, cropped to a multiple of the scale, and LR. Raises ValueError if HR is too small or they do not match."""
     hr = read_image(pair.hr)
     height, width = (side // scale for side in hr.shape[:2])
     if min(height, width) * scale < max(MIN_SIZE, 4 * scale):
@@ -160,9 +153,7 @@ def load_pair(pair: Pair, scale: int) -> tuple[Image, Image]:
 def find_net(name: str, path: Path, opt: Path | None, fallback_opt: Path | None, scale: int, param_key: str) -> Net:
     """A net from a checkpoint and its YAML: `opt`, else the one that BasicSR left beside it, else `fallback_opt`.
 
-    Raises:
-        FileNotFoundError: there is no checkpoint, or no YAML can be found.
-        ValueError: the YAML has no `network_g` or is for another scale, or the checkpoint has no such `param_key`.
+    Raises FileNotFoundError where a file is missing, ValueError where the YAML or the checkpoint does not fit.
     """
     if not path.exists():
         raise FileNotFoundError(f"the checkpoint of {name}, {path}, does not exist; check --net {name}=...")
@@ -194,9 +185,7 @@ def find_results(name: str, folder: Path, sets: Mapping[str, Sequence[Pair]], sc
     """A net whose SR images lie in `folder/SET/`, under BasicSR's names: `IMAGE.png` or `IMAGE_suffix.png`, where
     IMAGE may end with the scale as LR images do (`babyx4_test.png`).
 
-    Raises:
-        FileNotFoundError: an image is missing.
-        ValueError: two files could be the SR of one image.
+    Raises FileNotFoundError where an image is missing, ValueError where two files could be the SR of one image.
     """
     images: dict[tuple[str, str], Path] = {}
     for set_name, pairs in sets.items():
