@@ -3,7 +3,7 @@
 from . import functional
 from .criterion import PCLCriterion, PCLPerceptualLoss
 from .discriminator import WaveletDiscriminator
-from .embedding import Embedding, VGGEmbedding
+from .embedding import Embedding, FixedEmbedding, VGGEmbedding
 from .loss import ContrastiveDiscriminatorLoss, PCLLoss
 from .wavelet import haar_dwt
 
@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ContrastiveDiscriminatorLoss",
     "Embedding",
+    "FixedEmbedding",
     "PCLCriterion",
     "PCLLoss",
     "PCLPerceptualLoss",

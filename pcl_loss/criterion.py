@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -13,7 +14,7 @@ from ._checks import check_count, check_number, check_positive
 from ._distributed import average, broadcast, is_distributed
 from ._tensors import at_least_float32
 from .discriminator import WaveletDiscriminator
-from .embedding import Embedding
+from .embedding import Embedding, FixedEmbedding
 from .functional import contrastive_discriminator_loss
 from .loss import PCLLoss
 
@@ -33,8 +34,10 @@ class PCLCriterion(nn.Module):
 
     Args:
         embedding: a network to use in place of a new `WaveletDiscriminator`; without trainable parameters it is
-            never trained. To be trained it must also map images to logits.
-        num_in_ch, num_feat, norm, wavelet: of the new `WaveletDiscriminator`.
+            never trained. To be trained it must also map images to logits. `'fixed'` is a new `FixedEmbedding`, which
+            is also what `recipe='light'` takes where none is given: there is no E_D then.
+        num_in_ch: channels of the images.
+        num_feat, norm, wavelet: of the new `WaveletDiscriminator`.
         lr: of E_D's Adam.
         betas: of E_D's Adam.
         update_every: average E_D's gradients over so many calls before a step, as loops that accumulate do.
@@ -47,7 +50,7 @@ class PCLCriterion(nn.Module):
 
     def __init__(
         self,
-        embedding: nn.Module | None = None,
+        embedding: nn.Module | str | None = None,
         *,
         num_in_ch: int = 3,
         num_feat: int = 64,
@@ -60,12 +63,19 @@ class PCLCriterion(nn.Module):
         **pcl: Any,
     ) -> None:
         super().__init__()
-        if embedding is None:
-            embedding = WaveletDiscriminator(num_in_ch, num_feat, norm, wavelet)
-        elif not isinstance(embedding, Embedding):
-            raise TypeError(f"embedding must have a method embed(x, num_layers), {type(embedding).__name__} has none")
-        self.embedding = embedding
         self.pcl = PCLLoss(**pcl)
+        if embedding is None and self.pcl.recipe == "light":
+            embedding = "fixed"
+        if embedding == "fixed":
+            _refuse_discriminator_knobs(num_feat=num_feat, norm=norm, wavelet=wavelet, lr=lr, update_every=update_every)
+            embedding = FixedEmbedding(num_in_ch, self.pcl.num_layers)
+        elif embedding is None:
+            embedding = WaveletDiscriminator(num_in_ch, num_feat, norm, wavelet)
+        if not isinstance(embedding, Embedding) or isinstance(embedding, str):
+            raise TypeError(
+                f"embedding must be 'fixed' or have a method embed(x, num_layers): {type(embedding).__name__} has none"
+            )
+        self.embedding = embedding
         self.update_every = check_count("update_every", update_every, 1)
         self.sync = sync
         self._param_names = [name for name, param in embedding.named_parameters() if param.requires_grad]
@@ -98,7 +108,8 @@ class PCLCriterion(nn.Module):
         Raises:
             TypeError, ValueError: as `PCLLoss`.
         """
-        if self.sync and is_distributed() and not self._in_step_with_ranks:
+        has_state = not isinstance(self.embedding, FixedEmbedding)
+        if self.sync and has_state and is_distributed() and not self._in_step_with_ranks:
             self._start_equal()
         loss = self.pcl(sr, hr, self.embedding, lq)
         log = {"l_pcl": loss.detach(), **self.pcl.stats}
@@ -299,6 +310,17 @@ def downsample(gt: Tensor, scale: int) -> Tensor:
     size = (max(gt.shape[-2] // scale, 1), max(gt.shape[-1] // scale, 1))
     # With antialiasing this is the bicubic that SR data sets are made with.
     return F.interpolate(at_least_float32(gt.detach()), size, mode="bicubic", antialias=True)
+
+
+def _refuse_discriminator_knobs(**given: Any) -> None:
+    """Raise `ValueError` if a knob of the discriminator differs from its default where there is no discriminator."""
+    defaults = inspect.signature(PCLCriterion).parameters
+    for name, value in given.items():
+        if value != defaults[name].default:
+            raise ValueError(
+                f"{name}={value!r} is a knob of the discriminator, and a fixed embedding has none; drop {name}, or "
+                "give embedding=WaveletDiscriminator(...)"
+            )
 
 
 def _check_betas(betas: Sequence[float]) -> tuple[float, float]:

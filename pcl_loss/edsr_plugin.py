@@ -53,9 +53,12 @@ class PCL(PCLCriterion):
 
     def __init__(self, args: Any, **keywords: Any) -> None:
         knobs = read_knobs(KNOBS_FILE)
-        from_args = {"data_range": float(args.rgb_range), "num_in_ch": args.n_colors, "lr": float(args.lr)}
+        given = knobs | keywords
+        from_args = {"data_range": float(args.rgb_range), "num_in_ch": args.n_colors}
+        if given.get("recipe") != "light":
+            from_args["lr"] = float(args.lr)
         try:
-            super().__init__(**from_args | knobs | keywords)
+            super().__init__(**from_args | given)
         except (TypeError, ValueError) as error:
             if not knobs:
                 raise
@@ -64,8 +67,8 @@ class PCL(PCLCriterion):
         self._lr: Tensor | None = None
         self._range_is_checked = False
         print(
-            f"[pcl_loss] contrastive loss and its discriminator are built, for images in 0-{self.pcl.data_range:g}"
-            + (f"; {KNOBS_FILE} sets {', '.join(knobs)}" if knobs else "")
+            f"[pcl_loss] contrastive loss and its {'discriminator' if self._params else 'fixed embedding'} are built, "
+            f"for images in 0-{self.pcl.data_range:g}" + (f"; {KNOBS_FILE} sets {', '.join(knobs)}" if knobs else "")
         )
 
     def forward(self, sr: Tensor, hr: Tensor, lq: Tensor | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""What `PCLLoss` asks of an embedding network, and the pre-trained alternative to E_D."""
+"""What `PCLLoss` asks of an embedding, and the alternatives to E_D: one without weights, and VGG."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from ._checks import MIN_SIZE, check_count, check_images
+from ._checks import MIN_SIZE, check_count, check_images, check_positive
 from ._downloads import download
+from .wavelet import haar_dwt
 
 
 @runtime_checkable
@@ -25,6 +26,59 @@ class Embedding(Protocol):
         """
         ...
 
+
+class FixedEmbedding(nn.Module):
+    """An embedding in closed form: Haar bands with a constant beside them. No weights, nothing to train or download.
+
+    The map of scale s is `[LH_s / threshold, HL_s / threshold, HH_s / threshold, 1]`, the bands being those of the
+    image halved s - 1 times. A flat pixel, whose bands are far below the threshold, points along the constant in every
+    image: its cosine is 1, and it does not count. Without the constant, equation 9 would give its noise the same say
+    as an edge.
+
+    Args:
+        num_in_ch: channels of the images.
+        num_layers: how many scales there are; maps of an image of H x W are `H / 2**s` x `W / 2**s`, rounded up.
+        threshold: the size of a band, of images in [0, 1], that counts as much as the constant.
+
+    Raises:
+        TypeError, ValueError: an argument is of a wrong type or out of range.
+    """
+
+    def __init__(self, num_in_ch: int = 3, num_layers: int = 2, threshold: float = 0.01) -> None:
+        super().__init__()
+        self.num_in_ch = check_count("num_in_ch", num_in_ch, 1)
+        self.num_layers = check_count("num_layers", num_layers, 1, MAX_SCALES)
+        self.threshold = check_positive("threshold", threshold)
+
+    def embed(self, x: Tensor, num_layers: int | None = None) -> list[Tensor]:
+        """The maps of the first scales, the finest first; only `x` can receive a gradient.
+
+        Args:
+            x: `(N, num_in_ch, H, W)` in [0, 1], `H, W >= 32`.
+            num_layers: how many maps; by default, and at most, those the embedding was built with.
+
+        Returns:
+            `num_layers` maps `(N, 3 * num_in_ch + 1, H_s, W_s)`.
+
+        Raises:
+            TypeError, ValueError: `x` is not a float tensor of such a shape, or `num_layers` is out of range.
+        """
+        num_layers = check_count("num_layers", num_layers or self.num_layers, 1, self.num_layers)
+        check_images("x", x, self.num_in_ch, MIN_SIZE)
+        maps: list[Tensor] = []
+        for _ in range(num_layers):
+            low, *bands = haar_dwt(x)
+            maps.append(torch.cat([*(band / self.threshold for band in bands), torch.ones_like(low[:, :1])], 1))
+            x = low / 2  # the orthonormal transform doubles the range
+        return maps
+
+    def extra_repr(self) -> str:
+        """The knobs, for `print`."""
+        return f"num_in_ch={self.num_in_ch}, num_layers={self.num_layers}, threshold={self.threshold}"
+
+
+# A map of the smallest image, 32 x 32, then still has four pixels.
+MAX_SCALES = 4
 
 VGGS = ("vgg11", "vgg13", "vgg16", "vgg19")
 # What torchvision's ImageNet weights were trained with.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,23 @@ from .samples import Draws, SampleDraw, seeded_generator
 # alpha of equation 11 is meant for images in 0-255, where |dL_1/dSR| and |dL_CL/dSR| are comparable.
 ALPHA_RANGE = 255.0
 
+PAPER: dict[str, Any] = {
+    "loss_weight": 1.0,
+    "temperature": 1.0,
+    "num_layers": 4,
+    "num_positives": 4,
+    "num_negatives": 4,
+    "positives": ("gt", "sharpen"),
+    "negatives": ("blur",),
+    "sharpness": (1.5, 3.0),
+    "blur_sigma": (0.5, 1.5),
+}
+RECIPES: dict[str, dict[str, Any]] = {
+    "paper": PAPER,
+    "light": PAPER | {"loss_weight": 3.0, "num_layers": 2, "positives": ("gt",), "num_negatives": 2},
+}
+"""What a knob of `PCLLoss` is where it is not given."""
+
 # Images in a chunk on a CPU: fewer cost more in calls, more leave the cache.
 CPU_IMAGES = 2
 
@@ -28,8 +46,12 @@ class PCLLoss(nn.Module):
     `loss_weight * data_range / 255 * L_CL`, `L_CL` as in equations 8 to 10. `loss_weight` is thereby the paper's
     alpha for images in 0-255, and keeps its balance against L_1 on images of any range.
 
+    A knob that is None has the value of the recipe; one that is given wins over it.
+
     Args:
         loss_weight: alpha of equation 11.
+        recipe: `'paper'`, the samples of the paper, or `'light'`, few samples, for a `FixedEmbedding`; `RECIPES` has
+            their values.
         temperature: tau of equation 8. Smaller pushes harder.
         num_layers: L of equation 10, how many maps of the embedding are compared.
         num_positives: number of sharpened images; `'gt'` adds one more positive.
@@ -51,25 +73,41 @@ class PCLLoss(nn.Module):
 
     def __init__(
         self,
-        loss_weight: float = 1.0,
+        loss_weight: float | None = None,
         *,
-        temperature: float = 1.0,
-        num_layers: int = 4,
-        num_positives: int = 4,
-        num_negatives: int = 4,
-        positives: Iterable[str] = ("gt", "sharpen"),
-        negatives: Iterable[str] = ("blur",),
-        sharpness: Sequence[float] = (1.5, 3.0),
-        blur_sigma: Sequence[float] = (0.5, 1.5),
+        recipe: str = "paper",
+        temperature: float | None = None,
+        num_layers: int | None = None,
+        num_positives: int | None = None,
+        num_negatives: int | None = None,
+        positives: Iterable[str] | None = None,
+        negatives: Iterable[str] | None = None,
+        sharpness: Sequence[float] | None = None,
+        blur_sigma: Sequence[float] | None = None,
         data_range: float = 1.0,
         chunk_size: int | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.loss_weight = check_number("loss_weight", loss_weight)
-        self.temperature = check_positive("temperature", temperature)
-        self.num_layers = check_count("num_layers", num_layers, 1)
-        self.samples = SampleDraw(num_positives, num_negatives, positives, negatives, sharpness, blur_sigma)
+        if recipe not in RECIPES:
+            raise ValueError(f"recipe must be one of {list(RECIPES)}, got {recipe!r}")
+        self.recipe = recipe
+        given = {
+            "loss_weight": loss_weight,
+            "temperature": temperature,
+            "num_layers": num_layers,
+            "num_positives": num_positives,
+            "num_negatives": num_negatives,
+            "positives": positives,
+            "negatives": negatives,
+            "sharpness": sharpness,
+            "blur_sigma": blur_sigma,
+        }
+        knobs = RECIPES[recipe] | {name: value for name, value in given.items() if value is not None}
+        self.loss_weight = check_number("loss_weight", knobs.pop("loss_weight"))
+        self.temperature = check_positive("temperature", knobs.pop("temperature"))
+        self.num_layers = check_count("num_layers", knobs.pop("num_layers"), 1)
+        self.samples = SampleDraw(**knobs)
         self.data_range = check_positive("data_range", data_range)
         self.chunk_size = None if chunk_size is None else check_count("chunk_size", chunk_size, 1)
         self.seed = check_count("seed", seed, 0)
@@ -131,7 +169,8 @@ class PCLLoss(nn.Module):
         """The knobs, for `print`."""
         samples = self.samples
         return (
-            f"loss_weight={self.loss_weight}, temperature={self.temperature}, num_layers={self.num_layers}, "
+            f"recipe={self.recipe}, loss_weight={self.loss_weight}, temperature={self.temperature}, "
+            f"num_layers={self.num_layers}, "
             f"positives={list(samples.positives)} ({samples.num_positives} sharpened by {samples.sharpness}), "
             f"negatives={list(samples.negatives)} ({samples.num_negatives}, sigma {samples.blur_sigma}), "
             f"data_range={self.data_range}"

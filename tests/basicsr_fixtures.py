@@ -150,6 +150,13 @@ def small(with_pcl: Options) -> Options:
 
 
 @pytest.fixture
+def light(with_pcl: Options) -> Options:
+    """`with_pcl` with the light recipe: no E_D."""
+    with_pcl["train"]["pcl_opt"] = {"type": "PCLLoss", "recipe": "light"}
+    return with_pcl
+
+
+@pytest.fixture
 def build(registered: None, tmp_path: Path) -> Build:
     """Builds a training model from options, without a train loop."""
     from basicsr.models import build_model

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
-from pcl_loss import PCLCriterion, PCLLoss, WaveletDiscriminator
+from pcl_loss import FixedEmbedding, PCLCriterion, PCLLoss, WaveletDiscriminator
 from pcl_loss.criterion import DiscriminatorStep
 
 FEW = {"num_positives": 1, "num_negatives": 2, "num_layers": 3}
@@ -479,6 +479,59 @@ def test_statistics_that_are_not_restored_would_be_noticed(monkeypatch: pytest.M
         check_a_spoilt_batch_leaves_no_trace("batch", "sr", math.nan)
 
 
+# --- the light recipe: no discriminator ---
+
+
+def test_the_light_recipe_has_nothing_to_train_and_an_empty_state() -> None:
+    crit = PCLCriterion(recipe="light").double()
+    assert isinstance(crit.embedding, FixedEmbedding)
+    assert not list(crit.parameters())
+    assert not crit.embedding.state_dict()
+    run(crit, range(2))
+    assert not {"l_d", "out_d_real", "out_d_fake"} & set(crit.log)
+
+
+def test_the_light_recipe_sends_the_gradient_of_its_value() -> None:
+    crit = PCLCriterion(recipe="light", loss_weight=255.0).double()
+    sr, hr = batch()
+
+    def loss(x: Tensor) -> Tensor:
+        crit.pcl.num_calls = 0
+        return crit(x, hr)
+
+    check_gradient_by_finite_differences(loss, sr)
+
+
+def test_a_fixed_embedding_takes_the_papers_samples_too_and_e_d_the_light_ones() -> None:
+    fixed = PCLCriterion("fixed", num_layers=2)
+    assert isinstance(fixed.embedding, FixedEmbedding)
+    assert fixed.pcl.recipe == "paper"
+    trained = PCLCriterion(WaveletDiscriminator(num_feat=2), recipe="light").double()
+    before = snapshot(trained.embedding)
+    run(trained, range(1))
+    assert all_moved(before, snapshot(trained.embedding))
+
+
+def test_grey_images_have_a_fixed_embedding_of_one_channel() -> None:
+    crit = PCLCriterion(recipe="light", num_in_ch=1)
+    crit(rand(1, 1, 32, 32).requires_grad_(), rand(1, 1, 32, 32, seed=1)).backward()
+
+
+@pytest.mark.parametrize("knob", [{"num_feat": 32}, {"norm": "none"}, {"update_every": 2}, {"lr": 1e-3}])
+def test_knobs_of_a_discriminator_that_is_not_there_are_refused(knob: dict[str, Any]) -> None:
+    (name,) = knob
+    with pytest.raises(ValueError, match=f"{name}=.* is a knob of the discriminator.*drop {name}"):
+        PCLCriterion(recipe="light", **knob)
+
+
+def test_the_light_recipe_never_asks_another_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda *_: 0)
+    for name in ("broadcast", "all_reduce", "all_gather"):
+        monkeypatch.setattr(torch.distributed, name, lambda *_: pytest.fail("a collective was called"))
+    run(PCLCriterion(recipe="light").double(), range(2))
+
+
 # --- parameters without a gradient ---
 
 
@@ -590,7 +643,7 @@ def test_the_built_e_d_has_the_knobs_it_was_given() -> None:
         ({"temperature": 0}, ValueError, "temperature must be above 0, got 0"),
         ({"negatives": ["blurr"]}, ValueError, r"unknown entries \['blurr'\]"),
         ({"num_feats": 32}, TypeError, "num_feats"),
-        ({"embedding": nn.Conv2d(3, 3, 3)}, TypeError, "embedding must have a method embed.*Conv2d has none"),
+        ({"embedding": nn.Conv2d(3, 3, 3)}, TypeError, "embedding must be 'fixed' or have .*Conv2d has none"),
         ({"embedding": nn.DataParallel(nn.Conv2d(3, 3, 3))}, TypeError, "DataParallel has none"),
     ],
 )

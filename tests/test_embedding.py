@@ -1,15 +1,73 @@
-"""VGG embeds as torchvision computes it, stays frozen, and says what to do about missing weights."""
+"""The fixed embedding is Haar bands beside a constant; VGG embeds as torchvision computes it and stays frozen."""
 
 from pathlib import Path
 from urllib.error import URLError
 
+import numpy as np
 import pytest
+import pywt
 import torch
 import torchvision
 from helpers import rand
 from torch import nn
 
-from pcl_loss import PCLCriterion, VGGEmbedding
+from pcl_loss import FixedEmbedding, PCLCriterion, VGGEmbedding, functional
+
+# --- the fixed embedding ---
+
+
+def test_the_fixed_maps_are_pywavelets_bands_over_the_threshold_and_a_constant() -> None:
+    x = rand(2, 3, 48, 40)
+    maps = FixedEmbedding(num_layers=3, threshold=0.05).embed(x)
+    assert len(maps) == 3
+    low = x.numpy()
+    for ours in maps:
+        low, bands = pywt.dwt2(low, "haar")
+        low = low / 2  # so that it stays in [0, 1]
+        expected = np.concatenate([*(band / 0.05 for band in bands), np.ones_like(low[:, :1])], 1)
+        torch.testing.assert_close(ours, torch.from_numpy(expected), rtol=1e-12, atol=1e-12)
+
+
+def test_flat_images_of_any_colour_are_alike() -> None:
+    grey, blue = torch.full((1, 3, 32, 32), 0.5), torch.zeros(1, 3, 32, 32)
+    blue[:, 2] = 1.0
+    for f, g in zip(FixedEmbedding().embed(grey), FixedEmbedding().embed(blue), strict=True):
+        assert functional.similarity(f, g[None]).item() == pytest.approx(1)
+
+
+def test_noise_far_below_the_threshold_counts_little_and_an_edge_far_above_it_counts_much() -> None:
+    def similarity_to_its_negative(size: float) -> float:
+        """The bands of opposite images are opposite: the cosine at a pixel is (1 - b^2) / (1 + b^2)."""
+        checks = (torch.arange(32) % 2).double().expand(1, 1, 32, 32) * 2 - 1
+        f, g = (FixedEmbedding(1, 1).embed(0.5 + sign * size * checks)[0] for sign in (1, -1))
+        return functional.similarity(f, g[None]).item()
+
+    for size in (0.0005, 0.005, 0.2):
+        b = 2 * size / 0.01  # an orthonormal Haar band of a checked line of +-size is twice that
+        assert similarity_to_its_negative(size) == pytest.approx((1 - b**2) / (1 + b**2), rel=1e-6)
+    assert similarity_to_its_negative(0.0005) > 0.97
+    assert similarity_to_its_negative(0.2) < -0.99
+
+
+def test_the_fixed_embedding_holds_no_number_and_gives_the_image_its_gradient() -> None:
+    fixed = FixedEmbedding()
+    assert not fixed.state_dict()
+    x = rand(1, 3, 32, 32).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: tuple(fixed.embed(x)), (x,), fast_mode=True)
+
+
+def test_what_the_fixed_embedding_cannot_do_is_refused() -> None:
+    with pytest.raises(ValueError, match="num_layers must be from 1 to 4, got 5"):
+        FixedEmbedding(num_layers=5)
+    with pytest.raises(ValueError, match="threshold must be above 0"):
+        FixedEmbedding(threshold=0.0)
+    with pytest.raises(ValueError, match="num_layers must be from 1 to 2, got 3"):
+        FixedEmbedding().embed(rand(1, 3, 32, 32), 3)
+    with pytest.raises(ValueError, match="1 channels, but 3 are expected"):
+        FixedEmbedding().embed(rand(1, 1, 32, 32))
+
+
+# --- VGG ---
 
 
 def maps_by_hooks(features: nn.Sequential, x: torch.Tensor, count: int) -> list[torch.Tensor]:

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from pcl_loss import ContrastiveDiscriminatorLoss, PCLLoss, WaveletDiscriminator, _known_gradient, samples
 from pcl_loss.discriminator import _Block
 from pcl_loss.functional import contrastive_discriminator_loss
+from pcl_loss.loss import RECIPES
 
 ALPHA_SCALE = 1 / 255
 KINDS = [("batch", True), ("group", True), ("none", True), ("batch", False)]
@@ -649,6 +650,38 @@ def test_negatives_that_cannot_be_made_are_refused() -> None:
 def test_bad_knobs_are_refused(keywords: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         PCLLoss(**keywords)
+
+
+# --- recipes ---
+
+
+def knobs_of(pcl: PCLLoss) -> dict[str, Any]:
+    return {name: getattr(pcl if hasattr(pcl, name) else pcl.samples, name) for name in RECIPES["paper"]}
+
+
+@pytest.mark.parametrize("recipe", ["paper", "light"])
+def test_a_recipe_sets_the_knobs_that_are_not_given(recipe: str) -> None:
+    assert knobs_of(PCLLoss(recipe=recipe)) == RECIPES[recipe]
+
+
+def test_the_paper_is_the_default_recipe() -> None:
+    assert knobs_of(PCLLoss()) == RECIPES["paper"]
+
+
+def test_a_knob_that_is_given_wins_over_the_recipe_also_if_it_equals_another_ones() -> None:
+    for name, value in RECIPES["paper"].items():
+        assert knobs_of(PCLLoss(**{"recipe": "light", name: value})) == RECIPES["light"] | {name: value}
+
+
+def test_the_light_recipe_makes_few_samples_and_no_sharpened_one() -> None:
+    light, paper = PCLLoss(recipe="light").samples.kinds, PCLLoss().samples.kinds
+    assert "sharpen" not in light
+    assert len(light) <= len(paper) / 3
+
+
+def test_an_unknown_recipe_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"recipe must be one of \['paper', 'light'\], got 'lite'"):
+        PCLLoss(recipe="lite")
 
 
 def test_sources_without_a_count_need_none() -> None:

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from .._distributed import average, broadcast
 from ..criterion import DiscriminatorStep
+from ..embedding import FixedEmbedding
 from ..samples import seeded_generator
 from .gradients import ContrastiveTerm, GradientBalance, gradient_at
 from .preview_hook import PreviewMixin
 from .speed import SpeedMixin
-from .yaml_checks import complete_options
+from .yaml_checks import complete_options, num_sr_channels
 
 
 class PCLMixin(PreviewMixin, SpeedMixin):
@@ -30,7 +31,8 @@ class PCLMixin(PreviewMixin, SpeedMixin):
     Read from the YAML, next to what `SRModel` reads: `network_d`, `path.pretrain_network_d`, and under `train:`
 
     - `pcl_opt` (`PCLLoss`), the only one that is required, `cld_opt` (`ContrastiveDiscriminatorLoss`) and `optim_d`.
-      `scheduler` and `warmup_iter` hold for both networks.
+      `scheduler` and `warmup_iter` hold for both networks. With `recipe: light` in `pcl_opt`, and without
+      `network_d`, there is no E_D: a `FixedEmbedding` embeds, and nothing of it is trained, saved or asked for.
     - `pcl_start_iter`: for so many iterations E_D is trained while the SR network does without the contrastive term.
     - `pcl_every: n`: the term is applied at every n-th iteration alone, with the same weight. E_D is trained at each.
     - `pcl_grad_ratio: r`, in place of `pcl_opt.loss_weight`: the term is weighed so that its gradient at the SR output
@@ -69,12 +71,17 @@ class PCLMixin(PreviewMixin, SpeedMixin):
         self.balance = None if ratio is None else GradientBalance(ratio).to(self.device)
         self.term = ContrastiveTerm(self.balance, self.device)
         self.cri_pcl = build_loss(train_opt["pcl_opt"]).to(self.device)
-        self.cri_cld = build_loss(train_opt["cld_opt"]).to(self.device)
-        self.net_d = self._build_net_d(frozen=train_opt["net_d_frozen"])
+        if self.opt.get("network_d") is None:
+            self.trains_net_d = False
+            self.embedding: Any = FixedEmbedding(num_sr_channels(self.opt), self.cri_pcl.num_layers)
+        else:
+            self.cri_cld = build_loss(train_opt["cld_opt"]).to(self.device)
+            self.embedding = self.net_d = self._build_net_d(frozen=train_opt["net_d_frozen"])
         super().init_training_settings()
         if train_opt["compile"] is not None:
-            self._compiled["net_d"] = torch.compile(self.net_d, **train_opt["compile"])
-            embed = torch.compile(self.net_d.embed, **train_opt["compile"])
+            if self.trains_net_d:
+                self._compiled["net_d"] = torch.compile(self.net_d, **train_opt["compile"])
+            embed = torch.compile(self.embedding.embed, **train_opt["compile"])
             self._compiled["embedding"] = SimpleNamespace(embed=embed)
 
     def _build_net_d(self, frozen: bool) -> Any:
@@ -137,7 +144,7 @@ class PCLMixin(PreviewMixin, SpeedMixin):
 
     def _contrastive_loss(self, current_iter: int) -> Tensor:
         generator = seeded_generator(self._seed, current_iter)
-        embedding = self._compiled.get("embedding", self.net_d)
+        embedding = self._compiled.get("embedding", self.embedding)
         with self._autocast():
             loss: Tensor = self.cri_pcl(self.output, self.gt, embedding, lq=self.lq, generator=generator)
         self.term.measure(self.cri_pcl.stats)
@@ -161,8 +168,9 @@ class PCLMixin(PreviewMixin, SpeedMixin):
     # --- save and resume ---
 
     def save(self, epoch: int, current_iter: int) -> None:
-        """Save E_D, and then what `SavingMixin` and the base model save."""
-        self.save_network(self.net_d, "net_d", current_iter)
+        """Save E_D, if there is one, and then what `SavingMixin` and the base model save."""
+        if self.opt.get("network_d") is not None:
+            self.save_network(self.net_d, "net_d", current_iter)
         super().save(epoch, current_iter)
 
     def _states(self) -> dict[str, Any]:

@@ -15,12 +15,12 @@ from .saving import Base
 
 
 class PreviewMixin(Base):
-    """With `val.pcl_preview: true`, draws the first image of every validation set, its samples and SR, as `net_d`
+    """With `val.pcl_preview: true`, draws the first image of every validation set, its samples and SR, as the embedding
     embeds them and `cri_pcl` compares them.
     """
 
     cri_pcl: PCLLoss
-    net_d: Any
+    embedding: Any
     lq: Tensor
     gt: Tensor
     _seed: int
@@ -61,7 +61,7 @@ class PreviewMixin(Base):
                 self.cri_pcl,
                 sr=window.cut(sr),
                 lq=window.cut(lq, scale),
-                embedding=self.net_d,
+                embedding=self.embedding,
                 # The same samples at every validation: what changes from sheet to sheet is the networks' doing.
                 generator=seeded_generator(self._seed, 0),
             )

@@ -11,7 +11,7 @@ from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY
 
 from ..criterion import PCLPerceptualLoss
 from ..discriminator import WaveletDiscriminator
-from ..embedding import VGGEmbedding
+from ..embedding import FixedEmbedding, VGGEmbedding
 from ..loss import ContrastiveDiscriminatorLoss, PCLLoss
 from . import perceptual, repairs
 from .han_arch import HAN
@@ -22,7 +22,7 @@ from .yaml_checks import check_files, complete_options
 
 ENTRIES: dict[Any, tuple[Any, ...]] = {
     LOSS_REGISTRY: (PCLLoss, ContrastiveDiscriminatorLoss, PCLPerceptualLoss),
-    ARCH_REGISTRY: (WaveletDiscriminator, VGGEmbedding, HAN),
+    ARCH_REGISTRY: (WaveletDiscriminator, VGGEmbedding, FixedEmbedding, HAN),
     MODEL_REGISTRY: (PCLModel, PCLSwinIRModel, SpeedSRModel, SpeedSwinIRModel),
     METRIC_REGISTRY: (calculate_lpips,),
 }

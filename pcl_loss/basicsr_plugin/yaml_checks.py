@@ -13,7 +13,7 @@ import torch
 from .._checks import check_count, check_keys, check_positive
 from .._datasets import DATASETS, expected_layout
 from ..discriminator import WaveletDiscriminator
-from ..embedding import VGGEmbedding
+from ..embedding import FixedEmbedding, VGGEmbedding
 from ..loss import ContrastiveDiscriminatorLoss, PCLLoss
 
 Options = dict[str, Any]
@@ -144,14 +144,17 @@ def _complete(opt: Options, train: Options) -> None:
     _set_default(train["pcl_opt"], "type", "PCLLoss")
     # The model seeds the samples of every iteration from manual_seed: a seed here would have no effect.
     _check_block("train.pcl_opt", train["pcl_opt"], PCLLoss, without=("seed",))
+    if train["pcl_opt"].get("recipe") == "light" and _has_no_discriminator(opt, train):
+        return
     _set_block(train, "cld_opt", {"type": "ContrastiveDiscriminatorLoss"})
     _check_block("train.cld_opt", train["cld_opt"], ContrastiveDiscriminatorLoss)
 
-    num_in_ch = opt["network_g"].get("num_out_ch", 3)
-    _set_block(opt, "network_d", {"type": "WaveletDiscriminator", "num_in_ch": num_in_ch, "num_feat": 64})
+    _set_block(opt, "network_d", {"type": "WaveletDiscriminator", "num_in_ch": num_sr_channels(opt), "num_feat": 64})
     _set_default(opt["network_d"], "type", "WaveletDiscriminator")
     if opt["network_d"]["type"] == "VGGEmbedding":
         _check_keywords("network_d", opt["network_d"], VGGEmbedding)
+    if opt["network_d"]["type"] == "FixedEmbedding":
+        _check_block("network_d", opt["network_d"], FixedEmbedding)
     if opt["network_d"]["type"] == "WaveletDiscriminator":
         _check_block("network_d", opt["network_d"], WaveletDiscriminator)
         if frozen and not opt["path"].get("pretrain_network_d"):
@@ -164,6 +167,30 @@ def _complete(opt: Options, train: Options) -> None:
     _set_block(train, "optim_d", {"type": "Adam", "lr": lr, "weight_decay": 0, "betas": [0.9, 0.999]})
     if train["optim_d"].get("foreach") or not train["optim_d"].get("fused", True):
         raise ValueError("train.optim_d must be fused, to skip a batch that is not finite; drop foreach and fused")
+
+
+def num_sr_channels(opt: Options) -> int:
+    """The channels of the SR images, as `network_g` says."""
+    num_ch: int = opt["network_g"].get("num_out_ch", 3)
+    return num_ch
+
+
+def _has_no_discriminator(opt: Options, train: Options) -> bool:
+    """Whether the light recipe has its own embedding; refuses what would then be left unread."""
+    network_d = opt.get("network_d")
+    if isinstance(network_d, dict) and network_d.get("type") in (None, "WaveletDiscriminator"):
+        raise ValueError(
+            "train.pcl_opt.recipe: light has an embedding of its own and trains no discriminator; drop the block "
+            f"network_d ({{type: {network_d.get('type')}, ...}}), or take recipe: paper"
+        )
+    if network_d is not None:
+        return False
+    for key in ("optim_d", "cld_opt", "net_d_frozen"):
+        if train.get(key):
+            raise ValueError(
+                f"train.pcl_opt.recipe: light trains no discriminator; drop train.{key}, or take recipe: paper"
+            )
+    return True
 
 
 def _check_switch(name: str, value: Any) -> None:

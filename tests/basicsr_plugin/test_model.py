@@ -28,7 +28,7 @@ from helpers import skip_kornias_sigma_check
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.nn import functional as F
 
-from pcl_loss import ContrastiveDiscriminatorLoss, PCLLoss, WaveletDiscriminator, functional
+from pcl_loss import ContrastiveDiscriminatorLoss, FixedEmbedding, PCLLoss, WaveletDiscriminator, functional
 from pcl_loss.basicsr_plugin import PCLMixin, PCLModel, PCLSwinIRModel, model, pcl_model, speed
 from pcl_loss.basicsr_plugin.gradients import ContrastiveTerm, GradientBalance
 from pcl_loss.basicsr_plugin.speed import SpeedMixin
@@ -376,3 +376,47 @@ def test_e_d_moves_by_the_mean_gradient_of_all_ranks(two_ranks: list[dict[str, A
             expected = (own + steps[1]["own_grads"][name]) / 2
             for step in steps:
                 torch.testing.assert_close(step["grads"][name], expected, rtol=1e-4, atol=1e-7)
+
+
+# --- the light recipe ---
+
+
+def test_the_light_recipe_has_no_e_d_and_its_step_has_the_gradient_of_both_losses(
+    light: Options, build: Build, batches: Batches
+) -> None:
+    model, twin = build(copy.deepcopy(light)), build(copy.deepcopy(light))
+    assert not hasattr(model, "net_d")
+    assert len(model.optimizers) == 1
+    (log,) = train_on(model, batches[:1])
+    assert set(log) == LOG_KEYS - {"l_d", "out_d_real", "out_d_fake"}
+
+    lq, hr = batches[0]["lq"], batches[0]["gt"]
+    sr = twin.net_g(lq)
+    pcl = PCLLoss(recipe="light")
+    loss = F.l1_loss(sr, hr) + pcl(sr, hr, FixedEmbedding(), generator=seeded_generator(3, 1))
+    grads = torch.autograd.grad(loss, list(twin.net_g.parameters()))
+    for param, grad in zip(model.net_g.parameters(), grads, strict=True):
+        torch.testing.assert_close(param.grad, grad, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"network_d": {"type": "WaveletDiscriminator"}}, r"recipe: light .*drop the block network_d"),
+        ({"train": {"optim_d": {"type": "Adam", "lr": 1e-4}}}, r"recipe: light .*drop train\.optim_d"),
+        ({"train": {"net_d_frozen": True}}, r"recipe: light .*drop train\.net_d_frozen"),
+    ],
+)
+def test_what_the_light_recipe_would_not_read_is_refused(
+    light: Options, build: Build, change: Options, message: str
+) -> None:
+    light["train"] |= change.pop("train", {})
+    with pytest.raises(ValueError, match=message):
+        build(light | change)
+
+
+def test_the_light_recipe_takes_another_embedding(light: Options, build: Build, batches: Batches) -> None:
+    light["network_d"] = {"type": "FixedEmbedding", "num_in_ch": 3, "threshold": 0.02}
+    model = build(light)
+    assert model.embedding.threshold == 0.02
+    train_on(model, batches[:1])

@@ -68,6 +68,18 @@ def test_auto_resume_goes_on_with_the_saved_e_d(
     assert set(resumed["steps"]) == {4.0}
 
 
+def test_the_light_recipe_trains_saves_nothing_of_e_d_and_resumes(
+    light: Options, run_pipeline: Callable[..., str], tmp_path: Path
+) -> None:
+    run_pipeline(light)
+    models = {path.name for path in (tmp_path / "experiments/tiny/models").iterdir()}
+    assert models == {f"net_g_{iteration}.pth" for iteration in (2, 4, "latest")}
+    light["train"]["total_iter"] = 5
+    log = run_pipeline(light, "--auto_resume")
+    assert "Resuming training from epoch: 0, iter: 4." in log
+    assert "net_d_4" not in log
+
+
 def test_a_trained_net_g_is_tested_without_e_d_and_loads_in_a_stock_model(
     small: Options, run_pipeline: Callable[..., str], tmp_path: Path
 ) -> None:
