@@ -54,8 +54,8 @@ format: setup ## let ruff format the code
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
-options: setup ## write basicsr_options/ anew from pcl_loss/tools/options.py
-	$(VENV)/bin/pcl-loss options --to basicsr_options --overwrite
+options: setup ## write basicsr_options/ anew from scripts/make_options.py
+	$(VENV)/bin/python scripts/make_options.py
 
 clean: ## remove the virtual environment and the caches (experiments/ stays)
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+LR_PATCH = 48  # section 3.5 of the paper
+
 
 @dataclass(frozen=True)
 class Dataset:

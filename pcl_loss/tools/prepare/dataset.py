@@ -12,9 +12,9 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from ..._datasets import LR_PATCH
 from .._files import PNG_COMPRESSION, TEMPORARY, temporary_name, write_file
 from .._regions import Region
-from ..options import LR_PATCH
 from .image import is_current
 
 Item = TypeVar("Item")
