@@ -46,6 +46,10 @@ def test_mixed_precision_stays_near_float32(
     assert all(param.dtype == torch.float32 for param in [*net.net_g.parameters(), *net.net_d.parameters()])
     assert cosine(net.net_g, exact.net_g) > 0.99
     assert cosine(net.net_d, exact.net_d) > 0.95
+    sizes = [sum(param.grad.square().sum() for param in model.net_d.parameters()).sqrt() for model in (net, exact)]
+    assert sizes[0].item() == pytest.approx(sizes[1].item(), rel=0.2), (
+        "Adam was given E_D's gradient at the scaler's scale"
+    )
 
 
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
