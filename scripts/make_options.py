@@ -82,6 +82,8 @@ ABLATION = {
     "config7_frozen_E_D": (_PRE_TRAINED, _pcl(frozen=True)),
 }
 
+LIGHT = _Pcl(train="\n  pcl_opt:\n    type: PCLLoss\n    recipe: light\n")
+
 
 def option_files() -> dict[str, str]:
     """All option files: their path below `basicsr_options/`, and their text."""
@@ -92,6 +94,9 @@ def option_files() -> dict[str, str]:
                 for ending, pcl in (("", None), ("_PCL", _pcl())):
                     name = f"{start}_{net.name}_x{scale}{ending}"
                     files[f"train/{name}.yml"] = _train_file(name, net, scale, pcl, start)
+            if scale == 4:
+                name = f"train_{net.name}_x4_PCL_light"
+                files[f"train/{name}.yml"] = _train_file(name, net, scale, LIGHT, "train")
             name = f"test_{net.name}_x{scale}"
             files[f"test/{name}.yml"] = _test_file(name, net, scale)
     rcan = next(net for net in NETS if net.name == "RCAN")
@@ -233,12 +238,14 @@ def _readme() -> str:
 
 For `pcl-loss train -opt FILE` and `pcl-loss test -opt FILE`. Paths in them are relative to the folder from which you
 start; `pcl-loss options --to DIR` copies the files out of an installed package. They are generated: a baseline and its
-`_PCL` twin differ in the name, `model_type`, `network_d` and `pcl_opt` alone.
+`_PCL` twin differ in the name, `model_type`, `network_d` and `pcl_opt` alone, a `_PCL_light` twin in the name,
+`model_type` and `pcl_opt`.
 
 | file | what it is |
 |---|---|
 | `train/train_NET_xS.yml` | L1 from scratch: DIV2K, LR patches of {LR_PATCH}x{LR_PATCH}, batch 16, Adam, 200,000 iterations, flips and rotations (section 3.5 of the paper); learning rate 1e-4 with a cosine to 1e-7 (ours: the paper states none) |
 | `train/train_NET_xS_PCL.yml` | the same with L1 + PCL |
+| `train/train_NET_x4_PCL_light.yml` | the same with L1 + the light recipe: few samples, a fixed embedding, no E_D |
 | `train/finetune_NET_xS.yml` | 50,000 iterations from a pre-trained network, learning rate 5e-5; put it at `experiments/pretrained_models/NET_xS.pth` (`pcl-loss convert` makes it of an official checkpoint) |
 | `train/finetune_NET_xS_PCL.yml` | the same with L1 + PCL |
 | `test/test_NET_xS.yml` | PSNR and SSIM on Y, NIQE and LPIPS (`pip install 'pcl_loss[metrics]'`) on the five benchmarks |
@@ -268,7 +275,7 @@ datasets/benchmark/Set5/HR/baby.png
 datasets/benchmark/Set5/LR_bicubic/X4/babyx4.png
 ```
 
-Where only HR images are at hand, `pcl-loss prepare --hr HRDIR --out DIR --scale 4` makes the LR images, of whole
+If you have only HR images, `pcl-loss prepare --hr HRDIR --out DIR --scale 4` makes the LR images, of whole
 images or of crops, and prints the lines to paste.
 """
 

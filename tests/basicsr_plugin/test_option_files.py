@@ -32,6 +32,7 @@ ONE_PER_FAMILY = (
     "train/finetune_EDSR-L_x2_PCL.yml",
     "train/train_RCAN_x4.yml",
     "train/train_HAN_x4_PCL.yml",
+    "train/train_EDSR-S_x4_PCL_light.yml",
     "train/train_SwinIR_x4_PCL.yml",
     "ablation/config2_VGG_blur.yml",
     "ablation/config7_frozen_E_D.yml",

@@ -46,6 +46,17 @@ def test_a_pair_differs_in_pcl_alone(path: str) -> None:
     assert with_pcl == baseline
 
 
+def test_every_net_has_a_light_file_for_x4_which_differs_in_the_recipe_alone() -> None:
+    paths = [path for path in option_files() if path.endswith("_PCL_light.yml")]
+    assert paths == [f"train/train_{net}_x4_PCL_light.yml" for net in ("EDSR-L", "EDSR-S", "HAN", "RCAN", "SwinIR")]
+    for path in paths:
+        light, baseline = load(path), load(path.replace("_PCL_light", ""))
+        assert light.pop("name") == baseline.pop("name") + "_PCL_light"
+        assert light.pop("model_type") == "PCL" + baseline.pop("model_type").removeprefix("SR")
+        assert light["train"].pop("pcl_opt") == {"type": "PCLLoss", "recipe": "light"}
+        assert light == baseline
+
+
 @pytest.mark.parametrize("path", [path for path in option_files() if path.startswith("train/train_")])
 def test_training_is_that_of_section_3_5(path: str) -> None:
     options = load(path)
