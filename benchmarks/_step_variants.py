@@ -17,7 +17,7 @@ import yaml
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pcl_loss import PCLLoss, WaveletDiscriminator, criterion, samples
+from pcl_loss import Embedding, FixedEmbedding, PCLLoss, WaveletDiscriminator, criterion, samples
 from pcl_loss.loss import ALPHA_RANGE
 from pcl_loss.tools.options import option_files
 from pcl_loss.wavelet import haar_dwt
@@ -28,7 +28,8 @@ PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket")
 
 L1, L1_VGG, L1_GAN = "L1", "L1 + VGG19", "L1 + GAN"
 L1_PCL, L1_PCL_FROZEN, L1_PLAIN = "L1 + PCL", "L1 + PCL, E_D frozen", "L1 + plain PCL"
-VARIANTS = (L1, L1_VGG, L1_GAN, L1_PCL, L1_PCL_FROZEN, L1_PLAIN)
+L1_LIGHT = "L1 + PCL, light"
+VARIANTS = (L1, L1_VGG, L1_GAN, L1_PCL, L1_PCL_FROZEN, L1_LIGHT, L1_PLAIN)
 
 # How many images at a time the bare convolutions take on a CPU, in channels_last: the fastest way there.
 FLOOR_CHUNK_SIZE = 9
@@ -174,15 +175,20 @@ def _plain_similarity(f: Tensor, sample: Tensor) -> Tensor:
     return (F.normalize(f, dim=1) * F.normalize(sample, dim=1)).sum(1).mean((1, 2))
 
 
-def loss_and_gradient(
-    loss: PCLLoss, sr: Tensor, hr: Tensor, net_d: WaveletDiscriminator, seed: int
-) -> tuple[Tensor, Tensor]:
+def loss_and_gradient(loss: PCLLoss, sr: Tensor, hr: Tensor, embedding: Embedding, seed: int) -> tuple[Tensor, Tensor]:
     """One call of the loss as users make it, samples included, and its gradient to `sr` `(N, 3, H, W)`."""
     anchor = sr.detach().requires_grad_()
-    value = loss(anchor, hr, net_d, generator=torch.Generator().manual_seed(seed))
+    value = loss(anchor, hr, embedding, generator=torch.Generator().manual_seed(seed))
     value.backward()
     assert anchor.grad is not None
     return value.detach(), anchor.grad
+
+
+def make_light_loss(hr: Tensor, seed: int) -> Callable[[], Any]:
+    """The loss of the light recipe between bicubic images and HR `(N, 3, H, W)`, forward and backward."""
+    sr = samples.upsample(downsample(hr), (hr.shape[-2], hr.shape[-1]))
+    loss, embedding = PCLLoss(recipe="light"), FixedEmbedding()
+    return lambda: loss_and_gradient(loss, sr, hr, embedding, seed)
 
 
 # The floors
@@ -296,7 +302,8 @@ def make_step(model: Any) -> Callable[[], None]:
 
 def _options(net: str, variant: str, sizes: Sizes, hr: Tensor, folder: Path, seed: int) -> dict[str, Any]:
     is_pcl = variant in (L1_PCL, L1_PCL_FROZEN, L1_PLAIN)
-    opt = yaml.safe_load(option_files()[f"train/train_{net}_x{SCALE}{'_PCL' if is_pcl else ''}.yml"])
+    ending = "_PCL_light" if variant == L1_LIGHT else "_PCL" if is_pcl else ""
+    opt = yaml.safe_load(option_files()[f"train/train_{net}_x{SCALE}{ending}.yml"])
     opt |= {"is_train": True, "dist": False, "rank": 0, "world_size": 1, "manual_seed": seed}
     opt["num_gpu"] = 0 if hr.device.type == "cpu" else 1
     network_g, train = opt["network_g"], opt["train"]

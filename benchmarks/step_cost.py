@@ -6,9 +6,10 @@
    was there: the value and the gradient must be the same, and the ratio says which is faster.
 2. One training step of BasicSR's own models, x4, LR 48x48, for each SR network: L1; L1 + VGG19, its perceptual loss on
    conv5_4 with random weights; L1 + GAN; L1 + PCL with E_D trained, with E_D frozen and with the plain loss; and
-   `floor_step`, the sum of the L1 step, of `floor_loss` and of the convolutions of E_D's own step. The GAN's
-   discriminator is UNetDiscriminatorSN with 64 channels: of BasicSR's discriminators the only one that SRGANModel can
-   train on 192x192 patches (VGGStyleDiscriminator takes 128 or 256, StyleGAN2Discriminator powers of two, and
+   `floor_step`, the sum of the L1 step, of `floor_loss` and of the convolutions of E_D's own step. And L1 + PCL with
+   the light recipe, which has no E_D; `light_loss` is that loss alone, forward and backward. The GAN's discriminator
+   is UNetDiscriminatorSN with 64 channels: of BasicSR's discriminators the only one that SRGANModel can train on
+   192x192 patches (VGGStyleDiscriminator takes 128 or 256, StyleGAN2Discriminator powers of two, and
    HiFaceGANDiscriminator answers with lists).
 
 All variants are measured in turn, round by round, so that ratios are taken between neighbours in time. Peak memory is
@@ -48,6 +49,7 @@ from _step_tables import (
 from _step_variants import (
     FULL,
     L1,
+    L1_LIGHT,
     NETS,
     SCALE,
     TINY,
@@ -59,6 +61,7 @@ from _step_variants import (
     loss_and_gradient,
     make_floor_loss,
     make_floor_net_d_step,
+    make_light_loss,
     make_step,
     net_d_with_statistics,
     photograph_crops,
@@ -69,6 +72,7 @@ from torch import Tensor
 from pcl_loss import PCLLoss, WaveletDiscriminator, samples
 
 BATCHES = {"cpu": {"EDSR-S": 8, "EDSR-L": 1, "RCAN": 1, "HAN": 1}, "cuda": dict.fromkeys(NETS, 16)}
+ONLY = "measure one of the two parts, or, of the second, what the light recipe costs alone"
 LOSSES: dict[str, type[PCLLoss]] = {"PCLLoss": PCLLoss, "plain": PlainPCLLoss}
 
 
@@ -88,6 +92,11 @@ class Settings:
     against: str | None
     seed: int
     arguments: tuple[str, ...]
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """Of the training step."""
+        return (L1, L1_LIGHT) if self.only == "light" else VARIANTS
 
     @property
     def sizes(self) -> Sizes:
@@ -137,7 +146,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[Settings, str | None]:
     parser.add_argument("--json", type=Path, default=Path("step_cost.json"), help="file (default: %(default)s)")
     parser.add_argument("--skip-memory", action="store_true", help="measure time alone")
     parser.add_argument("--tiny", action="store_true", help="toy sizes, to see that it runs; the numbers mean nothing")
-    parser.add_argument("--only", choices=("loss", "steps"), help="measure one of the two parts")
+    parser.add_argument("--only", choices=("loss", "steps", "light"), help=ONLY)
     parser.add_argument("--against", metavar="COMMIT", help="measure the loss of this commit too, in the same rounds")
     parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="of crops, weights, samples (default: 0)")
     parser.add_argument("--_memory-of", help=argparse.SUPPRESS)
@@ -300,26 +309,30 @@ def measure_steps(net: str, settings: Settings) -> Report:
     hr = make_hr(settings, batch)
     models: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for variant in with_progress(VARIANTS, f"{net}, building"):
+        for variant in with_progress(settings.variants, f"{net}, building"):
             models[variant] = build_model(net, variant, sizes, hr, Path(folder), settings.seed)
             share_network(models[variant], owner=models[L1])
     calls = {variant: make_step(model) for variant, model in models.items()}
-    net_d = WaveletDiscriminator(num_feat=sizes.net_d_feat).to(settings.device)
-    calls["floor_loss"] = make_floor_loss(net_d, PCLLoss(), batch, sizes.hr_patch)
-    calls["floor_net_d"] = make_floor_net_d_step(net_d, batch, sizes.hr_patch)
+    calls["light_loss"] = make_light_loss(hr, settings.seed)
+    rows = [*settings.variants, "light_loss"]
+    if settings.only != "light":
+        net_d = WaveletDiscriminator(num_feat=sizes.net_d_feat).to(settings.device)
+        calls["floor_loss"] = make_floor_loss(net_d, PCLLoss(), batch, sizes.hr_patch)
+        calls["floor_net_d"] = make_floor_net_d_step(net_d, batch, sizes.hr_patch)
     times = measure_rounds(calls, settings.rounds, settings.device, net)
-    times["floor_step"] = [
-        sum(parts) for parts in zip(times[L1], times["floor_loss"], times["floor_net_d"], strict=True)
-    ]
+    if settings.only != "light":
+        rows.append("floor_step")
+        parts = (times[L1], times["floor_loss"], times["floor_net_d"])
+        times["floor_step"] = [sum(of_round) for of_round in zip(*parts, strict=True)]
     report: Report = {"batch": batch, "lr_patch": sizes.lr_patch, "seconds": times}
     report["median_seconds"] = {name: statistics.median(times[name]) for name in times}
-    report["over_l1"] = {name: summary(ratios(times, name, to=L1)) for name in (*VARIANTS, "floor_step")}
+    report["over_l1"] = {name: summary(ratios(times, name, to=L1)) for name in rows}
     if not settings.skip_memory:
         del models, calls
         # These models would stand beside those of the other processes.
         gc.collect()
         torch.cuda.empty_cache()
-        variants = with_progress(VARIANTS, f"{net}, peak memory")
+        variants = with_progress(settings.variants, f"{net}, peak memory")
         report["memory"] = {variant: memory_in_own_process(f"step:{net}:{variant}", settings) for variant in variants}
     return report
 
@@ -329,7 +342,7 @@ def measure_steps(net: str, settings: Settings) -> Report:
 
 def describe_settings(settings: Settings, machine: Report) -> str:
     """The first lines."""
-    batches = [] if settings.only == "steps" else [f"the loss alone {settings.loss_batch}"]
+    batches = [] if settings.only in ("steps", "light") else [f"the loss alone {settings.loss_batch}"]
     if settings.only != "loss":
         batches += [f"{net} {settings.batches[net]}" for net in settings.nets]
     lines = [
@@ -365,7 +378,7 @@ def measure(settings: Settings) -> Report:
         },
     }
     print(describe_settings(settings, report["machine"]), flush=True)
-    if settings.only != "steps":
+    if settings.only in (None, "loss"):
         report["loss"] = measure_loss(settings)
         _write(report, settings.json)
         print(f"\n{describe_loss(report['loss'])}", flush=True)

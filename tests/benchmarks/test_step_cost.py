@@ -21,7 +21,7 @@ from torch import Tensor
 from pcl_loss import PCLLoss, WaveletDiscriminator, samples
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "step_cost.py"
-VARIANTS = ["L1", "L1 + VGG19", "L1 + GAN", "L1 + PCL", "L1 + PCL, E_D frozen", "L1 + plain PCL"]
+VARIANTS = ["L1", "L1 + VGG19", "L1 + GAN", "L1 + PCL", "L1 + PCL, E_D frozen", "L1 + PCL, light", "L1 + plain PCL"]
 
 
 @pytest.fixture(scope="module")
@@ -287,7 +287,7 @@ def test_every_loss_and_every_variant_of_every_network_is_timed(tmp_path: Path) 
     assert list(report["steps"]) == ["EDSR-S", "EDSR-L", "RCAN", "HAN"]
     for net, steps in report["steps"].items():
         times = steps["seconds"]
-        check_times(times, [*VARIANTS, "floor_loss", "floor_net_d", "floor_step"])
+        check_times(times, [*VARIANTS, "light_loss", "floor_loss", "floor_net_d", "floor_step"])
         assert times["floor_step"][0] == pytest.approx(
             times["L1"][0] + times["floor_loss"][0] + times["floor_net_d"][0]
         )
@@ -296,6 +296,17 @@ def test_every_loss_and_every_variant_of_every_network_is_timed(tmp_path: Path) 
     assert "| the loss alone |" in text
     assert "these numbers say nothing about the real cost" in text
     assert "targets" not in text
+
+
+@pytest.mark.slow
+def test_the_light_recipes_price_is_measured_alone(tmp_path: Path) -> None:
+    text, report = run(tmp_path, "--only", "light", "--nets", "EDSR-S", "--skip-memory")
+    assert "loss" not in report
+    steps = report["steps"]["EDSR-S"]
+    check_times(steps["seconds"], ["L1", "L1 + PCL, light", "light_loss"])
+    times = steps["seconds"]
+    assert steps["over_l1"]["light_loss"]["max"] == pytest.approx(times["light_loss"][0] / times["L1"][0])
+    assert "| light_loss" in text
 
 
 @pytest.mark.slow
