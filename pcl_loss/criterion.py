@@ -240,7 +240,7 @@ class DiscriminatorStep:
     ) -> Tensor:
         """`cri_cld` of the logits that `net_d` gives real and super-resolved images `(N, C, H, W)`, 0-dim."""
         images = torch.cat([at_least_float32(hr), at_least_float32(sr)]) / data_range
-        # One forward over both: DistributedDataParallel allows one per backward.
+        # One forward over both, so that batch norm treats them alike.
         real, fake = net_d(images).chunk(2)
         l_d = cri_cld(real, fake)
         self.log = {"l_d": l_d.detach(), "out_d_real": real.detach().mean(), "out_d_fake": fake.detach().mean()}
@@ -306,7 +306,7 @@ class PCLPerceptualLoss(PCLCriterion):
 
 
 def downsample(gt: Tensor, scale: int) -> Tensor:
-    """The LR images of `gt`, in float32 or wider: for loops that hand none over."""
+    """The LR images of `gt`, in float32 or wider: for loops that pass none."""
     size = (max(gt.shape[-2] // scale, 1), max(gt.shape[-1] // scale, 1))
     # With antialiasing this is the bicubic that SR data sets are made with.
     return F.interpolate(at_least_float32(gt.detach()), size, mode="bicubic", antialias=True)

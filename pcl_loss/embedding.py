@@ -44,7 +44,7 @@ class FixedEmbedding(nn.Module):
         TypeError, ValueError: an argument is of a wrong type or out of range.
     """
 
-    def __init__(self, num_in_ch: int = 3, num_layers: int = 2, threshold: float = 0.01) -> None:
+    def __init__(self, num_in_ch: int = 3, num_layers: int = 1, threshold: float = 0.01) -> None:
         super().__init__()
         self.num_in_ch = check_count("num_in_ch", num_in_ch, 1)
         self.num_layers = check_count("num_layers", num_layers, 1, MAX_SCALES)

@@ -62,7 +62,7 @@ def test_what_the_fixed_embedding_cannot_do_is_refused() -> None:
     with pytest.raises(ValueError, match="threshold must be above 0"):
         FixedEmbedding(threshold=0.0)
     with pytest.raises(ValueError, match="num_layers must be from 1 to 2, got 3"):
-        FixedEmbedding().embed(rand(1, 3, 32, 32), 3)
+        FixedEmbedding(num_layers=2).embed(rand(1, 3, 32, 32), 3)
     with pytest.raises(ValueError, match="1 channels, but 3 are expected"):
         FixedEmbedding().embed(rand(1, 1, 32, 32))
 
