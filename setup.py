@@ -30,8 +30,8 @@ setup(
         "opencv-python",
         "PyYAML",
         "tqdm",
-        # BasicSR cannot be installed on Python 3.13.
-        'basicsr>=1.4.2; python_version < "3.13"',
+        # HAT and DRCT pin 1.3.4.9. BasicSR cannot be installed on Python 3.13.
+        'basicsr>=1.3.4.9; python_version < "3.13"',
         # BasicSR imports distutils, which setuptools brings back on Python 3.12.
         'setuptools; python_version >= "3.12"',
     ],

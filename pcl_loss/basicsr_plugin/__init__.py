@@ -1,19 +1,25 @@
 """The part that plugs into BasicSR, and the only one that imports it."""
 
+from importlib.util import find_spec
+
 from .. import import_repair  # noqa: F401  (before anything that imports basicsr)
-from .model import PCLMixin, PCLModel, PCLSwinIRModel, pcl_model
+from .model import PCLMixin, PCLModel, pcl_model
 from .registration import register
-from .speed import SpeedSRModel, SpeedSwinIRModel
+from .speed import SpeedSRModel
 from .yaml_checks import OptionsError, complete_options
 
 __all__ = [
     "OptionsError",
     "PCLMixin",
     "PCLModel",
-    "PCLSwinIRModel",
     "SpeedSRModel",
-    "SpeedSwinIRModel",
     "complete_options",
     "pcl_model",
     "register",
 ]
+
+# See `registration.OPTIONAL`.
+if find_spec("basicsr.models.swinir_model"):
+    from .swinir_models import PCLSwinIRModel, SpeedSwinIRModel
+
+    __all__ += ["PCLSwinIRModel", "SpeedSwinIRModel"]

@@ -9,7 +9,6 @@ import torch
 from basicsr.archs import build_network
 from basicsr.losses import build_loss
 from basicsr.models.sr_model import SRModel
-from basicsr.models.swinir_model import SwinIRModel
 from torch import Tensor, nn
 
 from .._distributed import average, broadcast
@@ -198,4 +197,3 @@ def pcl_model(base: Any) -> Any:
 
 
 PCLModel = pcl_model(SRModel)
-PCLSwinIRModel = pcl_model(SwinIRModel)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import functools
+import importlib
+from collections.abc import Iterable
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
+import basicsr
 from basicsr.utils import options as basicsr_options
+from basicsr.utils.dist_util import get_dist_info
 from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
 
 from ..criterion import PCLPerceptualLoss
@@ -14,23 +19,29 @@ from ..discriminator import WaveletDiscriminator
 from ..embedding import FixedEmbedding, VGGEmbedding
 from ..loss import ContrastiveDiscriminatorLoss, PCLLoss
 from . import perceptual, repairs
-from .han_arch import HAN
 from .lpips_metric import calculate_lpips
-from .model import PCLMixin, PCLModel, PCLSwinIRModel
-from .speed import SpeedSRModel, SpeedSwinIRModel
+from .model import PCLMixin, PCLModel
+from .speed import SpeedSRModel
 from .yaml_checks import check_files, complete_options
 
 ENTRIES: dict[Any, tuple[Any, ...]] = {
     LOSS_REGISTRY: (PCLLoss, ContrastiveDiscriminatorLoss, PCLPerceptualLoss),
-    ARCH_REGISTRY: (WaveletDiscriminator, VGGEmbedding, FixedEmbedding, HAN),
-    MODEL_REGISTRY: (PCLModel, PCLSwinIRModel, SpeedSRModel, SpeedSwinIRModel),
+    ARCH_REGISTRY: (WaveletDiscriminator, VGGEmbedding, FixedEmbedding),
+    MODEL_REGISTRY: (PCLModel, SpeedSRModel),
     METRIC_REGISTRY: (calculate_lpips,),
 }
+
+# What is built on a module of BasicSR that the older copies in other codebases lack: that module, ours, its entries.
+OPTIONAL = (
+    (ARCH_REGISTRY, "archs.rcan_arch", ".han_arch", ("HAN",)),
+    (MODEL_REGISTRY, "models.swinir_model", ".swinir_models", ("PCLSwinIRModel", "SpeedSwinIRModel")),
+)
 
 
 def register() -> None:
     """Register our losses, networks, models and metrics into BasicSR, check and complete the options it parses, and
-    repair what of BasicSR 1.4.2 does not run on current PyTorch or without a GPU (see `repairs`).
+    repair what of BasicSR 1.4.2 does not run on current PyTorch or without a GPU (see `repairs`). Where the BasicSR in
+    use is an older copy without RCAN or `SwinIRModel`, what is built on them is left out; the start of a run says so.
 
     Call it before `basicsr.train.train_pipeline`. Calling it twice is harmless.
 
@@ -38,12 +49,11 @@ def register() -> None:
         RuntimeError: another package has registered one of our names.
     """
     for registry, entries in ENTRIES.items():
-        for entry in entries:
-            name = entry.__name__
-            if name not in registry:
-                registry.register(entry)
-            elif registry.get(name) is not entry:
-                raise RuntimeError(f"BasicSR already knows another {name}: {registry.get(name)}")
+        _register(registry, entries)
+    for registry, needed, ours, names in OPTIONAL:
+        if find_spec(f"basicsr.{needed}"):
+            module = importlib.import_module(ours, __package__)
+            _register(registry, [getattr(module, name) for name in names])
     repairs.apply()
     perceptual.keep_with_checkpoints()
     import basicsr.test
@@ -51,6 +61,22 @@ def register() -> None:
 
     for module in (basicsr_options, basicsr.train, basicsr.test):
         _complete_parsed_options(module)
+
+
+def _register(registry: Any, entries: Iterable[Any]) -> None:
+    for entry in entries:
+        name = entry.__name__
+        if name not in registry:
+            registry.register(entry)
+        elif registry.get(name) is not entry:
+            raise RuntimeError(f"BasicSR already knows another {name}: {registry.get(name)}")
+
+
+def _say_what_is_missing() -> None:
+    lacks = [(needed, names) for _, needed, _, names in OPTIONAL if not find_spec(f"basicsr.{needed}")]
+    if lacks and get_dist_info()[0] == 0:
+        missing = ", ".join(f"no {needed} (so no {', '.join(names)})" for needed, names in lacks)
+        print(f"[pcl_loss] the BasicSR in {basicsr.__path__[0]} has {missing}; the rest of pcl_loss is there")
 
 
 def _complete_parsed_options(module: ModuleType) -> None:
@@ -62,6 +88,7 @@ def _complete_parsed_options(module: ModuleType) -> None:
     @functools.wraps(parse_options)
     def parse_and_complete(root_path: str, is_train: bool = True) -> Any:
         opt, args = parse_options(root_path, is_train=is_train)
+        _say_what_is_missing()
         model_type = opt.get("model_type")
         if is_train and model_type in MODEL_REGISTRY:
             complete_options(opt, is_pcl_model=issubclass(MODEL_REGISTRY.get(model_type), PCLMixin))

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from basicsr.models.sr_model import SRModel
-from basicsr.models.swinir_model import SwinIRModel
 from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 
@@ -17,7 +16,10 @@ from .._tensors import at_least_float32
 from . import repairs
 from .gradients import gradient_at
 from .saving import SavingMixin
-from .yaml_checks import AMP_DTYPES, SPEED_KEYS, complete_speed
+from .yaml_checks import AMP_DTYPES, SPEED_KEYS, OptionsError, complete_speed
+
+# What `optimize_parameters` uses. A codebase's own `SRModel` may build more.
+USED_LOSSES = {"cri_pix", "cri_perceptual", "cri_pcl", "cri_cld"}
 
 
 class SpeedMixin(SavingMixin):
@@ -52,9 +54,19 @@ class SpeedMixin(SavingMixin):
         super().init_training_settings()
         if train_opt["compile"] is not None:
             self._compiled["net_g"] = torch.compile(self.net_g, **train_opt["compile"])
+        self._refuse_unused_losses()
         wanted = [f"{key}: {train_opt[key] or True}" for key in SPEED_KEYS if train_opt[key] not in (None, False)]
         if wanted:
             get_root_logger().info(f"The model is built as {type(self).__name__}, with {', '.join(wanted)}.")
+
+    def _refuse_unused_losses(self) -> None:
+        built = [name for name, value in vars(self).items() if name.startswith("cri_") and value is not None]
+        if unused := sorted(set(built) - USED_LOSSES):
+            raise OptionsError(
+                f"the base model of {type(self).__name__} builds {', '.join(unused)}, which would not be used; take it "
+                "out of the YAML, or keep the model_type that trains with it and put "
+                "`perceptual_opt: {type: PCLPerceptualLoss, loss_weight: 1.0}` under train"
+            )
 
     # --- how the networks and images lie, and what they run in ---
 
@@ -187,7 +199,3 @@ class SpeedSRModel(SpeedMixin, SRModel):
     """BasicSR's `SRModel` with `train.amp`, `train.channels_last` and `train.compile`: the baseline of a run with PCL
     that has them.
     """
-
-
-class SpeedSwinIRModel(SpeedMixin, SwinIRModel):
-    """BasicSR's `SwinIRModel` with `train.amp`, `train.channels_last` and `train.compile`."""

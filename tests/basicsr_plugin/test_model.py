@@ -12,6 +12,7 @@ import torch
 from basicsr.models.esrgan_model import ESRGANModel
 from basicsr.models.sr_model import SRModel
 from basicsr.models.swinir_model import SwinIRModel
+from basicsr.utils.registry import MODEL_REGISTRY
 from basicsr_fixtures import (
     LOG_KEYS,
     Batches,
@@ -29,7 +30,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.nn import functional as F
 
 from pcl_loss import ContrastiveDiscriminatorLoss, FixedEmbedding, PCLLoss, WaveletDiscriminator, functional
-from pcl_loss.basicsr_plugin import PCLMixin, PCLModel, PCLSwinIRModel, model, pcl_model, speed
+from pcl_loss.basicsr_plugin import OptionsError, PCLMixin, PCLModel, PCLSwinIRModel, model, pcl_model, speed
 from pcl_loss.basicsr_plugin.gradients import ContrastiveTerm, GradientBalance
 from pcl_loss.basicsr_plugin.speed import SpeedMixin
 from pcl_loss.samples import seeded_generator
@@ -230,6 +231,20 @@ def test_a_base_that_trains_in_a_way_of_its_own_is_refused(base: Any) -> None:
         TypeError, match="PCLPerceptualLoss" if base is ESRGANModel else "derives from BasicSR's SRModel"
     ):
         pcl_model(base)
+
+
+@pytest.mark.parametrize("make", [pcl_model, lambda base: type("Speed", (speed.SpeedMixin, base), {})])
+def test_a_loss_of_the_base_model_that_would_not_be_used_is_refused(
+    make: Any, small: Options, build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class WithAnother(SRModel):  # type: ignore[misc]
+        def init_training_settings(self) -> None:
+            self.cri_fft = torch.nn.L1Loss()
+            super().init_training_settings()
+
+    monkeypatch.setitem(MODEL_REGISTRY._obj_map, "PCLModel", make(WithAnother))
+    with pytest.raises(OptionsError, match=r"cri_fft, which would not be used.*PCLPerceptualLoss"):
+        build(small)
 
 
 def test_pcl_every_applies_the_term_at_every_nth_iteration_alone_with_the_same_weight(

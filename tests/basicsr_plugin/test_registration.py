@@ -1,8 +1,16 @@
 """register() is all that BasicSR needs, and may be called again."""
 
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
+import basicsr
 import pytest
+import yaml
 from basicsr.losses import build_loss
 from basicsr.utils import options as basicsr_options
 from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY, MODEL_REGISTRY
@@ -37,3 +45,47 @@ def test_a_yaml_block_builds_the_loss_with_its_knobs() -> None:
     options: dict[str, Any] = {"type": "PCLLoss", "loss_weight": 0.5, "temperature": 0.2, "negatives": ["lq"]}
     loss = build_loss(options)
     assert (loss.loss_weight, loss.temperature, loss.samples.negatives) == (0.5, 0.2, ("lq",))
+
+
+@pytest.fixture
+def older_copy(tmp_path: Path) -> Path:
+    """A folder with a `basicsr/` as old as those that other codebases carry: without RCAN and `SwinIRModel`."""
+    lacks = shutil.ignore_patterns("rcan_arch.py", "swinir_model.py", "__pycache__")
+    shutil.copytree(Path(basicsr.__file__).parent, tmp_path / "basicsr", ignore=lacks)
+    return tmp_path
+
+
+def test_an_older_copy_of_basicsr_gets_what_it_can_hold_and_says_once_what_it_lacks(
+    older_copy: Path, baseline: dict[str, Any]
+) -> None:
+    (older_copy / "options.yml").write_text(yaml.safe_dump(baseline))
+    code = """if 1:
+        import pcl_loss.basicsr_plugin
+        from basicsr.utils.options import parse_options
+        from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY
+        pcl_loss.basicsr_plugin.register()
+        for name in ("PCLModel", "SpeedSRModel", "PCLSwinIRModel", "SpeedSwinIRModel"):
+            print(name, name in MODEL_REGISTRY)
+        print("HAN", "HAN" in ARCH_REGISTRY)
+        import basicsr.train
+        basicsr.train.parse_options(".")
+    """
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(older_copy), str(Path(pcl_loss.__file__).parents[1])])}
+    command = [sys.executable, "-c", code, "-opt", "options.yml"]
+    out = subprocess.run(command, cwd=older_copy, env=env, capture_output=True, text=True, check=True).stdout
+    known = dict(re.findall(r"^(\w+) (True|False)$", out, re.MULTILINE))
+    lacks = dict.fromkeys(("PCLSwinIRModel", "SpeedSwinIRModel", "HAN"), "False")
+    assert known == {"PCLModel": "True", "SpeedSRModel": "True"} | lacks
+    (line,) = re.findall(r"^\[pcl_loss\] .+", out, re.MULTILINE)
+    assert str(older_copy / "basicsr") in line
+    for name in lacks:
+        assert name in line
+
+
+def test_a_whole_basicsr_is_not_spoken_of(
+    registered: None, baseline: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    (tmp_path / "options.yml").write_text(yaml.safe_dump(baseline))
+    monkeypatch.setattr(sys, "argv", ["train.py", "-opt", str(tmp_path / "options.yml")])
+    basicsr_options.parse_options(str(tmp_path))
+    assert "[pcl_loss]" not in capsys.readouterr().out
