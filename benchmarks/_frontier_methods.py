@@ -16,9 +16,7 @@ from torch.nn import functional as F
 
 from pcl_loss import (
     ContrastiveDiscriminatorLoss,
-    Embedding,
     PCLCriterion,
-    PCLLoss,
     VGGEmbedding,
     WaveletDiscriminator,
     functional,
@@ -81,7 +79,7 @@ def optional(module: str, package: str) -> Any:
 # Embeddings
 
 
-class BandEmbedding:
+class BandEmbedding(nn.Module):
     """The Haar bands of some scales with a constant channel beside them: no weights, no network.
 
     `bands / c` and 1: a flat pixel, whose bands are far below `c`, looks alike in all images; without the constant,
@@ -98,6 +96,7 @@ class BandEmbedding:
     def __init__(self, c: float = 0.02, scales: int = 2, overlap: bool = False, curve: str = "none") -> None:
         if curve not in ("none", "sqrt", "local", "rectify"):
             raise ValueError(f"curve must be none, sqrt, local or rectify, got {curve!r}")
+        super().__init__()
         self.c, self.scales, self.overlap, self.curve = c, scales, overlap, curve
 
     def embed(self, x: Tensor, num_layers: int) -> list[Tensor]:
@@ -162,15 +161,9 @@ def trained_embedding(context: Context, num_feat: int = 64) -> WaveletDiscrimina
 # Losses
 
 
-class Contrast:
-    """L_CL with an embedding that is not trained."""
-
-    def __init__(self, embedding: Embedding, seed: int, **knobs: Any) -> None:
-        self.embedding = embedding
-        self.pcl = PCLLoss(UNSCALED, seed=seed, **knobs)
-
-    def __call__(self, sr: Tensor, hr: Tensor) -> Tensor:
-        return self.pcl(sr, hr, self.embedding)
+def contrast(context: Context, embedding: nn.Module | str | None, **knobs: Any) -> PCLCriterion:
+    """L_CL itself; a frozen embedding stays as it is."""
+    return PCLCriterion(embedding, loss_weight=UNSCALED, seed=context.seed, **knobs)
 
 
 def _few(negatives: int = 2, temperature: float = 1.0, low: float = 0.5, high: float = 1.5) -> dict[str, Any]:
@@ -183,7 +176,7 @@ def pcl_paper(context: Context, num_feat: int = 64) -> Loss:
     """The paper's way: E_D is trained along, GT and 4 sharpened images against 4 blurred ones."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(context.seed)
-        criterion = PCLCriterion(num_feat=num_feat, lr=E_D_LR, loss_weight=UNSCALED, seed=context.seed)
+        criterion = contrast(context, None, num_feat=num_feat, lr=E_D_LR)
     for step in range(PAPER_WARMUP):
         lq, hr = context.batch(step)
         with torch.no_grad():
@@ -194,7 +187,7 @@ def pcl_paper(context: Context, num_feat: int = 64) -> Loss:
 
 def pcl_trained(context: Context, **knobs: Any) -> Loss:
     """E_D trained beforehand and frozen; samples as in the paper."""
-    return Contrast(trained_embedding(context), context.seed, **knobs)
+    return contrast(context, trained_embedding(context), **knobs)
 
 
 def pcl_random(
@@ -207,7 +200,7 @@ def pcl_random(
 ) -> Loss:
     """A random, frozen E_D, GT alone, few blurred images; `weights` is its seed, by default the run's."""
     embedding = random_embedding(context, num_feat, context.seed if weights is None else weights, wavelet)
-    return Contrast(embedding, context.seed, num_layers=layers, **_few(**few))
+    return contrast(context, embedding, num_layers=layers, **_few(**few))
 
 
 def pcl_bands(
@@ -219,7 +212,12 @@ def pcl_bands(
     **few: Any,
 ) -> Loss:
     """No network: `BandEmbedding`, GT alone, few blurred images."""
-    return Contrast(BandEmbedding(c, scales, overlap, curve), context.seed, num_layers=scales, **_few(**few))
+    return contrast(context, BandEmbedding(c, scales, overlap, curve), num_layers=scales, **_few(**few))
+
+
+def pcl_light(context: Context) -> Loss:
+    """The package's own recipe."""
+    return contrast(context, None, recipe="light")
 
 
 def feature_l1(context: Context) -> Loss:
@@ -319,6 +317,7 @@ SECOND_LOSSES: dict[str, Callable[..., Loss]] = {
         pcl_trained,
         pcl_random,
         pcl_bands,
+        pcl_light,
         feature_l1,
         cosine,
         push,
