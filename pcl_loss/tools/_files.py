@@ -37,17 +37,19 @@ def read_image(path: Path) -> Image:
     return image
 
 
-def write_image(path: Path, image: Image) -> None:
-    """Write a PNG, all or nothing, making its folder."""
+def write_image(path: Path, image: Image, sync: bool = False) -> None:
+    """Write a PNG as `write_file` does; without waiting for the disk, since most images can be made again."""
     import cv2
 
-    write_file(path, cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, PNG_COMPRESSION])[1].tobytes())
+    content = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, PNG_COMPRESSION])[1].tobytes()
+    write_file(path, content, sync)
 
 
-def write_file(path: Path, content: bytes | memoryview) -> None:
-    """Write a file, all or nothing, also if the process is killed or the machine stops; makes its folder.
+def write_file(path: Path, content: bytes | memoryview, sync: bool = True) -> None:
+    """Write a file, all or nothing, also if the process is killed; makes its folder.
 
-    What was there keeps its mode. A link stays one: the file that it names is replaced.
+    With `sync` also if the machine stops: it waits until the content is on the disk, which takes far longer than to
+    write a small file. What was there keeps its mode. A link stays one: the file that it names is replaced.
     """
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,8 +57,9 @@ def write_file(path: Path, content: bytes | memoryview) -> None:
     try:
         with temporary.open("wb") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         if path.exists():
             shutil.copymode(path, temporary)
         os.replace(temporary, path)

@@ -46,6 +46,17 @@ def test_a_file_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, monkeypat
     assert synced == [path.read_bytes()] == [b"new"]
 
 
+def test_an_image_does_not_wait_for_the_disk_unless_it_is_told_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    images.write_image(tmp_path / "cat.png", np.zeros((4, 4, 3), np.uint8))
+    assert not synced
+    images.write_image(tmp_path / "cat.png", np.zeros((4, 4, 3), np.uint8), sync=True)
+    assert len(synced) == 1
+
+
 def test_modes_and_links_are_kept(tmp_path: Path) -> None:
     path, link = tmp_path / "file", tmp_path / "links" / "link"
     link.parent.mkdir()

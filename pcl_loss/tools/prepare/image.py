@@ -78,11 +78,15 @@ def prepare_image(source: Path, cuts: Cuts) -> Outcome:
 
 
 def is_current(path: Path, source_changed: float) -> bool:
-    """Whether a file is there, and no older than this time."""
+    """Whether a file is there, and no older than this time.
+
+    It is not if it is empty: images are not synced, and that is how one looks whose content a power cut took away.
+    """
     try:
-        return path.stat().st_mtime >= source_changed
+        found = path.stat()
     except FileNotFoundError:
         return False
+    return found.st_size > 0 and found.st_mtime >= source_changed
 
 
 def _read(source: Path, min_size: int) -> tuple[Image, str]:

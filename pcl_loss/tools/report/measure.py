@@ -372,7 +372,7 @@ def _do(job: _Job, module: Any, scale: int, device: str, with_lpips: bool) -> No
             sr = upscale(module, lr, scale, device, window=int((job.net.options or {}).get("window_size", 1)))
         # A record vouches for the image beside it: it goes before the image is replaced, and comes after.
         job.file.unlink(missing_ok=True)
-        write_image(job.sr, sr)
+        write_image(job.sr, sr, sync=True)
     else:
         sr = read_image(job.sr)
     if sr.shape != hr.shape:
