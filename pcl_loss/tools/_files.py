@@ -14,8 +14,32 @@ from .. import import_repair  # noqa: F401  (resize imports basicsr)
 Image = NDArray[np.uint8]
 """`(H, W, 3)`, in BGR as OpenCV's and BasicSR's images are."""
 
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 PNG_COMPRESSION = 3
 TEMPORARY = ".tmp-"  # a leading dot also hides it from BasicSR's scan of a folder
+
+
+def find_images(what: str, folder: Path) -> dict[str, Path]:
+    """The images of a folder by their names without the ending; `what` is the folder's name in the errors.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: there is no such folder, or no image in it.
+        ValueError: two images differ in their ending alone.
+    """
+    if not folder.exists():
+        raise FileNotFoundError(f"{what}, {folder}, does not exist")
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{what}, {folder}, is a file; name the folder of the images")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.glob("[!.]*")):
+        if path.suffix.lower() in EXTENSIONS and path.is_file():
+            other = found.setdefault(path.stem, path)
+            if other is not path:
+                raise ValueError(f"{other} and {path} would both become {path.stem}.png; rename or remove one of them")
+    if not found:
+        kinds = ", ".join(EXTENSIONS)
+        raise FileNotFoundError(f"{what}, {folder}, holds no image ({kinds}); name the folder that holds them")
+    return found
 
 
 def read_image(path: Path) -> Image:

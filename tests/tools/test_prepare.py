@@ -412,7 +412,7 @@ def test_numbers_out_of_range_are_refused(hr: Path, tmp_path: Path, flags: tuple
 
 
 def test_a_missing_or_empty_hr_folder_is_named(hr: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
+    with pytest.raises(FileNotFoundError, match="nowhere, does not exist"):
         command(tmp_path / "nowhere", tmp_path / "out", "--scale", 4)
     with pytest.raises(NotADirectoryError, match="is a file"):
         command(hr / "rocket.bmp", tmp_path / "out", "--scale", 4)

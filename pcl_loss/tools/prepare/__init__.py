@@ -41,19 +41,17 @@ from typing import Any
 
 from ... import import_repair  # noqa: F401  (at module level: the worker processes import BasicSR too)
 from ..._checks import check_count
-from .._files import TEMPORARY, write_file
+from .._files import TEMPORARY, find_images, write_file
 from .._regions import Region
 from .dataset import bar, describe
 from .image import Cuts, Outcome, prepare_image
-
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 
 
 @dataclass(frozen=True)
 class Prepared:
     """What `prepare` did."""
 
-    pairs: dict[int, int]  # the number of pairs at hand for each scale
+    pairs: dict[int, int]  # the number of pairs that there are now, for each scale
     made: int  # how many images had a file to be written
     kept: int  # how many images had all of their files already
     skipped: dict[str, str]  # file name and reason, for each image that cannot be used
@@ -178,19 +176,8 @@ def _check_cuts(out: Path, scales: tuple[int, ...], crop: int | None, step: int 
 
 
 def _find_images(hr: Path, for_lmdb: bool) -> list[Path]:
-    if not hr.exists():
-        raise FileNotFoundError(f"the HR folder {hr} does not exist")
-    if not hr.is_dir():
-        raise NotADirectoryError(f"{hr} is a file; name the folder of the HR images")
-    found = sorted(path for path in hr.glob("[!.]*") if path.suffix.lower() in EXTENSIONS and path.is_file())
-    if not found:
-        kinds = ", ".join(EXTENSIONS)
-        raise FileNotFoundError(f"{hr} holds no image ({kinds}); name the folder that holds them, not one above it")
-    by_stem: dict[str, Path] = {}
+    found = list(find_images("the HR folder", hr).values())
     for path in found:
-        other = by_stem.setdefault(path.stem, path)
-        if other is not path:
-            raise ValueError(f"{other} and {path} would both become {path.stem}.png; rename or remove one of them")
         if any(character.isspace() for character in path.stem):
             raise ValueError(f"{path} has a blank in its name, where BasicSR ends a name in meta_info.txt; rename it")
         if for_lmdb and ("." in path.stem or not path.stem.isascii()):

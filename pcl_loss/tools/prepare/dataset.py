@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -60,11 +61,9 @@ def _build_lmdb(images: Path, regions: dict[str, Region], shrink: int, progress:
     temporary = temporary_name(target)
     try:
         maker = LmdbMaker(str(temporary), map_size=map_size, batch=500, compress_level=PNG_COMPRESSION)
-        try:
+        with contextlib.closing(maker):
             for name, shape in bar(shapes.items(), target.name, len(shapes), progress):
                 maker.put((images / name).read_bytes(), Path(name).stem, shape)
-        finally:
-            maker.close()
         if target.exists():
             # Renamed first: removing takes time, in which a kill would leave a part of it.
             outdated = target.with_name(f"{TEMPORARY}{os.getpid()}-outdated")

@@ -47,54 +47,37 @@ LPIPS = ("auto", "always", "never")
 
 
 class Report(NamedTuple):
-    """What `make_report` did.
+    """What `make_report` did."""
 
-    Attributes:
-        entries: every number of the tables.
-        scores: of every net on every image.
-        text: of `report.md`.
-        made: images that were measured now; the others had been before.
-    """
-
-    entries: list[Entry]
-    scores: list[Score]
-    text: str
-    made: int
+    entries: list[Entry]  # every number of the tables
+    scores: list[Score]  # of every net on every image
+    text: str  # of `report.md`
+    made: int  # images that were measured now; the others had been before
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `pcl-loss report`."""
+    required: dict[str, Any] = {"action": "append", "required": True}
     many: dict[str, Any] = {"action": "append", "default": []}
-    texts = {
-        "--net": "a checkpoint net_g_*.pth, or a folder of SR images in SET/; NAME+PCL is compared with NAME. Repeat",
-        "--set": "folders of a test set; without LR, it is made from HR by MATLAB-like bicubic. Repeat",
-        "--opt": "a YAML with the net's network_g; without NAME, for nets with no YAML beside their checkpoint",
-        "--param-key": "which weights of a checkpoint; auto: params_ema if it has them, as BasicSR's validation does",
-        "--device": "of the nets, such as cuda:1 or cpu (default: a GPU if there is one)",
-        "--lpips": "auto: if its package and weights are at hand; always: download the weights if need be",
-        "--crop": "a crop of the figure (default: of each set the one where bicubic is furthest from HR). Repeat",
-    }
-
-    def add(flag: str, **how: Any) -> None:
-        parser.add_argument(flag, help=texts[flag], **how)
-
-    add("--net", action="append", required=True, metavar="NAME=PATH")
-    add("--set", action="append", required=True, metavar="NAME=HR[:LR]")
+    text = "a checkpoint net_g_*.pth, or a folder of SR images in SET/; NAME+PCL is compared with NAME. Repeat"
+    parser.add_argument("--net", **required, metavar="NAME=PATH", help=text)
+    text = "folders of a test set; without LR, it is made from HR by MATLAB-like bicubic. Repeat"
+    parser.add_argument("--set", **required, metavar="NAME=HR[:LR]", help=text)
     parser.add_argument("--scale", type=int, default=4, metavar="S", help="2 to 8 (default 4, that of the paper)")
     parser.add_argument("--out", type=Path, default=Path("report"), metavar="DIR", help="default: report")
-    add("--opt", **many, metavar="[NAME=]FILE.yml")
-    add("--param-key", choices=("auto", *PARAM_KEYS), default="auto")
-    add("--device")
-    add("--lpips", choices=LPIPS, default="auto")
-    add("--crop", **many, metavar="SET/IMAGE:TOP,LEFT,SIZE")
+    text = "a YAML with the net's network_g; without NAME, for nets with no YAML beside their checkpoint"
+    parser.add_argument("--opt", **many, metavar="[NAME=]FILE.yml", help=text)
+    text = "which weights of a checkpoint; auto: params_ema if it has them, as BasicSR's validation does"
+    parser.add_argument("--param-key", choices=("auto", *PARAM_KEYS), default="auto", help=text)
+    parser.add_argument("--device", help="of the nets, such as cuda:1 or cpu (default: a GPU if there is one)")
+    text = "auto: if its package and weights are installed; always: download the weights if need be"
+    parser.add_argument("--lpips", choices=LPIPS, default="auto", help=text)
+    text = "a crop of the figure (default: of each set the one where bicubic is furthest from HR). Repeat"
+    parser.add_argument("--crop", **many, metavar="SET/IMAGE:TOP,LEFT,SIZE", help=text)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Report as the flags say: the tables to standard output, all else to standard error.
-
-    Returns:
-        0, or 130 if it was interrupted.
-    """
+    """The tables to standard output, all else to standard error; 0, or 130 if it was interrupted."""
     nets = _named("--net", args.net, "NAME=PATH")
     # A file name may hold an equals sign: a flag names a net only if there is one of that name.
     plain = [value for value in args.opt if value.partition("=")[0] not in nets or "=" not in value]
@@ -142,11 +125,7 @@ def _folders(text: str) -> tuple[str, str | None]:
 
 
 def parse_crop(text: str) -> Crop:
-    """A crop from `SET/IMAGE:TOP,LEFT,SIZE`.
-
-    Raises:
-        ValueError: it has another form.
-    """
+    """A crop from `SET/IMAGE:TOP,LEFT,SIZE`. Raises ValueError if it has another form."""
     match = re.fullmatch(r"([^/]+)/(.+):(\d+,\d+,\d+)", text)
     if match is None:
         raise ValueError(f"--crop {text}: expected SET/IMAGE:TOP,LEFT,SIZE, such as Set5/butterfly:40,100,64")
@@ -179,7 +158,7 @@ def make_report(
         opt: a YAML for the nets that have none in `opts`, nor one that BasicSR left in the experiment's folder.
         param_key: 'params', 'params_ema', or 'auto': the latter if a checkpoint has it.
         device: of the nets; None is a GPU if there is one.
-        lpips: 'auto' measures it where its package and weights are at hand, 'always' downloads, 'never' leaves it out.
+        lpips: 'auto' measures it if its package and weights are installed, 'always' downloads, 'never' leaves it out.
         crops: for the figure; none: of each set the window where bicubic is furthest from HR.
         progress: show a bar on standard error.
 
@@ -209,7 +188,8 @@ def make_report(
         pairs[name] = find_pairs(name, Path(hr), None if lr is None else Path(lr), scale)
     fallback = None if opt is None else Path(opt)
     found = [Net(BICUBIC)]
-    for name, path in ((name, Path(path)) for name, path in nets.items()):
+    for name, given in nets.items():
+        path = Path(given)
         if path.is_dir():
             found.append(find_results(name, path, pairs, scale))
         else:

@@ -19,8 +19,7 @@ from tqdm import tqdm
 from ... import import_repair  # noqa: F401  (it lets basicsr be imported)
 from ..._checks import MIN_SIZE
 from .._checkpoints import build, choose_params, read, read_options, upscale
-from .._files import Image, read_image, resize, write_file, write_image
-from ..prepare import EXTENSIONS
+from .._files import Image, find_images, read_image, resize, write_file, write_image
 
 METRICS = ("psnr", "ssim", "niqe", "lpips")
 BICUBIC = "Bicubic"
@@ -40,23 +39,14 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Net:
-    """What makes SR images; without a checkpoint or images it is MATLAB-like bicubic.
+    """What makes SR images; without a checkpoint or images it is MATLAB-like bicubic."""
 
-    Attributes:
-        name: in the table.
-        checkpoint: BasicSR's file.
-        options: the `network_g` block of the checkpoint.
-        options_file: where that block was read.
-        param_key: which of the checkpoint's networks; None where the file is the state dict itself.
-        images: SR images that are there already, by set and image.
-    """
-
-    name: str
-    checkpoint: Path | None = None
-    options: Mapping[str, Any] | None = None
-    options_file: Path | None = None
-    param_key: str | None = None
-    images: Mapping[tuple[str, str], Path] | None = None
+    name: str  # in the table
+    checkpoint: Path | None = None  # BasicSR's file
+    options: Mapping[str, Any] | None = None  # the `network_g` block of the checkpoint
+    options_file: Path | None = None  # where that block was read
+    param_key: str | None = None  # which of the checkpoint's networks; None where the file is the state dict itself
+    images: Mapping[tuple[str, str], Path] | None = None  # SR images that are there already, by set and image
 
     @property
     def source(self) -> str:
@@ -101,8 +91,8 @@ def find_pairs(name: str, hr: Path, lr: Path | None, scale: int) -> list[Pair]:
 
     Raises OSError where a folder or an image is missing, ValueError where two images differ in their ending alone.
     """
-    sources = _images(f"the HR folder of the set {name}", hr)
-    lr_images = {} if lr is None else _images(f"the LR folder of the set {name}", lr)
+    sources = find_images(f"the HR folder of the set {name}", hr)
+    lr_images = {} if lr is None else find_images(f"the LR folder of the set {name}", lr)
     pairs = [Pair(stem, path, lr_images.get(stem, lr_images.get(f"{stem}x{scale}"))) for stem, path in sources.items()]
     for stem, path, lr_path in pairs if lr else []:
         if lr_path is None:
@@ -111,22 +101,6 @@ def find_pairs(name: str, hr: Path, lr: Path | None, scale: int) -> list[Pair]:
                 "have LR made from HR"
             )
     return pairs
-
-
-def _images(what: str, folder: Path) -> dict[str, Path]:
-    if not folder.exists():
-        raise FileNotFoundError(f"{what}, {folder}, does not exist")
-    if not folder.is_dir():
-        raise NotADirectoryError(f"{what}, {folder}, is a file; name the folder of its images")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in EXTENSIONS and path.name[0] != ".":
-            other = found.setdefault(path.stem, path)
-            if other is not path:
-                raise ValueError(f"{other} and {path} have the same name up to the ending; remove or rename one")
-    if not found:
-        raise FileNotFoundError(f"{what}, {folder}, holds no image ({', '.join(EXTENSIONS)}); name the one that does")
-    return found
 
 
 def load_pair(pair: Pair, scale: int) -> tuple[Image, Image]:
@@ -190,7 +164,7 @@ def find_results(name: str, folder: Path, sets: Mapping[str, Sequence[Pair]], sc
     images: dict[tuple[str, str], Path] = {}
     for set_name, pairs in sets.items():
         names = {stem: pair.name for pair in pairs for stem in (pair.name, f"{pair.name}x{scale}")}
-        for stem, path in _images(f"the folder of {name}'s SR images of {set_name}", folder / set_name).items():
+        for stem, path in find_images(f"the folder of {name}'s SR images of {set_name}", folder / set_name).items():
             # `a_b_test` is an image of `a_b`, if there is one, and not of `a`.
             known = max((n for n in names if stem == n or stem.startswith(f"{n}_")), key=len, default=None)
             if known is not None:
@@ -223,16 +197,10 @@ def lpips_missing() -> str:
 
 
 def measure(sr: Image, hr: Image, scale: int, with_lpips: bool) -> dict[str, float | None]:
-    """PSNR and SSIM on Y, and NIQE, without `scale` pixels of the border; LPIPS (AlexNet) of the whole image.
+    """The metrics of two images of the same shape, `(H, W, 3)`; without `with_lpips` there is no key 'lpips'.
 
-    Args:
-        sr: `(H, W, 3)`.
-        hr: of the same shape.
-        scale: the upscaling factor.
-        with_lpips: without it there is no key 'lpips'.
-
-    Returns:
-        A number for each metric; NIQE is None where fewer than two of its blocks fit, or all are flat.
+    PSNR and SSIM on Y, and NIQE, without `scale` pixels of the border; LPIPS (AlexNet) of the whole image. NIQE is None
+    where fewer than two of its blocks fit, or all are flat.
     """
     from basicsr.metrics import calculate_niqe, calculate_psnr, calculate_ssim
 
@@ -291,22 +259,11 @@ def measure_all(
     with_lpips: bool,
     progress: bool = False,
 ) -> tuple[list[Score], int]:
-    """Score every net on every image. Results are kept below `out` by the content of all that they depend on.
+    """All scores of every net on every image, and how many were measured now; the others had been before.
 
-    Args:
-        nets: bicubic among them if it is wanted.
-        sets: images by the name of the set.
-        out: takes `NET/SET/IMAGE.png` and `IMAGE.json`.
-        scale: the upscaling factor.
-        device: of the nets.
-        with_lpips: measure LPIPS too; without, what is known of it is passed over.
-        progress: show a bar on standard error.
-
-    Returns:
-        All scores, and how many were measured now; the others had been before.
-
-    Raises:
-        ValueError, OSError: an image or a net cannot be used.
+    Results are kept below `out`, as `NET/SET/IMAGE.png` and `IMAGE.json`, by the content of all that they depend on.
+    Without `with_lpips`, what is known of LPIPS is passed over. `progress` shows a bar on standard error. Raises
+    ValueError or OSError where an image or a net cannot be used.
     """
     digest = functools.cache(lambda path: hashlib.sha256(path.read_bytes()).hexdigest())
     jobs = [_job(net, name, pair, out, scale, digest) for net in nets for name, pairs in sets.items() for pair in pairs]

@@ -92,13 +92,9 @@ def _of_the_paper(net: str, sets: Sequence[str], scale: int, kind: str) -> Itera
 
 
 def format_table(entries: Sequence[Entry], sets: Sequence[str], metrics: Sequence[str], notes: dict[str, str]) -> str:
-    """A Markdown table with these metrics under each set.
+    """A Markdown table of `tabulate`'s entries with these metrics under each set.
 
-    Args:
-        entries: as `tabulate` gives them.
-        sets: from left to right.
-        metrics: 'psnr' and 'ssim', or 'niqe' and 'lpips'.
-        notes: footnote marks by their text; new ones are added.
+    `notes` has the footnote marks by their text; new ones are added.
     """
     columns = [(set_name, metric) for set_name in sets for metric in metrics]
     rows: dict[tuple[str, str, str], dict[tuple[str, str], Entry]] = {}
@@ -134,13 +130,8 @@ def report_text(
 ) -> str:
     """What `report.md` says: both tables, their notes, and how it was measured.
 
-    Args:
-        nets: in the order of the call.
-        sets: in the order of the call.
-        scores: of every net on every image.
-        entries: as `tabulate` gives them.
-        scale: the upscaling factor.
-        no_lpips: why there is no LPIPS; empty if there is.
+    `entries` are `tabulate`'s of these nets, sets and scores; `no_lpips` says why there is no LPIPS, and is empty if
+    there is.
     """
     notes: dict[str, str] = {}
     parts = [
