@@ -19,6 +19,7 @@ setup(
     package_dir={"pcl_loss.basicsr_options": "basicsr_options", "pcl_loss.patches": "patches"},
     package_data={
         "pcl_loss": ["py.typed"],
+        "pcl_loss.tools.demo": ["l1_template.yml"],
         "pcl_loss.tools.report": ["paper_table_*.txt"],
         "pcl_loss.basicsr_options": ["README.md", "*/*.yml"],
         "pcl_loss.patches": ["*.patch"],

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
+import itertools
 import sys
 import time
 from pathlib import Path
@@ -20,30 +21,18 @@ from .runs import PCL, DemoSettings, LogLine, RunError, make_runs, train_all, wr
 
 
 class DemoResult(NamedTuple):
-    """What a demo has measured and where it lies.
+    """What a demo has measured and where it lies."""
 
-    Attributes:
-        folder: holds `results.md`, `results.csv`, `comparison.png`, the data, the YAMLs and BasicSR's own folders.
-        scores: of every method on every test crop.
-        logs: by name of the run, what it logged.
-        text: the table and what there is to say about it.
-    """
-
-    folder: Path
-    scores: list[Score]
-    logs: dict[str, list[LogLine]]
-    text: str
+    folder: Path  # holds `results.md`, `results.csv`, `comparison.png`, the data, the YAMLs and BasicSR's own folders
+    scores: list[Score]  # of every method on every test crop
+    logs: dict[str, list[LogLine]]  # by name of the run, what it logged
+    text: str  # the table and what there is to say about it
 
 
 def run_demo(folder: Path, settings: DemoSettings) -> DemoResult:
-    """Train, measure, write and draw; prints nothing but a progress bar.
+    """Train, measure, write and draw in an empty folder; prints a progress bar alone. Raises RunError if a run failed.
 
-    Args:
-        folder: an empty one, from `make_run_folder`; `latest` beside it points to the last complete one.
-        settings: how long and how large.
-
-    Raises:
-        RunError: a training run failed.
+    `latest` beside the folder points to the last complete one.
     """
     write_pairs(folder / "data" / "train", TRAIN_REGIONS)
     write_pairs(folder / "data" / "test", TEST_REGIONS)
@@ -63,20 +52,15 @@ def run_demo(folder: Path, settings: DemoSettings) -> DemoResult:
 
 
 def make_run_folder(out: Path) -> Path:
-    """Make `out/run-N` with the first N that is free.
-
-    Raises:
-        ValueError: `out` is a file.
-        ImportError: matplotlib is missing: it is better to learn this now than after the training.
-    """
+    """Make `out/run-N` with the first N that is free. Raises ValueError if `out` is a file."""
+    # It is better to learn this now than after the training.
     if importlib.util.find_spec("matplotlib") is None:
         raise ImportError("the demo draws with matplotlib, which is not installed: pip install 'pcl_loss[plots]'")
     if out.exists() and not out.is_dir():
         raise ValueError(f"out must be a folder, but {out} is a file; give another --out")
     out.mkdir(parents=True, exist_ok=True)
-    number = 1
-    while (folder := out / f"run-{number}").exists():
-        number += 1
+    names = (f"run-{number}" for number in itertools.count(1))
+    folder = next(out / name for name in names if not (out / name).exists())
     folder.mkdir()
     return folder
 
@@ -94,11 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """`pcl-loss demo`; returns the exit status.
-
-    Raises:
-        TypeError, ValueError, OSError: as `run_demo`.
-    """
+    """`pcl-loss demo`; returns the exit status. Raises as `make_run_folder` and `DemoSettings` do."""
     settings = DemoSettings(warmup_iters=args.warmup_iters, iters=args.iters, seed=args.seed)
     start = time.monotonic()
     try:

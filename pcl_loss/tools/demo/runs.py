@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import string
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,27 +29,16 @@ WARMUP, L1, PCL = "demo_warmup", "demo_l1", "demo_pcl"
 class DemoSettings:
     """How long and how large; the defaults suit two CPU cores.
 
-    Attributes:
-        warmup_iters: iterations of the common start, at least 1.
-        iters: iterations of each of the runs that go on from there, at least 1.
-        seed: of weights, data order and samples, at least 0.
-        num_feat: channels of EDSR.
-        num_block: residual blocks of EDSR.
-        num_feat_d: channels of E_D's first block.
-        gt_size: side of the HR training patches, a multiple of 4.
-        batch_size: patches per iteration.
-
-    Raises:
-        TypeError, ValueError: a value is no integer or out of range.
+    Raises TypeError or ValueError where a value is no integer or out of range.
     """
 
-    warmup_iters: int = 2500
-    iters: int = 600
-    seed: int = 0
-    num_feat: int = 32
-    num_block: int = 8
-    num_feat_d: int = 32
-    gt_size: int = 96
+    warmup_iters: int = 2500  # of the common start
+    iters: int = 600  # of each of the runs that go on from there
+    seed: int = 0  # of weights, data order and samples
+    num_feat: int = 32  # channels of EDSR
+    num_block: int = 8  # residual blocks of EDSR
+    num_feat_d: int = 32  # channels of E_D's first block
+    gt_size: int = 96  # side of the HR training patches, a multiple of 4
     batch_size: int = 4
 
     def __post_init__(self) -> None:
@@ -60,19 +51,12 @@ class DemoSettings:
 
 
 class Run(NamedTuple):
-    """A training run.
+    """A training run."""
 
-    Attributes:
-        method: its name in the table; empty for one that is not measured, since others start from it.
-        stage: what it does, for the progress line.
-        seconds: of an iteration on two idle CPU cores.
-        options: BasicSR's; paths are relative to the folder that the demo writes.
-    """
-
-    method: str
-    stage: str
-    seconds: float
-    options: Options
+    method: str  # its name in the table; empty for one that is not measured, since others start from it
+    stage: str  # what it does, for the progress line
+    seconds: float  # of an iteration on two idle CPU cores
+    options: Options  # BasicSR's; paths are relative to the folder that the demo writes
 
     @property
     def name(self) -> str:
@@ -104,45 +88,11 @@ def make_runs(settings: DemoSettings) -> list[Run]:
     ]
 
 
-# Patches are cut in the main process, in the order of its seeded generator: the same in all runs. No checkpoint is
-# written on the way: the last network is saved anyway.
-_L1_OPTIONS = """
-name: {name}
-model_type: SRModel
-scale: 4
-num_gpu: {num_gpu}
-manual_seed: {seed}
-datasets:
-  train:
-    name: photographs
-    type: PairedImageDataset
-    dataroot_gt: data/train/HR
-    dataroot_lq: data/train/LR
-    io_backend: {{type: disk}}
-    gt_size: {settings.gt_size}
-    use_hflip: true
-    use_rot: true
-    num_worker_per_gpu: 0
-    batch_size_per_gpu: {settings.batch_size}
-    dataset_enlarge_ratio: 100
-network_g:
-  {{type: EDSR, num_in_ch: 3, num_out_ch: 3, num_feat: {settings.num_feat}, num_block: {settings.num_block},
-    upscale: 4, res_scale: 1, img_range: 255.0, rgb_mean: [0.4488, 0.4371, 0.4040]}}
-path: {{pretrain_network_g: ~, strict_load_g: true, resume_state: ~}}
-train:
-  optim_g: {{type: Adam, lr: {lr}, weight_decay: 0, betas: [0.9, 0.99]}}
-  scheduler: {{type: CosineAnnealingRestartLR, periods: [{iters}], restart_weights: [1], eta_min: 0.0000001}}
-  total_iter: {iters}
-  warmup_iter: -1
-  pixel_opt: {{type: L1Loss, loss_weight: 1.0, reduction: mean}}
-logger: {{print_freq: {print_freq}, save_checkpoint_freq: {never}, use_tb_logger: true, wandb: ~}}
-"""
-
-
 def _l1_options(name: str, settings: DemoSettings, iters: int, lr: float, seed: int) -> Options:
-    numbers = {"iters": iters, "never": iters + 1, "print_freq": max(1, iters // 100), "lr": lr, "seed": seed}
-    num_gpu = int(torch.cuda.is_available())
-    options: Options = yaml.safe_load(_L1_OPTIONS.format(name=name, settings=settings, num_gpu=num_gpu, **numbers))
+    template = resources.files(__package__).joinpath("l1_template.yml").read_text(encoding="utf-8")
+    values = {"name": name, "num_gpu": int(torch.cuda.is_available()), "lr": lr, "seed": seed}
+    values |= {"iters": iters, "never": iters + 1, "print_freq": max(1, iters // 100)}
+    options: Options = yaml.safe_load(string.Template(template).substitute(vars(settings) | values))
     return options
 
 
@@ -189,29 +139,16 @@ def train_command(name: str) -> list[str]:
     return [sys.executable, "-m", "pcl_loss.train", "-opt", f"{name}.yml"]
 
 
-def child_environment() -> dict[str, str]:
-    """The environment of a run: threads that have nothing to do sleep, unless the user has chosen otherwise.
-
-    By default they spin, and where another process is busy they take the core from the thread they wait for: on two
-    cores a small network then trains ten times slower than with one thread.
-    """
-    return {"OMP_WAIT_POLICY": "PASSIVE"} | os.environ
-
-
 def train(folder: Path, name: str, on_log: Callable[[LogLine], None]) -> list[LogLine]:
     """Run `folder/NAME.yml` in a process of its own, which ends with this call whatever happens.
 
-    Args:
-        folder: where the YAML lies; the run writes there, its output to `NAME.log`.
-        name: of the run.
-        on_log: called with every line of numbers as it appears.
-
-    Returns:
-        All lines of numbers.
-
-    Raises:
-        RunError: the run failed.
+    It writes into `folder`, its output to `NAME.log`. Every line of numbers is handed to `on_log` as it appears, and
+    all are returned. Raises RunError if the run failed.
     """
+    # Threads that have nothing to do sleep, unless the user has chosen otherwise. By default they spin, and where
+    # another process is busy they take the core from the thread they wait for: on two cores a small network then trains
+    # ten times slower than with one thread.
+    environment = {"OMP_WAIT_POLICY": "PASSIVE"} | os.environ
     log_path = folder / f"{name}.log"
     logged: list[LogLine] = []
     with (
@@ -219,7 +156,7 @@ def train(folder: Path, name: str, on_log: Callable[[LogLine], None]) -> list[Lo
         subprocess.Popen(
             train_command(name),
             cwd=folder,
-            env=child_environment(),
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -239,25 +176,18 @@ def train(folder: Path, name: str, on_log: Callable[[LogLine], None]) -> list[Lo
         except BaseException:
             child.kill()
             raise
-    if child.returncode != 0:
-        raise _run_error(f"the run {name} stopped with exit status {child.returncode}", log_path)
-    if not (folder / weights_path(name)).is_file():
-        raise _run_error(f"the run {name} left no network in {folder / weights_path(name)}", log_path)
-    return logged
-
-
-def _run_error(what: str, log_path: Path) -> RunError:
+    weights = folder / weights_path(name)
+    if child.returncode == 0 and weights.is_file():
+        return logged
+    what = f"stopped with exit status {child.returncode}" if child.returncode else f"left no network in {weights}"
     tail = log_path.read_text(encoding="utf-8").splitlines()[-15:]
-    return RunError("\n".join([f"{what}. The end of {log_path}:", *(f"  | {text}" for text in tail)]))
+    raise RunError("\n".join([f"the run {name} {what}. The end of {log_path}:", *(f"  | {text}" for text in tail)]))
 
 
 def train_all(folder: Path, runs: Sequence[Run]) -> dict[str, list[LogLine]]:
-    """Do all runs in their order, under one progress bar; what each has logged.
+    """Do all runs in their order, under one progress bar; what each has logged. Raises RunError if one failed.
 
     The bar counts seconds on two idle cores, since an iteration with PCL takes longer than one without.
-
-    Raises:
-        RunError: a run failed.
     """
     logs = {}
     bar_format = f"{{percentage:3.0f}}%|{{bar}}| about {{remaining}} left of all {len(runs)} runs{{postfix}}"
