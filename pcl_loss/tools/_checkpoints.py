@@ -20,11 +20,8 @@ PARAM_KEYS = ("params_ema", "params")
 def read(path: str | Path) -> dict[Any, Any]:
     """The dict in a checkpoint, on the CPU: a bare state dict, or BasicSR's, with one under `params` or `params_ema`.
 
-    Tensors and plain Python values alone are loaded; no code in the file is run.
-
-    Raises:
-        OSError: there is no such file, or it cannot be opened.
-        ValueError: the file is of another kind.
+    Tensors and plain Python values alone are loaded; no code in the file is run. Raises OSError if the file cannot be
+    opened, ValueError if it is of another kind.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -59,13 +56,8 @@ def read(path: str | Path) -> dict[Any, Any]:
 def choose_params(path: str | Path, content: Mapping[Any, Any], param_key: str = "auto") -> str | None:
     """The key of the state dict in what `read` gave; None where the file is a bare state dict.
 
-    Args:
-        path: for the messages.
-        content: of the file.
-        param_key: 'params', 'params_ema', or 'auto': the latter if the file has it.
-
-    Raises:
-        ValueError: the file has no such key.
+    `param_key` is 'params', 'params_ema', or 'auto': the latter if the file has it. Raises ValueError if the file has
+    no such key; the message names `path`.
     """
     here = [key for key in PARAM_KEYS if isinstance(content.get(key), Mapping)]
     if param_key == "auto":
@@ -78,12 +70,7 @@ def choose_params(path: str | Path, content: Mapping[Any, Any], param_key: str =
 
 
 def read_options(path: Path) -> dict[str, Any]:
-    """A YAML file of options.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no YAML, or holds no options.
-    """
+    """A YAML file of options; raises FileNotFoundError if there is none, ValueError if it is no YAML or empty."""
     import yaml
 
     if not path.is_file():
@@ -100,16 +87,10 @@ def read_options(path: Path) -> dict[str, Any]:
 def build(
     checkpoint: Path, network_g: Mapping[str, Any], options_file: Path | None, param_key: str | None
 ) -> nn.Module:
-    """An SR network on the CPU, with its weights, in evaluation mode.
+    """The SR network of BasicSR's checkpoint on the CPU, with its weights, in evaluation mode.
 
-    Args:
-        checkpoint: BasicSR's file.
-        network_g: the block of that name in a YAML.
-        options_file: that YAML, for the messages.
-        param_key: as `choose_params` gives it.
-
-    Raises:
-        ValueError: BasicSR does not know the architecture, or the weights are of another one.
+    `network_g` is the block of that name in `options_file`, `param_key` what `choose_params` gives. Raises ValueError
+    if BasicSR does not know the architecture, or the weights are of another one.
     """
     from .. import basicsr_plugin
 
@@ -169,9 +150,7 @@ def upscale(net: Any, lr: Image, scale: int, device: str, window: int = 1) -> Im
 def load_discriminator(path: str | Path) -> WaveletDiscriminator:
     """E_D from a file `net_d_*.pth` of BasicSR, built as the shapes in it say, in evaluation mode.
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file holds something else.
+    Raises FileNotFoundError if there is no such file, ValueError if it holds something else.
     """
     content = read(path)
     state = content.get("params")

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """A table whose source is aligned too: names in the first column to the left, numbers in the others to the right.
+    """A table of equally long rows, the first being the head.
 
-    Args:
-        rows: all equally long; the first is the head.
+    Its source is aligned too: names in the first column to the left, numbers in the others to the right.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []

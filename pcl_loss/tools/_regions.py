@@ -36,11 +36,7 @@ class Region(NamedTuple):
 
 
 def parse_square(text: str) -> Region:
-    """The region of `TOP,LEFT,SIZE`, as the flags `--crop` have it.
-
-    Raises:
-        ValueError: it has another form.
-    """
+    """The region of `TOP,LEFT,SIZE`, as the flags `--crop` have it. Raises ValueError if the form is another."""
     try:
         top, left, size = (int(number) for number in text.split(","))
     except ValueError:
@@ -51,14 +47,8 @@ def parse_square(text: str) -> Region:
 def best_region(detail: NDArray[Any], height: int, width: int, step: int = 1) -> Region:
     """The region of this size with the largest sum of `detail`, the first of equal ones.
 
-    Args:
-        detail: `(H, W)`, how much there is to see at each pixel.
-        height: of the region, from 1 to H.
-        width: of the region, from 1 to W.
-        step: its top and left are multiples of this.
-
-    Raises:
-        ValueError: it does not fit.
+    `detail` is `(H, W)`: how much there is to see at each pixel. Top and left of the region are multiples of `step`.
+    Raises ValueError if it does not fit.
     """
     Region(0, 0, height, width).check_inside(*detail.shape)
     # Sums over all windows at once, as differences of cumulative sums.

@@ -114,7 +114,7 @@ class Diagnosis:
         lines = [f"pcl_loss {__version__} doctor", "", "versions"]
         lines += [f"  {name:12} {version}" for name, version in self.versions.items()]
         lines += ["", "repairs of BasicSR"]
-        lines += [f"  {name:26} {state}" for name, state in self.repairs.items()] or ["  none: BasicSR is not at hand"]
+        lines += [f"  {name:26} {state}" for name, state in self.repairs.items()] or ["  none: BasicSR is not usable"]
         lines += ["", f"one training step on {self.device}", f"  {self.workload}; {self.images}"]
         lines += [f"  {check}" for check in self.checks]
         if self.gradients is not None:
@@ -150,12 +150,8 @@ def run(args: argparse.Namespace) -> int:
 def diagnose(device: str | None = None, workload: Workload | None = None) -> Diagnosis:
     """Look at the libraries, take one training step, and measure. The global random numbers are left alone.
 
-    Args:
-        device: `'cpu'`, `'cuda'` or `'cuda:N'`; None is a GPU where there is one.
-        workload: how large; None is `WORKLOADS` of the device.
-
-    Raises:
-        ValueError: the device is unknown or not there.
+    The device is 'cpu', 'cuda', 'cuda:N', or None: a GPU where there is one. Without a workload it is that of
+    `WORKLOADS` for the device. Raises ValueError if the device is unknown or not there.
     """
     place = _check_device(device)
     workload = workload or WORKLOADS[place.type]
@@ -257,28 +253,23 @@ def _repairs(basicsr: str) -> tuple[dict[str, str], list[Check]]:
 # The training step
 
 
-_conv = functools.partial(nn.Conv2d, kernel_size=3, padding=1)
-
-
 class _SmallEDSR(nn.Module):
     """Residual blocks upon bicubic enlargement, so that SR is near HR from the start."""
 
     def __init__(self, num_feat: int, num_block: int) -> None:
         super().__init__()
-        self.head = _conv(3, num_feat)
+        conv = functools.partial(nn.Conv2d, kernel_size=3, padding=1)
+        self.head = conv(3, num_feat)
         self.blocks = nn.ModuleList(
-            nn.Sequential(_conv(num_feat, num_feat), nn.ReLU(), _conv(num_feat, num_feat)) for _ in range(num_block)
+            nn.Sequential(conv(num_feat, num_feat), nn.ReLU(), conv(num_feat, num_feat)) for _ in range(num_block)
         )
-        self.tail = nn.Sequential(_conv(num_feat, 3 * SCALE**2), nn.PixelShuffle(SCALE))
-        with torch.no_grad():
-            for param in self.tail.parameters():
-                param.mul_(0.01)
+        self.tail = nn.Sequential(conv(num_feat, 3 * SCALE**2), nn.PixelShuffle(SCALE))
 
     def forward(self, lq: Tensor) -> Tensor:
         features = self.head(lq)
         for block in self.blocks:
             features = features + 0.1 * block(features)
-        return self.tail(features) + F.interpolate(lq, scale_factor=SCALE, mode="bicubic")
+        return 0.01 * self.tail(features) + F.interpolate(lq, scale_factor=SCALE, mode="bicubic")
 
 
 def _images(workload: Workload) -> tuple[Tensor, str]:
@@ -289,7 +280,7 @@ def _images(workload: Workload) -> tuple[Tensor, str]:
 
         photo = torch.from_numpy(skimage.data.astronaut().copy()).permute(2, 0, 1).float() / 255
         name = "astronaut of scikit-image"
-    except Exception:  # not installed, or its data are not at hand: no matter of ours
+    except Exception:  # not installed, or without its data: the texture does as well
         photo, name = _texture(512), "synthetic texture"
     rows = [(60 + 97 * i) % (photo.shape[1] - size) for i in range(count)]
     columns = [(180 + 61 * i) % (photo.shape[2] - size) for i in range(count)]
@@ -310,9 +301,7 @@ def _training_step(net: nn.Module, pcl: PCLCriterion, hr: Tensor, lq: Tensor) ->
     before = [param.detach().clone() for param in pcl.embedding.parameters()]
     loss = pcl(net(lq), hr)
     value = float(loss.detach())
-    grads: list[Tensor | None] = [None]
-    if loss.requires_grad:
-        grads = list(torch.autograd.grad(loss, list(net.parameters()), allow_unused=True))
+    grads = torch.autograd.grad(loss, list(net.parameters()), allow_unused=True) if loss.requires_grad else ()
     norm = sum(float(grad.square().sum()) for grad in grads if grad is not None) ** 0.5
     moved = any(not torch.equal(old, new) for old, new in zip(before, pcl.embedding.parameters(), strict=True))
     return [

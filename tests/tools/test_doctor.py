@@ -165,7 +165,7 @@ def test_a_broken_library_shows_its_error_and_fails(monkeypatch: pytest.MonkeyPa
     diagnosis = diagnose("cpu")
     assert diagnosis.versions["basicsr"].endswith("BROKEN: ImportError: undefined symbol: xyz")
     assert [check.name for check in diagnosis.failures] == ["basicsr can be imported"]
-    assert "none: BasicSR is not at hand" in str(diagnosis)
+    assert "none: BasicSR is not usable" in str(diagnosis)
 
 
 def test_without_scikit_image_a_synthetic_texture_takes_its_place(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,15 +52,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Draw the sheet that the flags describe.
+    """Draw the sheet that the flags describe; returns 0.
 
-    Returns:
-        0.
-
-    Raises:
-        FileNotFoundError: a file is missing.
-        ValueError, TypeError: a file is of another kind or size, or a knob is out of range.
-        ImportError: matplotlib is not installed.
+    Raises FileNotFoundError where a file is missing, ValueError or TypeError where one is of another kind or size, or a
+    knob is out of range, and ImportError where matplotlib is not installed.
     """
     pcl = _loss_of(args)
     if args.net_d is not None and args.sr is None:

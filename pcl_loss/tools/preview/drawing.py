@@ -30,15 +30,10 @@ HEADER, FOOTER = 0.5, 0.72
 
 
 def draw(sheet: Sheet, title: str = "") -> Figure:
-    """The sheet as a figure, 1200 pixels wide: positives above, SR and negatives below; under each image its bands and,
-    if there are, its similarities to SR, all bands in one scale and all similarities in one.
+    """The sheet as a figure, 1200 pixels wide, with a title in its head line: positives above, SR and negatives below.
 
-    Args:
-        sheet: from `make_sheet`.
-        title: for the head line.
-
-    Raises:
-        ImportError: matplotlib is not installed.
+    Under each image are its bands and, if there are, its similarities to SR: all bands in one scale, and all
+    similarities in one. Raises ImportError if matplotlib is not installed.
     """
     try:
         from matplotlib.colors import PowerNorm

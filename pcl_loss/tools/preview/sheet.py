@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -26,49 +26,31 @@ MAX_WINDOW = 256
 class Panel:
     """One image of a sheet; all tensors are on the CPU.
 
-    Attributes:
-        kind: `'gt'`, `'sharpen'`, `'sr'`, `'blur'` or `'lq'`.
-        draw: the sharpening factor or the sigma that was drawn; None for the others.
-        image: `(C, H, W)`, in [0, 1] but for SR, which is not clamped.
-        bands: `(ceil(H / 2), ceil(W / 2))`: `|LH| + |HL| + |HH|`, averaged over the channels.
-        energy: the mean of `LH^2 + HL^2 + HH^2`, relative to that of GT (nan where GT has none).
-        psnr: to GT, in dB, over all pixels and channels; inf for an equal image.
-        similarity_map: the cosine of equation 9 at every pixel, between the maps of SR and of this image; None
-            without an SR image and an embedding, and for SR itself. All layers have the size of the largest map.
-        similarity: `s` of equation 9, the mean over the pixels of every layer, and over the layers.
+    There are no similarities without an SR image and an embedding, and none for SR itself.
     """
 
-    kind: str
-    draw: float | None
-    image: Tensor
-    bands: Tensor
-    energy: float
-    psnr: float
+    kind: str  # 'gt', 'sharpen', 'sr', 'blur' or 'lq'
+    draw: float | None  # the sharpening factor or the sigma that was drawn; None for the others
+    image: Tensor  # `(C, H, W)`, in [0, 1] but for SR, which is not clamped
+    bands: Tensor  # `(ceil(H / 2), ceil(W / 2))`: `|LH| + |HL| + |HH|`, averaged over the channels
+    energy: float  # the mean of `LH^2 + HL^2 + HH^2`, relative to that of GT (nan where GT has none)
+    psnr: float  # to GT, in dB, over all pixels and channels; inf for an equal image
+    # The cosine of equation 9 between the maps of SR and of this image; all layers have the size of the largest map.
     similarity_map: Tensor | None = None
-    similarity: float | None = None
+    similarity: float | None = None  # `s` of equation 9, the mean over the pixels of every layer, and over the layers
 
 
 @dataclass(frozen=True, eq=False)
 class Sheet:
-    """What `draw` draws.
+    """What `draw` draws."""
 
-    Attributes:
-        positives: GT, whether or not the loss takes it as a positive, and then the sharpened images.
-        negatives: SR, if there is one, and then the blurred images and the enlarged LR.
-        gt_is_positive: whether the loss takes GT as a positive.
-        layer: whose similarities these are; None is the mean over the layers.
-        num_layers: how many layers the loss compares.
-        l_cl: equation 10, unweighted, over all layers; None without an SR image and an embedding.
-        notes: what the reader must know besides.
-    """
-
-    positives: tuple[Panel, ...]
-    negatives: tuple[Panel, ...]
-    gt_is_positive: bool
-    layer: int | None
-    num_layers: int
-    l_cl: float | None
-    notes: tuple[str, ...]
+    positives: tuple[Panel, ...]  # GT, whether or not the loss takes it as a positive, and then the sharpened images
+    negatives: tuple[Panel, ...]  # SR, if there is one, and then the blurred images and the enlarged LR
+    gt_is_positive: bool  # whether the loss takes GT as a positive
+    layer: int | None  # whose similarities these are; None is the mean over the layers
+    num_layers: int  # how many layers the loss compares
+    l_cl: float | None  # equation 10, unweighted, over all layers; None without an SR image and an embedding
+    notes: tuple[str, ...]  # what the reader must know besides
 
     @property
     def panels(self) -> tuple[Panel, ...]:
@@ -137,57 +119,27 @@ def make_sheet(
         if sr is not None:
             drawn.append(_Sample("sr", None, sr))
         images = torch.cat([sample.image for sample in drawn])
-        bands, energy = high_frequencies(images)
+        high = torch.stack(haar_dwt(images)[1:])
+        bands, energy = high.abs().sum(0).mean(1), high.square().sum(0).mean(dim=(1, 2, 3))
         psnr = -10 * (images - gt).square().mean(dim=(1, 2, 3)).log10()
 
     panels: dict[str, list[Panel]] = {kind: [] for kind in ("gt", "sharpen", "sr", "blur", "lq")}
     for index, (kind, draw, image) in enumerate(drawn):
-        panels[kind].append(
-            Panel(
-                kind,
-                draw,
-                image[0].cpu(),
-                bands[index].cpu(),
-                float(energy[index] / energy[0]),
-                float(psnr[index]),
-                *(() if not maps or kind == "sr" else _similarity([one[index] for one in maps], layer)),
-            )
-        )
-    return Sheet(
-        positives=(*panels["gt"], *panels["sharpen"]),
-        negatives=(*panels["sr"], *panels["blur"], *panels["lq"]),
-        gt_is_positive=gt_is_positive,
-        layer=layer,
-        num_layers=pcl.num_layers,
-        l_cl=l_cl,
-        notes=tuple(notes),
-    )
-
-
-def high_frequencies(images: Tensor) -> tuple[Tensor, Tensor]:
-    """How strong an image's Haar high-frequency bands are.
-
-    Args:
-        images: `(N, C, H, W)`.
-
-    Returns:
-        `|LH| + |HL| + |HH|`, averaged over the channels, `(N, ceil(H / 2), ceil(W / 2))`; and the mean of
-        `LH^2 + HL^2 + HH^2`, `(N,)`.
-    """
-    high = torch.stack(haar_dwt(images)[1:])
-    return high.abs().sum(0).mean(1), high.square().sum(0).mean(dim=(1, 2, 3))
+        relative = float(energy[index] / energy[0])
+        panel = Panel(kind, draw, image[0].cpu(), bands[index].cpu(), relative, float(psnr[index]))
+        if maps and kind != "sr":
+            similarity_map, similarity = _similarity([one[index] for one in maps], layer)
+            panel = replace(panel, similarity_map=similarity_map, similarity=similarity)
+        panels[kind].append(panel)
+    positives, negatives = panels["gt"] + panels["sharpen"], panels["sr"] + panels["blur"] + panels["lq"]
+    return Sheet(tuple(positives), tuple(negatives), gt_is_positive, layer, pcl.num_layers, l_cl, tuple(notes))
 
 
 def detailed_window(hr: Tensor, size: int = MAX_WINDOW, multiple: int = 1) -> Region:
-    """The window of at most `size` pixels a side where an image has the most high-frequency energy.
+    """The window of at most `size` pixels a side where an image `(1, C, H, W)` has the most high-frequency energy.
 
-    Args:
-        hr: `(1, C, H, W)`.
-        size: the most of its height and its width.
-        multiple: of which its edges are multiples, for an LR image of such a scale.
-
-    Returns:
-        The whole image where it is no larger.
+    It is the whole image where that is no larger. Its edges are multiples of `multiple`, for an LR image of such a
+    scale.
     """
     step = math.lcm(2, multiple)  # whole 2x2 blocks of the Haar transform
     height, width = (min(side, size // step * step) for side in hr.shape[-2:])
