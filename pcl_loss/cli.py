@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -53,6 +54,11 @@ def _run(verb: str, flags: list[str]) -> int:
     args = parser.parse_args(flags)
     try:
         status: int = module.run(args)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Its reader, such as `head`, has seen enough. Python would flush once more at the end, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"pcl-loss {verb}: {error}", file=sys.stderr)
         return 1

@@ -3,7 +3,7 @@
 Their `loss/__init__.py` builds each term of `--loss "1*L1+1*PCL"` in an if/elif chain; one more branch, which
 `pcl-loss patch` inserts, builds ours:
 
-    elif loss_type == 'PCL':
+    elif loss_type.upper() == 'PCL':
         loss_function = import_module('pcl_loss.edsr_plugin').PCL(args)
 """
 
@@ -23,13 +23,13 @@ from .loss import PCLLoss
 KNOBS_FILE = "pcl.yml"
 
 # The codebase's own options say these.
-FROM_ARGS = {"data_range", "num_in_ch"}
+FROM_ARGS = {"data_range": "rgb_range", "num_in_ch": "n_colors"}
 
 KNOBS = tuple(
     name
     for function in (PCLCriterion, PCLLoss)
     for name, parameter in inspect.signature(function).parameters.items()
-    if parameter.kind is not parameter.VAR_KEYWORD and name not in FROM_ARGS | {"embedding"}
+    if parameter.kind is not parameter.VAR_KEYWORD and name not in {*FROM_ARGS, "embedding"}
 )
 """What `pcl.yml` may set."""
 
@@ -48,22 +48,26 @@ class PCL(PCLCriterion):
         **keywords: of `PCLCriterion`, in place of what `args` and `pcl.yml` say.
 
     Raises:
-        TypeError, ValueError: `pcl.yml` cannot be read, or has a key or a value that is not allowed.
+        TypeError, ValueError: `pcl.yml` cannot be read, or has a key or a value that is not allowed; or `args` lacks
+            one of these options.
     """
 
     def __init__(self, args: Any, **keywords: Any) -> None:
         knobs = read_knobs(KNOBS_FILE)
         given = knobs | keywords
-        from_args = {"data_range": float(args.rgb_range), "num_in_ch": args.n_colors}
-        if given.get("recipe") != "light":
-            from_args["lr"] = float(args.lr)
+        for keyword, option in (FROM_ARGS | {"lr": "lr"}).items():
+            # The light recipe has no discriminator, and so no learning rate.
+            if keyword not in given and (keyword, given.get("recipe")) != ("lr", "light"):
+                value = _option(args, option, keyword)
+                given[keyword] = value if keyword == "num_in_ch" else float(value)
         try:
-            super().__init__(**from_args | given)
+            super().__init__(**given)
         except (TypeError, ValueError) as error:
             if not knobs:
                 raise
             raise type(error)(f"{error} (with the keys of {KNOBS_FILE}: {', '.join(knobs)})") from error
-        self._scales = [args.scale] if isinstance(args.scale, int) else list(args.scale)
+        scale = getattr(args, "scale", [])
+        self._scales = [scale] if isinstance(scale, int | float) else list(scale)
         self._lr: Tensor | None = None
         self._range_is_checked = False
         print(
@@ -92,10 +96,19 @@ class PCL(PCLCriterion):
     def _make_lq(self, hr: Tensor) -> Tensor:
         if len(self._scales) != 1:
             raise ValueError(
-                f"negatives contains 'lq', and --scale has several factors, {self._scales}, so that LR cannot be made "
-                "of HR; let `pcl-loss patch --lr-negative` hand LR over, or drop 'lq'"
+                f"negatives contains 'lq', and LR cannot be made of HR, since the codebase's --scale is not one factor "
+                f"but {self._scales}; let `pcl-loss patch --lr-negative` hand LR over, or drop 'lq'"
             )
-        return downsample(hr, check_count("scale", self._scales[0], 1))
+        scale: Any = self._scales[0]
+        return downsample(hr, check_count("scale", int(scale) if scale == int(scale) else scale, 1))
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        if not any(key.endswith("_extra_state") for key in state_dict):
+            raise ValueError(
+                "the run that is loaded was trained without PCL: its loss.pt holds nothing to go on with. Take its "
+                "weights alone: in place of --load and --resume, --pre_train .../model/model_latest.pt"
+            )
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     @property
     def loss(self) -> float:
@@ -131,11 +144,19 @@ def read_knobs(file: str | Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} must hold lines `key: value`, got {type(knobs).__name__}; keys are: {', '.join(KNOBS)}"
         )
-    for name, option in (("data_range", "--rgb_range"), ("num_in_ch", "--n_colors")):
+    for name, option in FROM_ARGS.items():
         if name in knobs:
-            raise ValueError(f"{path} sets {name}, which the codebase's {option} says; take it out")
+            raise ValueError(f"{path} sets {name}, which the codebase's --{option} says; take it out")
     check_keys(str(path), map(str, knobs), KNOBS)
     return knobs
+
+
+def _option(args: Any, option: str, keyword: str) -> Any:
+    if not hasattr(args, option):
+        raise ValueError(
+            f"the codebase's options have no {option}; say it where PCL is built: PCL(args, {keyword}=...)"
+        )
+    return getattr(args, option)
 
 
 def _check_range(hr: Tensor, data_range: float) -> None:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from pcl_loss.edsr_plugin import PCL, set_lr
 
 BRANCH = """
-elif loss_type == 'PCL':
+elif loss_type.upper() == 'PCL':
     loss_function = import_module('pcl_loss.edsr_plugin').PCL(args)
 """
 
@@ -74,6 +74,40 @@ def test_the_codebases_own_save_and_load_keep_e_d_and_its_optimizer() -> None:
     second(sr, hr)
     for key, value in whole.terms["PCL"].embedding.state_dict().items():
         assert torch.equal(value, second.terms["PCL"].embedding.state_dict()[key]), key
+
+
+def test_a_run_without_pcl_is_not_loaded_and_the_way_on_is_named() -> None:
+    without = Loss(options(loss="1*L1"), BRANCH)
+    with pytest.raises(ValueError, match=r"trained without PCL.*--pre_train"):
+        Loss(options(), BRANCH).load_state_dict(without.state_dict())
+
+
+@pytest.mark.parametrize(("option", "keyword"), [("rgb_range", "data_range"), ("n_colors", "num_in_ch"), ("lr", "lr")])
+def test_an_option_that_the_codebase_lacks_is_named_and_may_be_said_by_hand(option: str, keyword: str) -> None:
+    args = options()
+    value = getattr(args, option)
+    delattr(args, option)
+    with pytest.raises(ValueError, match=rf"no {option}; .*PCL\(args, {keyword}="):
+        PCL(args)
+    PCL(args, **{keyword: value})
+
+
+def test_the_scale_is_needed_for_lr_negatives_alone() -> None:
+    args = options()
+    del args.scale
+    PCL(args)(*images())
+    with pytest.raises(ValueError, match=r"--scale is not one factor but \[\]"):
+        PCL(args, negatives=["lq"])(*images())
+
+
+def test_a_scale_may_be_a_whole_number_of_any_type_and_no_other() -> None:
+    values = set()
+    for scale in ([4], 4, 4.0, [4.0]):
+        torch.manual_seed(0)
+        values.add(PCL(options(scale=scale), negatives=["lq"])(*images()).item())
+    assert len(values) == 1
+    with pytest.raises(TypeError, match=r"scale must be an integer, got 1\.5"):
+        PCL(options(scale=1.5), negatives=["lq"])(*images())
 
 
 def test_half_precision_keeps_e_d_in_float32() -> None:

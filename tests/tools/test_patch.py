@@ -1,10 +1,12 @@
 """`pcl-loss patch` on stand-ins of the codebases: their call conventions in our words, with other names."""
 
 import argparse
+import errno
 import itertools
 import os
 import re
 import subprocess
+import sys
 import textwrap
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from pcl_loss.edsr_plugin import PCL
 from pcl_loss.tools import patch
 
 PATCHES = Path(__file__).parents[2] / "patches"
@@ -153,9 +156,9 @@ def test_inserted_lines_have_the_files_ends_and_indentation_and_revert(
         return f"{indent * depth}{code}  # pcl_loss{end}".encode()
 
     assert inserted(before["loss/__init__.py"], after["loss/__init__.py"]) == [
-        line(3, "elif kind == 'PCL':"),
+        line(3, "elif kind.upper() == 'PCL':"),
         line(4, "built = import_module('pcl_loss.edsr_plugin').PCL(options)"),
-        line(3, "if kind == 'PCL':"),
+        line(3, "if kind.upper() == 'PCL':"),
         line(4, "self.terms.append(dict(type='DIS', weight=1, function=None))"),
     ]
     assert inserted(before["trainer.py"], after["trainer.py"]) == [
@@ -279,7 +282,7 @@ def test_one_line_branches_are_understood(tmp_path: Path) -> None:
     write(tmp_path, {"loss/__init__.py": textwrap.dedent(text)})
     run(tmp_path)
     assert (
-        "            elif kind == 'PCL':  # pcl_loss\n"
+        "            elif kind.upper() == 'PCL':  # pcl_loss\n"
         "                f = __import__('importlib').import_module('pcl_loss.edsr_plugin').PCL(args)  # pcl_loss\n"
         "            else:"
     ) in (tmp_path / "loss/__init__.py").read_text()
@@ -313,7 +316,7 @@ def test_an_unknown_skeleton_is_refused_with_the_reason_and_the_lines(tmp_path: 
     write(tmp_path, {"loss/__init__.py": loss, "trainer.py": TRAINER})
     message = refused(tmp_path, "--lr-negative")
     assert reason in message
-    assert "elif loss_type == 'PCL':" in message
+    assert "elif loss_type.upper() == 'PCL':" in message
     assert "Nothing was changed" in message
     assert message.startswith(str(tmp_path / "loss/__init__.py"))
 
@@ -345,17 +348,84 @@ def test_an_unknown_trainer_is_refused_and_the_loss_is_left_alone(
     assert run(codebase) == 0  # the loss alone is known
 
 
+@pytest.mark.parametrize(
+    ("first", "is_fine"),
+    [
+        ("kind.find('C') >= 0", False),
+        ("'l' in kind.lower()", False),
+        ("options.any", False),
+        ("kind.find('VGG') >= 0", True),
+        ("kind.lower() == 'l2'", True),
+    ],
+)
+def test_where_another_branch_would_be_taken_for_pcl_ours_is_not_put_behind_it(
+    codebase: Path, first: str, is_fine: bool
+) -> None:
+    test = f"{first} and kind != ''"
+    (codebase / "src/loss/__init__.py").write_text(LOSS.replace("if kind == 'L2'", f"if {test}", 1))
+    if is_fine:
+        assert run(codebase) == 0
+        return
+    message = refused(codebase)
+    assert "may be taken for PCL too" in message
+    assert "if kind.upper() == 'PCL':" in message
+    assert f"elif {test}:" in message
+
+
+@pytest.mark.parametrize("name", ["PCL", "pcl", "Pcl"])
+def test_the_branch_takes_the_name_in_any_case(codebase: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (codebase / "pcl.yml").write_text("num_feat: 2\n")
+    monkeypatch.chdir(codebase)
+    run(codebase)
+    scope: dict[str, Any] = {}
+    exec((codebase / "src/loss/__init__.py").read_bytes(), scope)
+    loss = scope["Criteria"](SimpleNamespace(loss=f"1*L1+1*{name}", rgb_range=255, n_colors=3, scale=4, lr=1e-4), None)
+    assert isinstance(loss.kept[1], PCL)
+    assert [entry["type"] for entry in loss.terms] == ["L1", name, "DIS"]
+
+
 def test_a_last_line_without_an_end_is_refused(tmp_path: Path) -> None:
     text = LOSS[: LOSS.index("            # whatever")].rstrip("\n")
     write(tmp_path, {"loss/__init__.py": text})
     assert "no line end" in refused(tmp_path)
 
 
-def test_a_folder_that_is_no_codebase_is_refused_with_the_lines(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_codebase_is_refused_with_what_works_in_any_loop(tmp_path: Path) -> None:
     write(tmp_path, {"losses/__init__.py": LOSS})
     message = refused(tmp_path)
-    assert "no codebase of a known kind" in message
-    assert "elif loss_type == 'PCL':" in message
+    assert "no codebase that can be patched" in message
+    assert "PCLCriterion().to(device)" in message
+    assert "loss_type" not in message
+
+
+PLUGIN = "import some.archs\nfrom basicsr.train import train_pipeline\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "fits"),
+    [
+        ({"some/train.py": PLUGIN}, "pcl-loss run some/train.py -opt"),
+        ({"train.py": PLUGIN}, "pcl-loss run train.py -opt"),
+        ({"models/model_plain.py": "class ModelPlain(Base):\n    pass\n"}, "in optimize_parameters, before G_loss"),
+        ({"loss.py": LOSS, "trainer.py": TRAINER}, "behind `loss_primary = self.loss(sr[-1], hr)`"),
+    ],
+)
+def test_a_refusal_says_what_fits_the_codebase(tmp_path: Path, files: dict[str, str | bytes], fits: str) -> None:
+    message = refused(write(tmp_path, files))
+    assert fits in message
+    assert "elif" not in message
+
+
+def test_losses_of_lists_of_images_are_refused_with_lines_that_hand_over_one(codebase: Path) -> None:
+    forward = "    def forward(self, out, target):\n"
+    lists = LOSS.replace(forward, forward + "        assert isinstance(out, list)\n")
+    (codebase / "src/loss/__init__.py").write_text(lists)
+    message = refused(codebase)
+    assert "a list of SR images" in message
+    assert "sr[0] if l['type'] == 'PCL' else sr" in message
+    other = LOSS.replace("        self.terms = []\n", "        self.terms, a = [], isinstance(folder, list)\n")
+    (codebase / "src/loss/__init__.py").write_text(other)
+    assert run(codebase) == 0
 
 
 def test_a_missing_folder_and_a_file_are_refused(tmp_path: Path) -> None:
@@ -364,6 +434,27 @@ def test_a_missing_folder_and_a_file_are_refused(tmp_path: Path) -> None:
         run(tmp_path / "nothing")
     with pytest.raises(NotADirectoryError, match="is a file"):
         run(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize("part", ["src/loss", "src", "."])
+def test_any_folder_on_the_way_to_the_loss_may_be_named(
+    codebase: Path, part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = write(tmp_path / "expected", {"src/loss/__init__.py": LOSS, "src/trainer.py": TRAINER})
+    run(expected)
+    monkeypatch.chdir(codebase / part)
+    run(Path("."))
+    assert tree(codebase) == tree(expected)
+
+
+def test_a_codebase_that_holds_another_one_can_be_named_and_so_can_the_other(basicsr: Path) -> None:
+    other = write(basicsr / "restorer", {"loss/__init__.py": LOSS})
+    before = tree(other)
+    run(basicsr)
+    assert b"pcl_loss" in (basicsr / "basicsr/train.py").read_bytes()
+    assert tree(other) == before
+    run(other)
+    assert tree(other) != before
 
 
 def test_of_several_codebases_one_must_be_named(codebase: Path) -> None:
@@ -397,6 +488,21 @@ def test_lines_inserted_by_hand_are_seen_and_left_to_the_hand(
     assert tree(codebase) == before
 
 
+@pytest.mark.parametrize("comment", ["# TODO: try pcl_loss here", '"""How about pcl_loss.edsr_plugin?"""'])
+def test_a_word_about_us_is_no_branch(codebase: Path, comment: str) -> None:
+    file = codebase / "src/loss/__init__.py"
+    file.write_text(f"{comment}\n{LOSS}")
+    run(codebase)
+    assert "elif kind.upper() == 'PCL'" in file.read_text()
+
+
+def test_a_word_about_us_in_the_trainer_hands_no_lr_over(codebase: Path) -> None:
+    file = codebase / "src/trainer.py"
+    file.write_text(f"import pcl_loss  # for later\n{TRAINER}")
+    run(codebase, "--lr-negative")
+    assert "set_lr(self.loss, small)" in file.read_text()
+
+
 def test_reverting_what_was_never_patched_says_so(codebase: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = tree(codebase)
     assert run(codebase, "--revert") == 0
@@ -416,11 +522,20 @@ def test_if_one_file_cannot_be_replaced_none_is(codebase: Path, monkeypatch: pyt
 
     def fail_at_the_second(source: Any, target: Any) -> None:
         if next(calls) == 2:
-            raise PermissionError("no")
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(source))
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", fail_at_the_second)
-    assert refused(codebase, "--lr-negative") == "no"
+    message = refused(codebase, "--lr-negative")
+    assert message.startswith(f"{codebase / 'src/trainer.py'} cannot be replaced: Permission denied; is its folder")
+    assert ".tmp-" not in message
+
+
+def test_a_read_only_file_is_left_alone(codebase: Path) -> None:
+    file = codebase / "src/trainer.py"
+    file.chmod(0o444)
+    assert f"{file} is read-only (mode 0444)" in refused(codebase, "--lr-negative")
+    run(codebase, "--lr-negative", "--dry-run")
 
 
 def test_modes_and_links_are_kept(codebase: Path) -> None:
@@ -436,7 +551,8 @@ def test_modes_and_links_are_kept(codebase: Path) -> None:
 
 @pytest.fixture
 def basicsr(tmp_path: Path) -> Path:
-    return write(tmp_path / "BasicSR", {"basicsr/train.py": BASICSR, "basicsr/test.py": BASICSR})
+    package = dict.fromkeys(("basicsr/__init__.py", "basicsr/utils/registry.py"), "")
+    return write(tmp_path / "BasicSR", {"basicsr/train.py": BASICSR, "basicsr/test.py": BASICSR} | package)
 
 
 def test_basicsr_knows_us_before_its_own_imports_but_only_when_run(basicsr: Path) -> None:
@@ -455,6 +571,43 @@ def test_basicsr_knows_us_before_its_own_imports_but_only_when_run(basicsr: Path
 
 def test_basicsr_hands_lr_over_by_itself(basicsr: Path) -> None:
     assert "leave out --lr-negative" in refused(basicsr, "--lr-negative")
+
+
+def test_a_fresh_clone_of_basicsr_is_told_how_to_make_its_version_file(
+    basicsr: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = "python setup.py --version"
+    run(basicsr)
+    assert command not in capsys.readouterr().out
+    run(basicsr, "--revert")
+    write(basicsr, {"setup.py": ""})
+    run(basicsr)
+    assert command in capsys.readouterr().out
+    run(basicsr, "--revert")
+    write(basicsr, {"basicsr/version.py": ""})
+    run(basicsr)
+    assert command not in capsys.readouterr().out
+
+
+def test_a_basicsr_without_a_test_script_is_patched(basicsr: Path) -> None:
+    (basicsr / "basicsr/test.py").unlink()
+    assert run(basicsr) == 0
+    assert b"pcl_loss" in (basicsr / "basicsr/train.py").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("lacks", "is_shadowed"),
+    [(["__init__.py"], True), (["utils/registry.py"], False), (["__init__.py", "utils/registry.py"], True)],
+)
+def test_a_basicsr_that_nothing_can_be_registered_in_is_refused_with_what_works(
+    basicsr: Path, lacks: list[str], is_shadowed: bool
+) -> None:
+    for file in lacks:
+        (basicsr / "basicsr" / file).unlink()
+    message = refused(basicsr)
+    assert f"has no {' and no '.join(lacks)}" in message
+    assert ("pip uninstall basicsr" in message) == is_shadowed
+    assert "self.cri_pcl = PCLCriterion().to(self.device)" in message
 
 
 def test_basicsr_without_its_imports_is_refused_with_the_lines(basicsr: Path) -> None:
@@ -481,3 +634,13 @@ def test_the_patches_hold_nothing_but_our_lines(name: str) -> None:
             assert line.startswith(b"+")
             assert line.endswith(b"  # pcl_loss")
     assert hunks == 2
+
+
+@pytest.mark.parametrize("flag", ["--dry-run", "--revert"])
+def test_a_reader_that_has_seen_enough_is_no_error(codebase: Path, flag: str) -> None:
+    read, written = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "pcl_loss", "patch", str(codebase), flag]
+    done = subprocess.run(command, stdout=written, stderr=subprocess.PIPE, text=True, check=True)
+    os.close(written)
+    assert "pipe" not in done.stderr

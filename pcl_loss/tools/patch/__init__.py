@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .._files import write_file
+from .by_hand import Refusal
 from .codebases import Codebase, Place, find_codebase
 from .source import MARKER, Source, parse, split, without_marked
 
@@ -36,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.dry_run:
         apply(edits)
     for edit in edits:
-        print("\n".join(edit.notes), file=sys.stderr if args.dry_run else sys.stdout)
+        print(*edit.notes, sep="\n", file=sys.stderr if args.dry_run else sys.stdout)
     if args.dry_run:
         sys.stdout.flush()
         sys.stdout.buffer.write(diff(edits))
@@ -73,35 +74,39 @@ def plan(folder: str | Path, *, lr_negative: bool = False) -> list[Edit]:
     kind = codebase.kind
     if lr_negative and not kind.lr_places:
         raise ValueError(f"{folder} is BasicSR, which hands LR over by itself; leave out --lr-negative")
-    return [_insert(codebase, place) for place in kind.places + (kind.lr_places if lr_negative else ())]
+    try:
+        kind.check(codebase.folder)
+    except Refusal as refusal:
+        raise ValueError(f"{refusal}. Nothing was changed.\n{refusal.by_hand}") from refusal
+    return [_insert(codebase, place) for place in codebase.places(lr_negative=lr_negative)]
 
 
 def _insert(codebase: Codebase, place: Place) -> Edit:
     path, name = codebase.folder / place.file, codebase.name(place)
+    next_step = codebase.kind.next_step(codebase.folder)
     try:
         if not path.is_file():
             raise ValueError("the file is missing")
         before = path.read_bytes()
         source = Source(before)
-        if b"pcl_loss" in before:
-            return Edit(
-                path, name, before, before, (f"{name}: is already there, nothing to do",), codebase.kind.next_step
-            )
+        if place.is_there(source.tree):
+            return Edit(path, name, before, before, (f"{name}: is already there, nothing to do",), next_step)
         insertions = place.find(source)
         after = source.with_insertions(insertions)
         parse(after)
         if without_marked(after) != before:
             raise ValueError(f"it already has lines that end in `{MARKER}`")
     except ValueError as error:
-        raise ValueError(f"{path}: {error}. Nothing was changed.\n{place.by_hand()}") from error
+        by_hand = error.by_hand if isinstance(error, Refusal) else place.by_hand()
+        raise ValueError(f"{path}: {error}. Nothing was changed.\n{by_hand}") from error
     notes = tuple(f"{name}, after line {insertion.after}: {insertion.what}" for insertion in insertions)
-    return Edit(path, name, before, after, notes, codebase.kind.next_step)
+    return Edit(path, name, before, after, notes, next_step)
 
 
 def plan_revert(folder: str | Path) -> list[Edit]:
     """What has to be taken out to undo `plan`; raises as it does, or `ValueError` if the rest would not parse."""
     codebase = find_codebase(Path(folder))
-    places = codebase.kind.places + codebase.kind.lr_places
+    places = codebase.places(lr_negative=True)
     return [_take_out(codebase, place) for place in places if (codebase.folder / place.file).is_file()]
 
 
@@ -115,11 +120,18 @@ def _take_out(codebase: Codebase, place: Place) -> Edit:
         except ValueError as error:
             raise ValueError(f"{path}: without our lines {error}. Nothing was changed") from error
         note = f"{count} lines taken out"
-    elif b"pcl_loss" in before:
+    elif _is_there(place, before):
         note = f"mentions pcl_loss, but in lines without `{MARKER}`; take those out by hand"
     else:
         note = "nothing of ours is in it"
     return Edit(path, name, before, after, (f"{name}: {note}",))
+
+
+def _is_there(place: Place, content: bytes) -> bool:
+    try:
+        return place.is_there(parse(content))
+    except ValueError:
+        return False
 
 
 def diff(edits: Iterable[Edit]) -> bytes:
@@ -132,13 +144,26 @@ def diff(edits: Iterable[Edit]) -> bytes:
 
 
 def apply(edits: Sequence[Edit]) -> None:
-    """Write the edits: all of them, or none if one cannot be written, which raises its `OSError`."""
+    """Write the edits: all of them, or none if one cannot be written, which raises `OSError`."""
+    changed = [edit for edit in edits if edit.before != edit.after]
+    for edit in changed:
+        # Its folder alone decides whether a file can be replaced.
+        if not (mode := edit.path.stat().st_mode) & 0o222:
+            raise PermissionError(
+                f"{edit.path} is read-only (mode {mode & 0o777:04o}); make it writable with `chmod u+w`. "
+                "Nothing was changed"
+            )
     written: list[Edit] = []
     try:
-        for edit in edits:
-            if edit.before != edit.after:
+        for edit in changed:
+            try:
                 write_file(edit.path, edit.after)
-                written.append(edit)
+            except OSError as error:
+                raise type(error)(
+                    f"{edit.path} cannot be replaced: {error.strerror or error}; is its folder writable? "
+                    "Nothing was changed"
+                ) from error
+            written.append(edit)
     except BaseException:
         for edit in written:
             write_file(edit.path, edit.before)

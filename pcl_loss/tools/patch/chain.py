@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 
@@ -28,6 +28,21 @@ class Chain:
                 case _:
                     break
         return last
+
+    def taken_before(self, last: ast.If, names: Iterable[str]) -> ast.If | None:
+        """The first branch up to `last` that one of these names takes, or may take."""
+        for branch in self.branches[: self.branches.index(last) + 1]:
+            if any(self._may_take(branch.test, name) for name in names):
+                return branch
+        return None
+
+    def _may_take(self, test: ast.expr, name: str) -> bool:
+        code = compile(ast.Expression(test), "test", "eval")
+        try:
+            return bool(eval(code, {"__builtins__": {}}, {self.name: name}))
+        except Exception:
+            # It looks at more than the name.
+            return True
 
     def options(self) -> str:
         """The parameter of `__init__` that holds the codebase's options, of which it splits `.loss` into terms."""

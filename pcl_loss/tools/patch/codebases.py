@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .chain import find_chain, strings
-from .source import Insertion, Source
+from .by_hand import Refusal, for_a_foreign_basicsr, for_lists_of_images, what_works_in
+from .chain import Chain, find_chain, strings
+from .source import Insertion, Source, names_us
 
 NAME = "PCL"
 MAX_DEPTH = 3
@@ -22,8 +23,10 @@ class Place:
 
     file: str  # below the folder of the code
     find: Callable[[Source], list[Insertion]]  # what goes where; raises ValueError with the reason if it cannot tell
+    is_there: Callable[[ast.Module], bool]  # whether the file does it already, with our lines or others
     where: str  # the same in words, for those who have to insert the lines by hand
     lines: tuple[str, ...]
+    is_optional: bool = False  # whether a codebase may do without the file
 
     def by_hand(self) -> str:
         """What a refusal ends with."""
@@ -35,8 +38,9 @@ class Kind:
     """Codebases that are patched alike."""
 
     mark: str  # the file that tells one
-    next_step: str  # what to do when all is inserted
+    next_step: Callable[[Path], str]  # what to do in its folder when all is inserted
     places: tuple[Place, ...]
+    check: Callable[[Path], None] = lambda folder: None  # raises ValueError with the reason if it cannot be patched
     lr_places: tuple[Place, ...] = ()  # what hands LR to the loss as well; empty where the codebase does so by itself
 
 
@@ -52,6 +56,11 @@ class Codebase:
         """A file's path below `root`, with `/`."""
         return (self.folder / place.file).relative_to(self.root).as_posix()
 
+    def places(self, *, lr_negative: bool) -> list[Place]:
+        """Those to patch, with or without what hands LR over."""
+        places = self.kind.places + (self.kind.lr_places if lr_negative else ())
+        return [place for place in places if not place.is_optional or (self.folder / place.file).is_file()]
+
 
 def find_codebase(root: Path) -> Codebase:
     """The only codebase in a folder or up to `MAX_DEPTH` folders below; `ValueError` or `OSError` if there is none."""
@@ -59,6 +68,7 @@ def find_codebase(root: Path) -> Codebase:
         raise FileNotFoundError(f"there is no folder {root}; name a checkout of EDSR-PyTorch, RCAN, HAN or BasicSR")
     if not root.is_dir():
         raise NotADirectoryError(f"{root} is a file; name the folder of the checkout")
+    root = _above_the_mark(root)
     found = [
         Codebase(root, folder, kind)
         for folder in _folders(root, MAX_DEPTH)
@@ -70,13 +80,22 @@ def find_codebase(root: Path) -> Codebase:
     found = trains or found
     if not found:
         raise ValueError(
-            f"{root} is no codebase of a known kind: neither {' nor '.join(kind.mark for kind in KINDS)} is in it, or "
-            f"up to {MAX_DEPTH} folders below.\n{KINDS[0].places[0].by_hand()}"
+            f"{root} is no codebase that can be patched: neither {' nor '.join(kind.mark for kind in KINDS)} is in it, "
+            f"or up to {MAX_DEPTH} folders below.\n{what_works_in(root)}"
         )
+    # Another one may lie further below; it can be named.
+    found = [base for base in found if base.folder == root] or found
     if len(found) > 1:
         folders = ", ".join(str(base.folder) for base in found)
         raise ValueError(f"{root} holds more than one codebase; name one of these instead: {folders}")
     return found[0]
+
+
+def _above_the_mark(root: Path) -> Path:
+    """`root`; or, if it is the folder with a codebase's mark itself, such as `src/loss`, the one above."""
+    folder = root.resolve()
+    is_below = any((folder.parent / kind.mark) == folder / Path(kind.mark).name for kind in KINDS)
+    return folder.parent if is_below and any((folder.parent / kind.mark).is_file() for kind in KINDS) else root
 
 
 def _folders(root: Path, depth: int) -> Iterator[Path]:
@@ -91,28 +110,77 @@ def _folders(root: Path, depth: int) -> Iterator[Path]:
 
 
 def _branch_lines(name: str, target: str, options: str, importer: str = "import_module") -> tuple[str, str]:
-    return f"elif {name} == '{NAME}':", f"{target} = {importer}('pcl_loss.edsr_plugin').PCL({options})"
+    return f"elif {_is_ours(name)}:", f"{target} = {importer}('pcl_loss.edsr_plugin').PCL({options})"
+
+
+def _is_ours(name: str) -> str:
+    # In any case: for a name that no branch knows, such as `pcl`, those codebases take the term before it again.
+    return f"{name}.upper() == '{NAME}'"
 
 
 def _branch(source: Source) -> list[Insertion]:
     """The branch that builds PCL and, where the codebase logs a discriminator's loss, the entry that logs E_D's."""
+    lines = _branch_lines("loss_type", "loss_function", "args")
+    if _takes_lists(source.tree):
+        raise Refusal(
+            "its losses are called with a list of SR images, PCL takes one batch", for_lists_of_images(*lines)
+        )
     chain = find_chain(source.tree)
-    if any(NAME in strings(branch.test) for branch in chain.branches):
+    if any(_knows(branch.test) for branch in chain.branches):
         raise ValueError(f"it already knows another loss of the name {NAME}")
+    last = chain.last_comparison()
+    _check_that_it_is_reached(chain, last)
     imports = [node for node in source.tree.body if isinstance(node, ast.ImportFrom)]
     imported = any(name.name == "import_module" and not name.asname for node in imports for name in node.names)
     importer = "import_module" if imported else "__import__('importlib').import_module"
     test, build = _branch_lines(chain.name, chain.target, chain.options(), importer)
     outer = source.indent(chain.branches[0])
     inner = source.inner_indent(outer, [branch.body[0] for branch in chain.branches])
-    last = chain.last_comparison().body[-1]
-    insertions = [source.behind(last, f"the branch that builds {NAME}", (outer, test), (inner, build))]
+    insertions = [source.behind(last.body[-1], f"the branch that builds {NAME}", (outer, test), (inner, build))]
     if (entry := chain.entry()) is not None:
         statement, terms = entry
         what = "the column DIS of the log, the discriminator's loss"
-        test, append = f"if {chain.name} == '{NAME}':", f"{terms}.append(dict(type='DIS', weight=1, function=None))"
+        test, append = f"if {_is_ours(chain.name)}:", f"{terms}.append(dict(type='DIS', weight=1, function=None))"
         insertions.append(source.behind(statement, what, (outer, test), (inner, append)))
     return insertions
+
+
+def _check_that_it_is_reached(chain: Chain, last: ast.If) -> None:
+    taken = chain.taken_before(last, (NAME, NAME.lower()))
+    if taken is None:
+        return
+    test, build = _branch_lines(chain.name, chain.target, chain.options())
+    first = chain.branches[0]
+    lines = (test.removeprefix("el"), f"    {build}", f"elif {ast.unparse(first.test)}:")
+    raise Refusal(
+        f"the branch of line {taken.lineno}, `{ast.unparse(taken.test)}`, may be taken for {NAME} too, so that one "
+        "behind it would never be",
+        f"To insert it by hand: in {_LOSS}, put ours first, and make an `elif` of the `if` in line {first.lineno},\n\n"
+        + "".join(f"    {line}\n" for line in lines),
+    )
+
+
+def _knows(test: ast.expr) -> bool:
+    return NAME in {text.upper() for text in strings(test)}
+
+
+def _has_branch(tree: ast.Module) -> bool:
+    """Whether a branch for the name PCL builds what is ours, and not another loss of that name."""
+    imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    branches = [node for node in ast.walk(tree) if isinstance(node, ast.If) and _knows(node.test)]
+    return any(names_us(*branch.body, *imports) for branch in branches)
+
+
+def _takes_lists(tree: ast.Module) -> bool:
+    """Whether a loss asks whether what its `forward` is called with is a list."""
+    for forward in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == "forward"):
+        arguments = {argument.arg for argument in forward.args.args}
+        for node in ast.walk(forward):
+            match node:
+                case ast.Call(ast.Name("isinstance"), [ast.Name(argument), kinds]) if argument in arguments:
+                    if {"list", "tuple"} & {name.id for name in ast.walk(kinds) if isinstance(name, ast.Name)}:
+                        return True
+    return False
 
 
 # EDSR-PyTorch and its forks: trainer.py
@@ -147,6 +215,16 @@ def _loss_calls(tree: ast.Module) -> Iterator[tuple[ast.stmt, str | None]]:
                     made_of |= {target.id: lr for target in targets if isinstance(target, ast.Name)}
 
 
+def _hands_lr_over(tree: ast.Module) -> bool:
+    return names_us(tree) and "set_lr" in _called(tree)
+
+
+def _called(tree: ast.Module) -> set[str]:
+    """The names of the functions and methods that are called."""
+    functions = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return {ast.unparse(function).rpartition(".")[2] for function in functions}
+
+
 # BasicSR: basicsr/train.py and basicsr/test.py
 
 # Importing basicsr imports these files too, and must not come back here.
@@ -174,6 +252,35 @@ def _register(source: Source) -> list[Insertion]:
     raise ValueError("no import of basicsr was found in it")
 
 
+def _registers(tree: ast.Module) -> bool:
+    return names_us(tree) and "register" in _called(tree)
+
+
+def _check_basicsr(folder: Path) -> None:
+    package = folder / "basicsr"
+    lacks = [file for file in ("__init__.py", "utils/registry.py") if not (package / file).is_file()]
+    if lacks:
+        raise Refusal(
+            f"{package} has no {' and no '.join(lacks)}: it is too old a BasicSR to register a loss in"
+            + (", and an installed BasicSR is imported in its place" if "__init__.py" in lacks else ""),
+            for_a_foreign_basicsr(shadowed="__init__.py" in lacks),
+        )
+
+
+def _after_basicsr(folder: Path) -> str:
+    train = f"Now run {_TRAIN} as ever, in {folder} with PYTHONPATH=. if it is not installed itself."
+    if (folder / "basicsr/version.py").is_file() or not (folder / "setup.py").is_file():
+        return train
+    return f"First make basicsr/version.py, which a fresh clone lacks, in {folder}: python setup.py --version\n{train}"
+
+
+def _after_edsr(folder: Path) -> str:
+    return (
+        f'Now train with --loss "1*L1+1*{NAME}", and look for the line "[pcl_loss] ..." at the start: '
+        "without it, the codebase has taken L1 twice."
+    )
+
+
 _LOSS = "loss/__init__.py"
 _LOSS_WHERE = f"{_LOSS}, where the names of --loss become modules, as one more branch"
 _TEST, _BUILD = _branch_lines("loss_type", "loss_function", "args")
@@ -184,14 +291,17 @@ _BASICSR_WHERE = f"{_TRAIN} and {_TEST_FILE}, before the first import of basicsr
 KINDS = (
     Kind(
         mark=_LOSS,
-        next_step=f'Now train with --loss "1*L1+1*{NAME}", and look for the line "[pcl_loss] ..." at the start: '
-        "without it, the codebase has taken L1 twice.",
-        places=(Place(_LOSS, _branch, _LOSS_WHERE, (_TEST, f"    {_BUILD}")),),
-        lr_places=(Place("trainer.py", _hand_lr_over, _TRAINER_WHERE, _lr_lines("lr")),),
+        next_step=_after_edsr,
+        places=(Place(_LOSS, _branch, _has_branch, _LOSS_WHERE, (_TEST, f"    {_BUILD}")),),
+        lr_places=(Place("trainer.py", _hand_lr_over, _hands_lr_over, _TRAINER_WHERE, _lr_lines("lr")),),
     ),
     Kind(
         mark=_TRAIN,
-        next_step=f"Now run {_TRAIN} as ever.",
-        places=tuple(Place(file, _register, _BASICSR_WHERE, _REGISTER_LINES) for file in (_TRAIN, _TEST_FILE)),
+        next_step=_after_basicsr,
+        places=tuple(
+            Place(file, _register, _registers, _BASICSR_WHERE, _REGISTER_LINES, is_optional=file == _TEST_FILE)
+            for file in (_TRAIN, _TEST_FILE)
+        ),
+        check=_check_basicsr,
     ),
 )

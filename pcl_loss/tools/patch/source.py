@@ -83,6 +83,21 @@ def parse(content: bytes) -> ast.Module:
     return tree
 
 
+def names_us(*nodes: ast.AST) -> bool:
+    """Whether code below these nodes, and no comment or text, imports a module of ours."""
+    for node in (inner for outer in nodes for inner in ast.walk(outer)):
+        match node:
+            case ast.Import(names):
+                modules = [alias.name for alias in names]
+            case ast.ImportFrom(str(module), level=0) | ast.Call(args=[ast.Constant(str(module)), *_]):
+                modules = [module]
+            case _:
+                continue
+        if any(module.partition(".")[0] == "pcl_loss" for module in modules):
+            return True
+    return False
+
+
 def split(content: bytes) -> list[bytes]:
     """The lines with their ends, by Python's own idea of a line: CR, LF and CRLF, and no form feed."""
     return content.splitlines(keepends=True)
