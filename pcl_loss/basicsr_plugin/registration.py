@@ -10,7 +10,6 @@ from types import ModuleType
 from typing import Any
 
 import basicsr
-from basicsr.utils import options as basicsr_options
 from basicsr.utils.dist_util import get_dist_info
 from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
 
@@ -56,11 +55,9 @@ def register() -> None:
             _register(registry, [getattr(module, name) for name in names])
     repairs.apply()
     perceptual.keep_with_checkpoints()
-    import basicsr.test
-    import basicsr.train
-
-    for module in (basicsr_options, basicsr.train, basicsr.test):
-        _complete_parsed_options(module)
+    for name in ("utils.options", "train", "test"):
+        if find_spec(f"basicsr.{name}"):
+            _complete_parsed_options(importlib.import_module(f"basicsr.{name}"))
 
 
 def _register(registry: Any, entries: Iterable[Any]) -> None:
@@ -80,20 +77,21 @@ def _say_what_is_missing() -> None:
 
 
 def _complete_parsed_options(module: ModuleType) -> None:
-    """Let `module.parse_options` complete what it returns."""
-    parse_options = module.parse_options
-    if getattr(parse_options, "completes_pcl", False):
+    """Let `module.parse_options` complete what it returns: the options, or, since 1.3.4, those and the flags."""
+    parse_options = getattr(module, "parse_options", None)
+    if parse_options is None or getattr(parse_options, "completes_pcl", False):
         return
 
     @functools.wraps(parse_options)
-    def parse_and_complete(root_path: str, is_train: bool = True) -> Any:
-        opt, args = parse_options(root_path, is_train=is_train)
+    def parse_and_complete(*args: Any, **keywords: Any) -> Any:
+        parsed = parse_options(*args, **keywords)
+        opt = parsed[0] if isinstance(parsed, tuple) else parsed
         _say_what_is_missing()
         model_type = opt.get("model_type")
-        if is_train and model_type in MODEL_REGISTRY:
+        if opt["is_train"] and model_type in MODEL_REGISTRY:
             complete_options(opt, is_pcl_model=issubclass(MODEL_REGISTRY.get(model_type), PCLMixin))
         check_files(opt)
-        return opt, args
+        return parsed
 
     parse_and_complete.completes_pcl = True  # type: ignore[attr-defined]
     module.parse_options = parse_and_complete  # type: ignore[attr-defined]

@@ -89,3 +89,13 @@ def test_a_whole_basicsr_is_not_spoken_of(
     monkeypatch.setattr(sys, "argv", ["train.py", "-opt", str(tmp_path / "options.yml")])
     basicsr_options.parse_options(str(tmp_path))
     assert "[pcl_loss]" not in capsys.readouterr().out
+
+
+def test_options_as_basicsr_parsed_them_before_1_3_4_are_completed_too(
+    with_pcl: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("basicsr.train.parse_options")  # as before 1.3.3 there was none to import
+    parse_options = lambda root_path, is_train: with_pcl | {"is_train": is_train}  # noqa: E731
+    monkeypatch.setattr(basicsr_options, "parse_options", parse_options)
+    basicsr_plugin.register()
+    assert basicsr_options.parse_options(".", is_train=True)["network_d"]["type"] == "WaveletDiscriminator"
