@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..discriminator import WaveletDiscriminator
 from ._files import Image
 
-PARAM_KEYS = ("params_ema", "params")
+PARAM_KEYS = ("params", "params_ema")
 
 
 def read(path: str | Path) -> dict[Any, Any]:
@@ -61,7 +61,7 @@ def choose_params(path: str | Path, content: Mapping[Any, Any], param_key: str =
     """
     here = [key for key in PARAM_KEYS if isinstance(content.get(key), Mapping)]
     if param_key == "auto":
-        return here[0] if here else None
+        return here[-1] if here else None
     if param_key not in PARAM_KEYS:
         raise ValueError(f"param_key must be one of auto, {', '.join(PARAM_KEYS)}, got {param_key!r}")
     if param_key not in here:
@@ -120,13 +120,19 @@ def build(
 
 
 def usable_device(device: str | None) -> str:
-    """The device, or a GPU if there is one; raises ValueError if it cannot be used."""
+    """The device, or a GPU if there is one; raises ValueError with the reason if it cannot be used."""
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
+        if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+            why = f"PyTorch {torch.__version__} was built without CUDA (install one from pytorch.org)"
+            if torch.version.cuda or torch.version.hip:
+                why = "no GPU is visible to PyTorch (see nvidia-smi and CUDA_VISIBLE_DEVICES)"
+            raise RuntimeError(why)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {device!r} cannot be used ({str(error).splitlines()[0]}); try cpu") from error
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {device!r} cannot be used: {reason}; take cpu, cuda or cuda:N") from error
     return device
 
 

@@ -9,18 +9,18 @@ import importlib
 import importlib.metadata
 import platform
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils import benchmark
 
 from .. import __version__, import_repair  # noqa: F401  (before anything that imports basicsr)
 from ..criterion import PCLCriterion
 from ..loss import PCLLoss
+from ._checkpoints import usable_device
 
 SCALE = 4
 
@@ -39,7 +39,6 @@ class Workload:
     batch_size: int
     gt_size: int
     net_d_feat: int = 64
-    warm_up: int = 2
     iterations: int = 4
 
     def __str__(self) -> str:
@@ -48,9 +47,9 @@ class Workload:
 
 
 WORKLOADS = {
-    "cpu": Workload(num_feat=32, num_block=4, batch_size=2, gt_size=64, warm_up=1),
+    "cpu": Workload(num_feat=32, num_block=4, batch_size=2, gt_size=64),
     # The paper's batch and patch.
-    "cuda": Workload(num_feat=64, num_block=16, batch_size=16, gt_size=192, warm_up=10, iterations=30),
+    "cuda": Workload(num_feat=64, num_block=16, batch_size=16, gt_size=192, iterations=30),
 }
 
 
@@ -153,7 +152,9 @@ def diagnose(device: str | None = None, workload: Workload | None = None) -> Dia
     The device is 'cpu', 'cuda', 'cuda:N', or None: a GPU where there is one. Without a workload it is that of
     `WORKLOADS` for the device. Raises ValueError if the device is unknown or not there.
     """
-    place = _check_device(device)
+    place = torch.device(usable_device(device))
+    if place.type not in WORKLOADS:
+        raise ValueError(f"device {device!r} is not supported; take cpu, cuda or cuda:N")
     workload = workload or WORKLOADS[place.type]
     versions, checks = _versions()
     repairs, problems = _repairs(versions["basicsr"])
@@ -182,25 +183,6 @@ def diagnose(device: str | None = None, workload: Workload | None = None) -> Dia
 
 def _failure(name: str, error: Exception) -> Check:
     return Check(name, False, f"{type(error).__name__}: {error}")
-
-
-def _check_device(name: str | None) -> torch.device:
-    if name is None:
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"device {name!r} is unknown; take cpu, cuda or cuda:N") from None
-    if device.type not in WORKLOADS:
-        raise ValueError(f"device {name!r} is not supported; take cpu, cuda or cuda:N")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        why = "it was built without CUDA (install one from pytorch.org)"
-        if torch.version.cuda or torch.version.hip:
-            why = "no GPU is visible to it (see nvidia-smi and CUDA_VISIBLE_DEVICES)"
-        raise ValueError(f"device {name!r}: PyTorch {torch.__version__} sees no GPU: {why}; or take --device cpu")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {name!r}: there are {torch.cuda.device_count()} GPUs, the first is cuda:0")
-    return device
 
 
 # Versions
@@ -328,22 +310,14 @@ def _measure(net: nn.Module, pcl: PCLCriterion, hr: Tensor, lq: Tensor, workload
     for name, with_pcl in (("L1", False), ("L1 + PCL", True)):
         if hr.is_cuda:
             torch.cuda.reset_peak_memory_stats(hr.device)
-        _time(iteration, with_pcl, workload.warm_up, hr.device)
-        rates[name] = workload.iterations / _time(iteration, with_pcl, workload.iterations, hr.device)
+        step = {"iteration": iteration, "with_pcl": with_pcl}
+        # It runs twice to warm up, and waits for a GPU.
+        timer = benchmark.Timer("iteration(with_pcl)", globals=step, num_threads=torch.get_num_threads())
+        rates[name] = 1 / timer.timeit(workload.iterations).mean
         if hr.is_cuda:
             peaks[name] = torch.cuda.max_memory_allocated(hr.device) / 2**20
     # After these iterations E_D's statistics are those of images.
     return {"gradients": _gradients(net(lq).detach(), hr, pcl), "rates": rates, "memory": _memory(peaks)}
-
-
-def _time(iteration: Callable[[bool], None], with_pcl: bool, count: int, device: torch.device) -> float:
-    """Seconds for so many iterations; a GPU is waited for."""
-    start = time.perf_counter()
-    for _ in range(count):
-        iteration(with_pcl)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
 
 
 def _gradients(sr: Tensor, hr: Tensor, pcl: PCLCriterion) -> Gradients:

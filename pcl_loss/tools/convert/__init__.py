@@ -18,12 +18,10 @@ import torch
 from torch import Tensor
 
 from ..._checks import check_number, check_positive
-from .._checkpoints import read
+from .._checkpoints import PARAM_KEYS, read
 from .._files import write_file
 from . import mean_shift
 from .networks import CODEBASES, DIV2K_MEAN, Network, inspect, some
-
-PARAM_KEYS = ("params", "params_ema")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,9 +79,8 @@ def convert_file(
     No code in `source` is run; `target` is written whole or not at all, and replaced if `force` is given. `param_key`
     is 'params' or 'params_ema', the key in BasicSR's file; the official codes' are plain state dicts.
 
-    Raises:
-        OSError: a file cannot be read or written.
-        TypeError, ValueError: see `convert_state`; or a file is of another kind, has no such key, or is there already.
+    Raises as `convert_state` does; ValueError too if a file is of another kind, has no such key, or is there already,
+    and OSError if one cannot be read or written.
     """
     if param_key not in PARAM_KEYS:
         raise ValueError(f"param_key must be one of {', '.join(map(repr, PARAM_KEYS))}, got {param_key!r}")

@@ -43,15 +43,10 @@ def unfolded(rgb_range: float, rgb_mean: tuple[float, ...]) -> dict[str, Tensor]
 def fold(
     state: Mapping[str, Tensor], rgb_range: float | None, rgb_mean: tuple[float, ...]
 ) -> tuple[dict[str, Tensor], float]:
-    """The layers that change, under their official names and at least in float32, and the range of the images.
+    """The layers of an official state that change, at least in float32, and the range of the images.
 
-    Args:
-        state: an official state dict.
-        rgb_range: of the images; None reads 255 or 1 off the shift.
-        rgb_mean: of the network that the layers are for, in [0, 1].
-
-    Raises:
-        ValueError: the shift is not finite, or would not be exact with this range and mean.
+    `rgb_mean`, in [0, 1], is that of the network that the layers are for. An `rgb_range` of None reads 255 or 1 off the
+    shift. Raises ValueError if the shift is not finite, or would not be exact with this range and mean.
     """
     before, before_offset, after, after_offset = (state[key].double().squeeze() for key in SHAPES)
     if not all(value.isfinite().all() for value in (before, before_offset, after, after_offset)):
