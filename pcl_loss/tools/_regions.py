@@ -44,6 +44,12 @@ def parse_square(text: str) -> Region:
     return Region(top, left, size, size)
 
 
+def tiles(height: int, width: int, size: int, step: int) -> list[Region]:
+    """Squares that cover an image row by row: one every `step` pixels, and a last one flush with the edge."""
+    tops, lefts = (sorted({*range(0, length - size + 1, step), length - size}) for length in (height, width))
+    return [Region(top, left, size, size) for top in tops for left in lefts]
+
+
 def best_region(detail: NDArray[Any], height: int, width: int, step: int = 1) -> Region:
     """The region of this size with the largest sum of `detail`, the first of equal ones.
 

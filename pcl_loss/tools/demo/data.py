@@ -9,13 +9,13 @@ from typing import NamedTuple
 import numpy as np
 
 from .._files import Image, resize, write_image
-from .._regions import Region
+from .._regions import Region, tiles
 
 SCALE = 4
+# Side of a test crop: without its border of 4 pixels it holds 2 x 2 of NIQE's blocks of 96, and one is too few.
 CROP = 200
-"""Side of a test crop: without its border of 4 pixels it holds 2 x 2 of NIQE's blocks of 96, and one is too few."""
+# Side of a training image, and how far one is from the next: a patch of 96 can lie anywhere.
 TILE, TILE_STEP = 160, 64
-"""Side of a training image, and how far one is from the next: a patch of 96 can lie anywhere."""
 
 
 class Part(NamedTuple):
@@ -36,20 +36,19 @@ class Part(NamedTuple):
         return np.ascontiguousarray(self.region.cut(getattr(skimage.data, self.photo)())[..., ::-1])
 
 
-def tiles(photo: str, height: int, width: int) -> list[Part]:
+def _tiles(photo: str, height: int, width: int) -> list[Part]:
     """Overlapping tiles that cover the upper left `height` x `width` pixels of a photograph.
 
     BasicSR decodes a whole image for every patch, which for whole photographs costs as much as a training step.
     """
-    tops, lefts = ([*range(0, length - TILE, TILE_STEP), length - TILE] for length in (height, width))
-    return [Part(photo, Region(top, left, TILE, TILE)) for top in tops for left in lefts]
+    return [Part(photo, region) for region in tiles(height, width, TILE, TILE_STEP)]
 
 
 def _crops(photo: str, *corners: tuple[int, int]) -> list[Part]:
     return [Part(photo, Region(top, left, CROP, CROP)) for top, left in corners]
 
 
-TRAIN_REGIONS = (*tiles("astronaut", 312, 512), *tiles("chelsea", 300, 248), *tiles("coffee", 200, 600))
+TRAIN_REGIONS = (*_tiles("astronaut", 312, 512), *_tiles("chelsea", 300, 248), *_tiles("coffee", 200, 600))
 TEST_REGIONS = (
     *_crops("astronaut", (312, 24), (312, 224)),
     *_crops("chelsea", (50, 251)),

@@ -135,10 +135,14 @@ def prepare(
     sources = _find_images(hr, for_lmdb=lmdb)
 
     _claim(out, scales, {"hr": str(hr.resolve()), "crop": cuts.crop, "step": cuts.step})
-    for value in scales:
-        for folder in (out / f"X{value}", out / f"X{value}" / "HR", out / f"X{value}" / "LR"):
-            folder.mkdir(exist_ok=True)
-            _remove_temporary(folder)
+    for value, part in itertools.product(scales, ("", "HR", "LR")):
+        folder = out / f"X{value}" / part
+        folder.mkdir(exist_ok=True)
+        for stray in folder.glob(f"{TEMPORARY}*"):  # what a killed run left half-written
+            if stray.is_dir():
+                shutil.rmtree(stray)
+            else:
+                stray.unlink()
 
     with contextlib.closing(_process(sources, cuts, min(jobs, len(sources)))) as finished:
         outcomes = list(bar(finished, "images", len(sources), progress))
@@ -205,15 +209,6 @@ def _claim(out: Path, scales: Iterable[int], settings: dict[str, Any]) -> None:
             f"{out} was made with {changes}; take another out folder, or remove this one. "
             f"(If only the HR folder has moved, edit {record}.)"
         )
-
-
-def _remove_temporary(folder: Path) -> None:
-    """Remove what a killed run left half-written."""
-    for path in folder.glob(f"{TEMPORARY}*"):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
 
 
 # The worker processes

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..._checks import MIN_SIZE
 from .._files import Image, resize, temporary_name, write_image
-from .._regions import Region
+from .._regions import Region, tiles
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,7 @@ class Cuts:
         """File name and part of the image of each pair."""
         if self.crop is None or self.step is None:
             return {f"{stem}.png": Region(0, 0, height, width)}
-        rows, columns = (_starts(length, self.crop, self.step) for length in (height, width))
-        corners = [(top, left) for top in rows for left in columns]
-        return {f"{stem}_s{i:03d}.png": Region(*corner, self.crop, self.crop) for i, corner in enumerate(corners, 1)}
+        return {f"{stem}_s{i:03d}.png": tile for i, tile in enumerate(tiles(height, width, self.crop, self.step), 1)}
 
 
 @dataclass
@@ -123,11 +121,6 @@ def _read(source: Path, min_size: int) -> tuple[Image, str]:
         image = np.round(image / 257).astype(np.uint8)
         changes.append("16 bits to 8")
     return image, ", ".join(changes)
-
-
-def _starts(length: int, crop: int, step: int) -> list[int]:
-    """Every `step` pixels, and a last one flush with the edge."""
-    return sorted({*range(0, length - crop + 1, step), length - crop})
 
 
 def _link(source: Path, path: Path) -> bool:
