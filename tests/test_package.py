@@ -1,8 +1,14 @@
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+import setuptools
 
 import pcl_loss
 
@@ -38,8 +44,24 @@ def test_the_version_is_a_version() -> None:
     assert all(part.isdigit() for part in pcl_loss.__version__.split("."))
 
 
+def test_every_data_file_of_the_package_is_installed_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(setuptools, "setup", given.update)
+    monkeypatch.chdir(Path(__file__).parents[1])
+    runpy.run_path("setup.py")
+    installed = {
+        path
+        for package, patterns in given["package_data"].items()
+        for pattern in patterns
+        for path in Path(*package.split(".")).glob(pattern)
+    }
+    data = {path for path in Path("pcl_loss").rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert data
+    assert data <= installed
+
+
 def test_import_needs_torch_alone() -> None:
-    # What torch itself loads, on this machine, is no matter of ours.
+    # What torch itself loads on this machine does not count.
     out = run_python("""
         import sys
         import torch
