@@ -1,4 +1,4 @@
-"""What is at hand is not fetched, and what cannot be fetched says how to get it."""
+"""What is there already is not fetched, and what cannot be fetched says how to get it."""
 
 from pathlib import Path
 from urllib.error import URLError

@@ -59,7 +59,7 @@ def calculate_lpips(
 
     Raises:
         ImportError: the `lpips` package is not installed.
-        FileNotFoundError: the backbone is not at hand and cannot be downloaded.
+        FileNotFoundError: the backbone is missing and cannot be downloaded.
         ValueError: the shapes differ or leave too little, or an option is unknown.
     """
     from basicsr.metrics.metric_util import reorder_image

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from .. import import_repair  # noqa: F401  (resize imports basicsr)
 
-Image = NDArray[np.uint8]
-"""`(H, W, 3)`, in BGR as OpenCV's and BasicSR's images are."""
+Image = NDArray[np.uint8]  # `(H, W, 3)`, in BGR as OpenCV's and BasicSR's images are
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 PNG_COMPRESSION = 3
@@ -22,9 +21,7 @@ TEMPORARY = ".tmp-"  # a leading dot also hides it from BasicSR's scan of a fold
 def find_images(what: str, folder: Path) -> dict[str, Path]:
     """The images of a folder by their names without the ending; `what` is the folder's name in the errors.
 
-    Raises:
-        FileNotFoundError, NotADirectoryError: there is no such folder, or no image in it.
-        ValueError: two images differ in their ending alone.
+    Raises an OSError if there is no such folder or no image in it, ValueError if two differ in their ending alone.
     """
     if not folder.exists():
         raise FileNotFoundError(f"{what}, {folder}, does not exist")
@@ -45,9 +42,7 @@ def find_images(what: str, folder: Path) -> dict[str, Path]:
 def read_image(path: Path) -> Image:
     """Read an image as 8-bit colour, as BasicSR's data sets do.
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no image, or a broken one.
+    Raises FileNotFoundError if there is no such file, ValueError if it is no image, or a broken one.
     """
     import cv2
 

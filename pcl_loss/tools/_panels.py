@@ -10,8 +10,7 @@ from ._files import Image
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-WIDTH = 10.0
-"""Inches, at 100 pixels each."""
+WIDTH = 10.0  # inches, at 100 pixels each
 
 
 class Panel(NamedTuple):

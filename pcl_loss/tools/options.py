@@ -25,8 +25,7 @@ def option_files() -> dict[str, str]:
 def write_options(folder: Path, *, overwrite: bool = False) -> list[Path]:
     """Write all option files below `folder`, which is made if it is missing; returns their paths.
 
-    Raises:
-        FileExistsError: a file is there with another text, and `overwrite` is False; then nothing is written.
+    Writes nothing and raises FileExistsError if a file is there with another text, unless `overwrite` is given.
     """
     targets = {folder / path: text for path, text in option_files().items()}
     for path, text in {} if overwrite else targets.items():

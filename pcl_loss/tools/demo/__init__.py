@@ -17,7 +17,7 @@ from typing import NamedTuple
 from ..report.measure import Score
 from .data import TEST_REGIONS, TRAIN_REGIONS, write_pairs
 from .results import draw, evaluate, write_results
-from .runs import PCL, DemoSettings, LogLine, RunError, make_runs, train_all, write_options
+from .runs import PCL, DemoSettings, LogLine, make_runs, train_all, write_options
 
 
 class DemoResult(NamedTuple):
@@ -78,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """`pcl-loss demo`; returns the exit status. Raises as `make_run_folder` and `DemoSettings` do."""
+    """`pcl-loss demo`; returns the exit status. Raises as `make_run_folder`, `DemoSettings` and `run_demo` do."""
     settings = DemoSettings(warmup_iters=args.warmup_iters, iters=args.iters, seed=args.seed)
     start = time.monotonic()
     try:
@@ -87,9 +87,6 @@ def run(args: argparse.Namespace) -> int:
         minutes = max(1, round((55 + sum(run.iters * run.seconds for run in make_runs(settings))) / 60))
         print(f"L1 against L1 + PCL: about {minutes} min on two idle CPU cores. Results go to {folder}", flush=True)
         result = run_demo(folder, settings)
-    except RunError as error:
-        print(f"pcl-loss demo: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("\npcl-loss demo: stopped", file=sys.stderr)
         return 130

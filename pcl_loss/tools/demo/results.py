@@ -18,8 +18,7 @@ from ..report.tables import write_scores
 from .data import CROP, SCALE, TEST_REGIONS
 from .runs import DemoSettings, LogLine, Run, weights_path
 
-WINDOW = 72
-"""Side of what the picture shows of a test crop."""
+WINDOW = 72  # side of what the picture shows of a test crop
 
 BASELINE, REFERENCE = "L1", "HR itself"
 METRICS = {
@@ -84,14 +83,12 @@ def _methods_of(scores: Sequence[Score], *without: str) -> list[str]:
 def format_table(scores: Sequence[Score]) -> str:
     """A Markdown table: mean and standard deviation over the test crops."""
     metrics = _metrics_of(scores)
-
-    def row(values: Any, more_digits: int = 0, sign: str = "") -> list[str]:
-        return [_mean_and_spread(values(metric), d + more_digits, sign) for metric, (_, d, _) in metrics.items()]
-
+    digits = {metric: digits for metric, (_, digits, _) in metrics.items()}
     rows = [["", *(f"{title} ({better} is better)" for title, _, better in metrics.values())]]
-    rows += [[method, *row(lambda m, method=method: values_of(scores, method, m))] for method in _methods_of(scores)]
+    for method in _methods_of(scores):
+        rows.append([method, *(_mean_and_spread(values_of(scores, method, m), digits[m]) for m in metrics)])
     for method in _methods_of(scores, BICUBIC, BASELINE):
-        numbers = row(lambda m, method=method: differences(scores, method, m), 1, "+")
+        numbers = [_mean_and_spread(differences(scores, method, m), digits[m] + 1, "+") for m in metrics]
         rows.append([f"{method} minus {BASELINE}, per crop", *numbers])
     # NIQE alone looks at one image; the others compare HR with itself here.
     niqe = _mean_and_spread(values_of(scores, REFERENCE, "niqe"), METRICS["niqe"][1])

@@ -109,7 +109,7 @@ def write_options(folder: Path, runs: Sequence[Run]) -> None:
         (folder / f"{run.name}.yml").write_text(text, encoding="utf-8")
 
 
-class RunError(RuntimeError):
+class RunError(ChildProcessError):
     """A training run stopped with an error; the message shows the end of its log."""
 
 
@@ -160,7 +160,6 @@ def train(folder: Path, name: str, on_log: Callable[[LogLine], None]) -> list[Lo
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
             encoding="utf-8",
             errors="replace",
         ) as child,

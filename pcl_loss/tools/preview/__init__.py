@@ -21,7 +21,6 @@ from .sheet import MAX_WINDOW, Panel, Sheet, detailed_window, make_sheet, size_o
 
 __all__ = ["Panel", "Sheet", "detailed_window", "draw", "make_sheet", "to_pixels"]
 
-
 KNOBS: dict[str, dict[str, Any]] = {
     "num_positives": {"type": int, "metavar": "K"},
     "num_negatives": {"type": int, "metavar": "K"},
@@ -65,12 +64,11 @@ def run(args: argparse.Namespace) -> int:
     hr = read_image(args.image)
     if min(hr.shape[-2:]) < MIN_SIZE:
         raise ValueError(f"{args.image} is {size_of(hr)}; at least {MIN_SIZE}x{MIN_SIZE} is needed")
-    sr = None if args.sr is None else read_image(args.sr)
+    sr, lq = (None if path is None else read_image(path) for path in (args.sr, args.lq))
     if sr is not None and sr.shape != hr.shape:
         raise ValueError(
             f"{args.sr} is {size_of(sr)}, but {args.image} is {size_of(hr)}; give the SR image of this very image"
         )
-    lq = None if args.lq is None else read_image(args.lq)
     scale = 1 if lq is None else _scale(hr, lq, args)
     window = detailed_window(hr, multiple=scale) if args.crop is None else _crop(args.crop, hr, scale)
     sheet = make_sheet(

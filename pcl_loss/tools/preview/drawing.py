@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_COLUMNS = 6
-TITLES = {"gt": "GT", "sharpen": "sharpened", "sr": "SR", "blur": "blurred", "lq": "enlarged LR"}
+TITLES = {"sharpen": "sharpened", "blur": "blurred", "lq": "enlarged LR"}
 DRAWS = {"sharpen": "factor", "blur": "sigma"}
+POSITIVE, NEGATIVE = "#0072B2", "#D55E00"
 
 # Inches, but for the first.
 DPI = 100
@@ -79,7 +80,8 @@ def draw(sheet: Sheet, title: str = "") -> Figure:
             axes = [place(LEFT + column * (width + GAP), top, width, depth) for top in shown]
             picture = torch.nan_to_num(panel.image).clamp(0, 1).movedim(0, -1).numpy()
             axes[0].imshow(picture if picture.shape[-1] == 3 else picture[..., 0], cmap="gray", vmin=0, vmax=1)
-            axes[0].set_title(_role(panel, sheet), fontsize=9.5, color=_color(panel, sheet), weight="bold", pad=4)
+            role, color = _role(panel, sheet)
+            axes[0].set_title(role, fontsize=9.5, color=color, weight="bold", pad=4)
             _frame(axes[0], "" if panel.kind == "gt" else f"PSNR {_number(panel.psnr, '.1f')} dB")
             image = axes[1].imshow(torch.nan_to_num(panel.bands).numpy(), **band_style)
             bars["|LH| + |HL| + |HH|, mean over the channels"] = image
@@ -133,19 +135,14 @@ def _number(value: float | None, form: str) -> str:
     return "-" if value is None or math.isnan(value) else format(value, form)
 
 
-def _role(panel: Panel, sheet: Sheet) -> str:
-    if panel.draw is not None:
-        return f"{TITLES[panel.kind]}, {DRAWS[panel.kind]} {panel.draw:.2f}"
+def _role(panel: Panel, sheet: Sheet) -> tuple[str, str]:
+    """A panel's title and its colour, distinguishable for colour-blind readers too (Okabe and Ito)."""
     if panel.kind == "gt":
-        return "GT, a positive" if sheet.gt_is_positive else "GT, no positive"
-    return f"{TITLES[panel.kind]}, the anchor" if panel.kind == "sr" else TITLES[panel.kind]
-
-
-def _color(panel: Panel, sheet: Sheet) -> str:
-    # Distinguishable for colour-blind readers too (Okabe and Ito).
-    if panel.kind in ("blur", "lq"):
-        return "#D55E00"
-    return "#0072B2" if panel.kind == "sharpen" or (panel.kind == "gt" and sheet.gt_is_positive) else "black"
+        return ("GT, a positive", POSITIVE) if sheet.gt_is_positive else ("GT, no positive", "black")
+    if panel.kind == "sr":
+        return "SR, the anchor", "black"
+    drawn = "" if panel.draw is None else f", {DRAWS[panel.kind]} {panel.draw:.2f}"
+    return TITLES[panel.kind] + drawn, POSITIVE if panel.kind == "sharpen" else NEGATIVE
 
 
 def _frame(ax: Any, caption: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -58,12 +57,7 @@ class Sheet:
         return self.positives + self.negatives
 
 
-class _Sample(NamedTuple):
-    """An image `(1, C, H, W)` with its kind and what was drawn for it."""
-
-    kind: str
-    draw: float | None
-    image: Tensor
+_Sample = tuple[str, float | None, Tensor]  # its kind, what was drawn for it, and the image `(1, C, H, W)`
 
 
 @torch.no_grad()
@@ -107,18 +101,18 @@ def make_sheet(
     gt_is_positive = "gt" in pcl.samples.positives
     with torch.autocast(gt.device.type, enabled=False):
         drawn, notes = _draw_samples(gt, lq, pcl, generator or samples.seeded_generator(pcl.seed, 0))
-        drawn.insert(0, _Sample("gt", None, gt))
+        drawn.insert(0, ("gt", None, gt))
         maps: list[Tensor] = []
         l_cl = None
         if embedding is not None and sr is not None:
-            maps = _cosines(sr, [sample.image for sample in drawn], embedding, pcl.num_layers)
+            maps = _cosines(sr, [image for _, _, image in drawn], embedding, pcl.num_layers)
             positive = [kind == "sharpen" or (kind == "gt" and gt_is_positive) for kind, _, _ in drawn]
             negative = [kind in ("blur", "lq") for kind, _, _ in drawn]
             sims = torch.stack([one.mean(dim=(1, 2)) for one in maps])
             l_cl = float(functional.info_nce(sims[:, positive], sims[:, negative], pcl.temperature))
         if sr is not None:
-            drawn.append(_Sample("sr", None, sr))
-        images = torch.cat([sample.image for sample in drawn])
+            drawn.append(("sr", None, sr))
+        images = torch.cat([image for _, _, image in drawn])
         high = torch.stack(haar_dwt(images)[1:])
         bands, energy = high.abs().sum(0).mean(1), high.square().sum(0).mean(dim=(1, 2, 3))
         psnr = -10 * (images - gt).square().mean(dim=(1, 2, 3)).log10()
@@ -138,8 +132,7 @@ def make_sheet(
 def detailed_window(hr: Tensor, size: int = MAX_WINDOW, multiple: int = 1) -> Region:
     """The window of at most `size` pixels a side where an image `(1, C, H, W)` has the most high-frequency energy.
 
-    It is the whole image where that is no larger. Its edges are multiples of `multiple`, for an LR image of such a
-    scale.
+    It is the whole image where that is no larger. Its edges are multiples of `multiple`, the scale of an LR image.
     """
     step = math.lcm(2, multiple)  # whole 2x2 blocks of the Haar transform
     height, width = (min(side, size // step * step) for side in hr.shape[-2:])
@@ -163,8 +156,7 @@ def _check_images(hr: Tensor, sr: Tensor | None, lq: Tensor | None, embedding: E
         check_images("sr", sr)
         if sr.shape != hr.shape:
             raise ValueError(
-                f"SR is {size_of(sr)}, but the image is {size_of(hr)}; give the SR image of this very image, at its "
-                "scale"
+                f"SR is {size_of(sr)}, but the image is {size_of(hr)}; give the SR image of this very image"
             )
     elif embedding is not None:
         raise ValueError("the similarities are those to an SR image: give one besides the embedding")
@@ -182,8 +174,8 @@ def _draw_samples(
     made = pcl.samples.make(gt, lq, draws)
     numbers = {"sharpen": iter(draws.factors), "blur": iter(draws.sigmas)}
     kinds = [kind for kind in pcl.samples.kinds if kind != "lq" or lq is not None]
-    drawn = [
-        _Sample(kind, float(next(numbers[kind])) if kind in numbers else None, image)
+    drawn: list[_Sample] = [
+        (kind, float(next(numbers[kind])) if kind in numbers else None, image)
         for kind, image in zip(kinds, made, strict=True)
         if kind != "gt"
     ]

@@ -163,9 +163,8 @@ def make_report(
         progress: show a bar on standard error.
 
     Raises:
-        FileNotFoundError, NotADirectoryError: a checkpoint, YAML, folder or image is missing.
-        ValueError: a value is out of range, a name unfit, a checkpoint or image of the wrong shape.
-        TypeError: `scale` is no integer.
+        OSError: a checkpoint, YAML, folder or image is missing.
+        ValueError, TypeError: a value is out of range, a name unfit, a checkpoint or image of the wrong shape.
         ImportError: `lpips='always'` without the package.
     """
     out = Path(out)

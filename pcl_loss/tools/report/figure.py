@@ -14,8 +14,7 @@ from .._regions import Region, best_region
 from .measure import BICUBIC, Pair, Score, by_image, load_pair
 from .tables import baselines
 
-CROP = 64
-"""Side of the crops, if none is given."""
+CROP = 64  # side of the crops, if none is given
 
 
 class Crop(NamedTuple):
@@ -52,11 +51,7 @@ def default_crop(set_name: str, pairs: Sequence[Pair], scores: Sequence[Score], 
 
 
 def figure_rows(
-    nets: Sequence[str],
-    pairs: Mapping[str, Sequence[Pair]],
-    crops: Sequence[Crop],
-    scores: Sequence[Score],
-    scale: int,
+    nets: Sequence[str], pairs: Mapping[str, Sequence[Pair]], crops: Sequence[Crop], scores: Sequence[Score], scale: int
 ) -> list[list[Panel]]:
     """A row per crop with HR, bicubic, baseline and PCL, for each pair of nets; all nets where there is no pair."""
     couples: list[tuple[str, ...]] = [(base, pcl) for pcl, base in baselines(nets).items()]

@@ -1,4 +1,7 @@
-"""Runs nets on test sets and measures the images, one small file per result, so that nothing is done twice."""
+"""Runs nets on test sets and measures the images, one small file per result, so that nothing is done twice.
+
+In the order of the work: the test sets, the nets, the metrics of one image, and all nets on all sets.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import hashlib
 import importlib.util
 import json
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -77,13 +81,7 @@ def by_image(scores: Iterable[Score]) -> dict[tuple[str, str, str], Score]:
 
 def _short(path: Path | None) -> str:
     """As seen from the current folder, if it is below that."""
-    try:
-        return str(path and path.absolute().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
-
-
-# --- test sets -------------------------------------------------------------------------------------------------------
+    return str(path).removeprefix(f"{Path.cwd()}{os.sep}")
 
 
 def find_pairs(name: str, hr: Path, lr: Path | None, scale: int) -> list[Pair]:
@@ -119,9 +117,6 @@ def load_pair(pair: Pair, scale: int) -> tuple[Image, Image]:
             f"1/{scale} of it; check --scale {scale} and the LR folder"
         )
     return hr[: lr.shape[0] * scale, : lr.shape[1] * scale], lr
-
-
-# --- nets ------------------------------------------------------------------------------------------------------------
 
 
 def find_net(name: str, path: Path, opt: Path | None, fallback_opt: Path | None, scale: int, param_key: str) -> Net:
@@ -182,9 +177,6 @@ def find_results(name: str, folder: Path, sets: Mapping[str, Sequence[Pair]], sc
     return Net(name, images=images)
 
 
-# --- metrics ---------------------------------------------------------------------------------------------------------
-
-
 def lpips_missing() -> str:
     """Why LPIPS cannot be measured without a download, and what to do; empty where it can."""
     from ...basicsr_plugin.lpips_metric import backbone_at_hand, backbone_file
@@ -224,9 +216,6 @@ def measure_lpips(sr: Image, hr: Image) -> float:
     from ...basicsr_plugin.lpips_metric import calculate_lpips
 
     return calculate_lpips(sr, hr, crop_border=0)
-
-
-# --- all nets on all sets --------------------------------------------------------------------------------------------
 
 
 @dataclass

@@ -52,9 +52,7 @@ def _read(file: str) -> Table:
 TABLE_2 = _read("paper_table_2.txt")
 TABLE_3 = _read("paper_table_3.txt")  # here Set14 comes first
 
-MISPRINTED_VALUES = {
-    Cell("VDSR", "B100", "ssim"): "printed as 0.0726, which cannot be: very likely 0.726",
-}
+MISPRINTED_VALUES = {Cell("VDSR", "B100", "ssim"): "printed as 0.0726, which cannot be: very likely 0.726"}
 MISPRINTED_GAINS = {
     Cell("EDSR-L", "Set5", "psnr"): "the paper prints a gain of 0.06, but 32.52 - 32.48 = 0.04",
     Cell("RCAN", "Manga109", "ssim"): "the paper prints a gain of 0.0005, but 0.9185 - 0.9170 = 0.0015",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -77,18 +78,17 @@ def tabulate(nets: Sequence[str], sets: Sequence[str], scores: Sequence[Score], 
 
 
 def _of_the_paper(net: str, sets: Sequence[str], scale: int, kind: str) -> Iterator[Entry]:
-    name = paper_tables.net_name(net)
-    known = {set_name: paper_tables.set_name(set_name) for set_name in sets}
-    for set_name, metric in (
-        (s, m) for s in sets for m in METRICS if name and known[s] and scale == paper_tables.SCALE
-    ):
-        cell = paper_tables.Cell(name or "", known[set_name] or "", metric)
-        value, note = paper_tables.value(cell), paper_tables.MISPRINTED_VALUES.get(cell, "")
-        if kind == "gain":
-            cell = cell._replace(net=cell.net.removesuffix(paper_tables.PCL))
-            value, note = paper_tables.gain(cell), paper_tables.MISPRINTED_GAINS.get(cell, "")
+    name, printed, misprinted = paper_tables.net_name(net), paper_tables.value, paper_tables.MISPRINTED_VALUES
+    if name is None or scale != paper_tables.SCALE:
+        return
+    if kind == "gain":
+        name = name.removesuffix(paper_tables.PCL)
+        printed, misprinted = paper_tables.gain, paper_tables.MISPRINTED_GAINS
+    for set_name, metric in itertools.product(sets, METRICS):
+        cell = paper_tables.Cell(name, paper_tables.set_name(set_name) or "", metric)
+        value = printed(cell)
         if value is not None:
-            yield Entry("paper", net, kind, set_name, metric, value, None, note)
+            yield Entry("paper", net, kind, set_name, metric, value, None, misprinted.get(cell, ""))
 
 
 def format_table(entries: Sequence[Entry], sets: Sequence[str], metrics: Sequence[str], notes: dict[str, str]) -> str:
@@ -144,7 +144,6 @@ def report_text(
     if notes:
         parts.append("\n".join(f"{mark}: {text}." for text, mark in notes.items()))
     paper = [entry for entry in entries if entry.source == "paper"]
-    perceptual_gains = [e.net.lower() for e in paper if e.metric == "lpips" and e.kind == "gain"]
     points = {
         f"PSNR, SSIM and NIQE on Y, as BasicSR has them, without {scale} pixels of each border.": True,
         "LPIPS: AlexNet, of the whole image.": True,
@@ -158,7 +157,7 @@ def report_text(
             entry.metric == "lpips" for entry in paper
         ),
         "In the paper, too, HAN's LPIPS gets worse with PCL, on all five sets.": any(
-            net.startswith("han") for net in perceptual_gains
+            (entry.metric, entry.kind) == ("lpips", "gain") and entry.net.lower().startswith("han") for entry in paper
         ),
         **{f"{net.name}: {net.source}.": True for net in nets},
     }

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from pcl_loss.cli import main
 from pcl_loss.tools import demo
 from pcl_loss.tools.demo import data as demo_data
 from pcl_loss.tools.demo import results as demo_results
@@ -57,7 +58,7 @@ def test_a_failed_run_is_exit_status_1_and_an_error_on_stderr(
     tmp_path: Path, child_runs: Callable[[str], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     child_runs("raise SystemExit('no such thing')")
-    assert demo.run(parse("--out", str(tmp_path))) == 1
+    assert main(["demo", "--out", str(tmp_path)]) == 1
     out, err = capsys.readouterr()
     assert "about 6 min " in out
     assert str(tmp_path / "run-1") in out
