@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ._checks import check_count, check_number, check_positive
 from ._distributed import average, broadcast, is_distributed
+from ._guarded_step import GuardedStep
 from ._tensors import at_least_float32
 from .discriminator import WaveletDiscriminator
 from .embedding import Embedding, FixedEmbedding
@@ -137,7 +138,8 @@ class PCLCriterion(nn.Module):
                 self._grads[i] = grad if before is None else before.add_(grad)
         self._num_good += 1 - bad
         self._num_pending += 1
-        if self._num_pending == self.update_every:
+        # Or more: a loaded state may have been saved with a larger `update_every`.
+        if self._num_pending >= self.update_every:
             self._step()
         return step.log
 
@@ -214,21 +216,20 @@ class PCLCriterion(nn.Module):
                 optimizer.state[after] = optimizer.state.pop(before)
 
 
-class DiscriminatorStep:
-    """E_D's step on one batch (eq 7), of which a batch that is not finite leaves no trace. Nothing waits for a GPU.
+class DiscriminatorStep(GuardedStep):
+    """E_D's step on one batch (eq 7).
 
     A loop takes the gradients of `loss` in its own way, hands them to `settle`, and then calls `apply`.
 
     Args:
         net_d: whose buffers (batch norm's statistics) the step may change.
-        sync: average these buffers over the ranks of torch.distributed.
+        sync: average these buffers over the ranks of torch.distributed, and agree with them.
     """
 
     def __init__(self, net_d: nn.Module, sync: bool = True) -> None:
-        self.sync = sync
+        super().__init__(net_d, sync)
         self.log: dict[str, Tensor] = {}
         """Detached 0-dim tensors: `l_d`, `out_d_real` and `out_d_fake`."""
-        self._buffers = [(buffer, buffer.clone()) for buffer in net_d.buffers()]
 
     def loss(
         self,
@@ -240,34 +241,17 @@ class DiscriminatorStep:
     ) -> Tensor:
         """`cri_cld` of the logits that `net_d` gives real and super-resolved images `(N, C, H, W)`, 0-dim."""
         images = torch.cat([at_least_float32(hr), at_least_float32(sr)]) / data_range
-        # One forward over both, so that batch norm treats them alike.
+        # One forward over both: DistributedDataParallel allows one per backward.
         real, fake = net_d(images).chunk(2)
         l_d = cri_cld(real, fake)
         self.log = {"l_d": l_d.detach(), "out_d_real": real.detach().mean(), "out_d_fake": fake.detach().mean()}
         return l_d
 
-    @torch.no_grad()
     def settle(self, grads: Sequence[Tensor]) -> Tensor:
-        """1 if a gradient is not finite, on any rank, else 0: 0-dim. If it is 1, the buffers are as they were."""
-        norms = torch.stack(torch._foreach_norm(list(grads)))
-        bad = (~norms.isfinite().all()).float()
+        """As `GuardedStep`; the buffers become the mean of those of the ranks."""
         if self.sync:
-            average([bad])
             average([buffer for buffer, _ in self._buffers if buffer.is_floating_point()])
-        bad = bad.ceil()
-        for buffer, before in self._buffers:
-            buffer.copy_(torch.where(bad > 0, before, buffer))
-        return bad
-
-    @staticmethod
-    def apply(optimizer: torch.optim.Optimizer, skip: Tensor) -> None:
-        """A step of a fused optimizer, which moves neither weights nor moments nor its counter if `skip`, 0-dim."""
-        # What a GradScaler hands over, and fused optimizers look at on the device.
-        optimizer.found_inf = skip.float()  # type: ignore[attr-defined]
-        try:
-            optimizer.step()
-        finally:
-            del optimizer.found_inf  # type: ignore[attr-defined]
+        return super().settle(grads)
 
 
 class PCLPerceptualLoss(PCLCriterion):

@@ -13,13 +13,14 @@ def main() -> None:
     import basicsr.train
 
     from .basicsr_plugin import OptionsError, register, repairs
+    from .basicsr_plugin.bad_steps import BadStepsError
     from .basicsr_plugin.progress import progress_line
 
     register()
     try:
         with progress_line(), repairs.end_warmup_of_every_model():
             basicsr.train.train_pipeline(os.getcwd())
-    except OptionsError as error:
+    except (OptionsError, BadStepsError) as error:
         sys.exit(f"pcl-loss train: {error}")
 
 

@@ -479,6 +479,39 @@ def test_statistics_that_are_not_restored_would_be_noticed(monkeypatch: pytest.M
         check_a_spoilt_batch_leaves_no_trace("batch", "sr", math.nan)
 
 
+def test_in_a_loop_with_fp16_an_overflowing_batch_costs_one_step() -> None:
+    net, crit = SRNet(), criterion(norm="batch").float()
+    optimizer = torch.optim.SGD(net.parameters(), 1e-4)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8)
+    taken = []
+    optimizer.register_step_post_hook(lambda *_: taken.append(None))
+    for step in range(30):
+        _, hr = batch(step, torch.float32)
+        lq = F.avg_pool2d(hr, 2)
+        if step == 10:
+            lq[0, 0, 3, 3] = 1e30
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.float16):
+            sr = net(lq)
+            loss = F.l1_loss(sr, hr) + crit(sr, hr)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    assert len(taken) == 29
+    assert scaler.get_scale() == 2.0**7
+    assert all(value.isfinite().all() for value in [*net.parameters(), *everything(crit)])
+    assert {state["step"].item() for state in crit._optimizer.state.values()} == {29}
+
+
+def test_a_smaller_update_every_takes_up_a_state_with_more_calls_pending() -> None:
+    before, after = criterion(update_every=4), criterion(update_every=2)
+    run(before, range(3))
+    after.load_state_dict(before.state_dict())
+    weights = snapshot(after.embedding)
+    run(after, range(3, 4))
+    assert all_moved(weights, snapshot(after.embedding))
+
+
 # --- the light recipe: no discriminator ---
 
 

@@ -44,7 +44,7 @@ class PCLMixin(PreviewMixin, SpeedMixin):
     TensorBoard at every validation.
 
     In several processes E_D's gradients and batch-norm statistics are averaged over the ranks. A batch that is not
-    finite leaves no trace in E_D.
+    finite leaves no trace; `max_bad_steps`: see `SpeedMixin`.
 
     Logged at every iteration: `l_pix`, `l_pcl` (weighted, as added to the total; 0 up to `pcl_start_iter`), `l_cl`
     (unweighted), `pos_sim`, `neg_sim`, `margin`, `grad_ratio` (the norm of the term's gradient at the SR output over
@@ -124,7 +124,7 @@ class PCLMixin(PreviewMixin, SpeedMixin):
         log = self._optimize_net_g(current_iter)
         if self.trains_net_d:
             log |= self._optimize_net_d()
-        self._end_iteration(log)
+        self._end_iteration(current_iter, log)
 
     def _sr_gradients(self, current_iter: int) -> tuple[list[Tensor], dict[str, Tensor]]:
         """As without PCL; and the contrastive loss's, weighed, where it is due."""
@@ -159,6 +159,7 @@ class PCLMixin(PreviewMixin, SpeedMixin):
         self.scaler.scale(l_d).backward()
         grads = [param.grad for param in self.net_d.parameters() if param.grad is not None]
         skip = step.settle(grads)
+        self._judge(skip, [step.log["l_d"]])
         average(grads)
         self.scaler.unscale_(self.optimizer_d)
         step.apply(self.optimizer_d, skip)

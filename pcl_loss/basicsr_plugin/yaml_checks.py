@@ -15,6 +15,7 @@ from .._datasets import DATASETS, expected_layout
 from ..discriminator import WaveletDiscriminator
 from ..embedding import FixedEmbedding, VGGEmbedding
 from ..loss import ContrastiveDiscriminatorLoss, PCLLoss
+from .bad_steps import DEFAULT_MAX_BAD_STEPS
 
 Options = dict[str, Any]
 
@@ -36,8 +37,8 @@ def complete_options(opt: Options, *, is_pcl_model: bool) -> None:
     The defaults must stand there before BasicSR looks for what to resume: it resumes the networks whose `network_*`
     key it sees, so that E_D would otherwise be silently new after a resume. Running it again changes nothing.
 
-    BasicSR's own `SRModel` and `SwinIRModel` know nothing of `amp`, `channels_last` and `compile`: with one of them
-    `model_type` becomes that of their twin which does.
+    BasicSR's own `SRModel` and `SwinIRModel` know nothing of `amp`, `channels_last`, `compile` and `max_bad_steps`:
+    with one of them, or with a `PCLPerceptualLoss`, `model_type` becomes that of their twin which does.
 
     Args:
         opt: BasicSR's options; changed in place.
@@ -53,7 +54,7 @@ def complete_options(opt: Options, *, is_pcl_model: bool) -> None:
     model_type = opt.get("model_type")
     if not is_pcl_model:
         _refuse_ignored_keys(model_type, train)
-        if model_type in SPEED_TWINS and any(train.get(key) not in (None, False) for key in SPEED_KEYS):
+        if model_type in SPEED_TWINS and _wants_twin(train):
             complete_speed(train)
             opt["model_type"] = SPEED_TWINS[model_type]
         return
@@ -70,8 +71,8 @@ def complete_options(opt: Options, *, is_pcl_model: bool) -> None:
 
 
 def complete_speed(train: Options) -> None:
-    """Check `amp`, `channels_last` and `compile`, and write their defaults: None, False and None. Running it again
-    changes nothing.
+    """Check `amp`, `channels_last`, `compile` and `max_bad_steps`, and write their defaults: None, False, None and
+    100. Running it again changes nothing.
 
     Args:
         train: the block `train:` of BasicSR's options; changed in place.
@@ -83,6 +84,13 @@ def complete_speed(train: Options) -> None:
         _check_speed(train)
     except (TypeError, ValueError) as error:
         raise OptionsError(str(error)) from error
+
+
+def _wants_twin(train: Options) -> bool:
+    perceptual = train.get("perceptual_opt")
+    # The contrastive term carries a number that is not finite into every weight: only the twins leave such a step out.
+    has_pcl = isinstance(perceptual, dict) and perceptual.get("type") == "PCLPerceptualLoss"
+    return has_pcl or any(train.get(key) not in (None, False) for key in (*SPEED_KEYS, "max_bad_steps"))
 
 
 def _refuse_ignored_keys(model_type: str | None, train: Options) -> None:
@@ -215,6 +223,7 @@ def _check_grad_ratio(train: Options) -> None:
 
 
 def _check_speed(train: Options) -> None:
+    check_count("train.max_bad_steps", train.setdefault("max_bad_steps", DEFAULT_MAX_BAD_STEPS), 1)
     amp = train.setdefault("amp", None)
     if amp is not None and amp not in list(AMP_DTYPES):
         raise ValueError(f"train.amp must be one of {list(AMP_DTYPES)}, or left out for float32, got {amp!r}")

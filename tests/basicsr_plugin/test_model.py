@@ -31,6 +31,7 @@ from torch.nn import functional as F
 
 from pcl_loss import ContrastiveDiscriminatorLoss, FixedEmbedding, PCLLoss, WaveletDiscriminator, functional
 from pcl_loss.basicsr_plugin import OptionsError, PCLMixin, PCLModel, PCLSwinIRModel, model, pcl_model, speed
+from pcl_loss.basicsr_plugin.bad_steps import BadSteps
 from pcl_loss.basicsr_plugin.gradients import ContrastiveTerm, GradientBalance
 from pcl_loss.basicsr_plugin.speed import SpeedMixin
 from pcl_loss.samples import seeded_generator
@@ -39,7 +40,7 @@ from pcl_loss.samples import seeded_generator
 def check_one_iteration(net: Any, batch: dict[str, torch.Tensor]) -> None:
     """Both networks move as plain PyTorch steps written out from the paper's algorithm move their copies."""
     net_g, net_d = copy.deepcopy(net.net_g), copy.deepcopy(net.net_d)
-    optim_g = torch.optim.Adam(net_g.parameters(), lr=1e-3, betas=(0.9, 0.99))
+    optim_g = torch.optim.Adam(net_g.parameters(), lr=1e-3, betas=(0.9, 0.99), fused=True)
     sr = net_g(batch["lq"])
     pcl = PCLLoss(loss_weight=300.0)(sr, batch["gt"], net_d, generator=seeded_generator(3, 1))
     (F.l1_loss(sr, batch["gt"]) + pcl).backward()
@@ -112,6 +113,7 @@ def test_the_sr_network_trains_as_its_baseline_up_to_pcl_start_iter(
     baseline: Options, small: Options, build: Build, batches: Batches
 ) -> None:
     small["train"]["pcl_start_iter"] = 3
+    baseline["train"]["optim_g"]["fused"] = True
     plain, net = build(baseline), build(strong(small))
     before = weights(net.net_d)
     train_on(plain, batches[:3])
@@ -250,6 +252,7 @@ def test_a_loss_of_the_base_model_that_would_not_be_used_is_refused(
 def test_pcl_every_applies_the_term_at_every_nth_iteration_alone_with_the_same_weight(
     baseline: Options, small: Options, build: Build, batches: Batches
 ) -> None:
+    baseline["train"]["optim_g"]["fused"] = True
     plain, net = build(baseline), build(with_options(strong(small), {"pcl_every": 3}))
     before = weights(net.net_d)
     train_on(plain, batches[:2])
@@ -316,15 +319,18 @@ class OnFakeGPU:
         net.opt = {"dist": False}
         net.device = torch.device("cuda")
         with torch.device("cuda"):
-            net.net_g = torch.nn.Sequential(torch.nn.Conv2d(3, 48, 3, padding=1), torch.nn.PixelShuffle(4))
-            net.net_d = WaveletDiscriminator(num_feat=2)
+            net.net_g, net.net_g_ema = (
+                torch.nn.Sequential(torch.nn.Conv2d(3, 48, 3, padding=1), torch.nn.PixelShuffle(4)) for _ in range(2)
+            )
+            net.embedding = net.net_d = WaveletDiscriminator(num_feat=2)
             net.lq, net.gt = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 32, 32)
             net.cri_pcl, net.cri_pix, net.cri_perceptual = PCLLoss(negatives=("blur", "lq")), torch.nn.L1Loss(), None
             net.term = ContrastiveTerm(GradientBalance(0.5) if balance else None, net.device)
-        net.cri_cld, net.trains_net_d, net.ema_decay = ContrastiveDiscriminatorLoss(), True, 0
+        net.cri_cld, net.trains_net_d, net.ema_decay = ContrastiveDiscriminatorLoss(), True, 0.9
         net._seed, net.pcl_start_iter, net.pcl_every, net._compiled = 3, 1, 2, {}
         net.amp_dtype, net.scaler = None, torch.amp.GradScaler("cuda", enabled=False)
         net.optimizer_g, net.optimizer_d = Standstill(net.net_g), Standstill(net.net_d)
+        net.bad_steps = BadSteps(100)
         monkeypatch.setattr(torch.Tensor, "backward", lambda *_: None)
         self.net = net
 
@@ -339,7 +345,9 @@ class OnFakeGPU:
 
 
 class Standstill:
-    """An optimizer that leaves the gradients 1 and moves nothing."""
+    """A fused optimizer that leaves the gradients 1 and moves nothing."""
+
+    _step_supports_amp_scaling = True
 
     def __init__(self, net: torch.nn.Module) -> None:
         self.net = net
@@ -359,14 +367,14 @@ def test_an_iteration_does_not_wait_for_the_gpu(balance: bool, monkeypatch: Any)
 
 
 def test_a_log_that_waits_for_the_gpu_would_be_noticed(monkeypatch: Any) -> None:
-    monkeypatch.setattr(PCLModel, "_note", lambda self, log: [value.item() for value in log.values()])
+    monkeypatch.setattr(PCLModel, "_note", lambda self, _, log: [value.item() for value in log.values()])
     with FakeTensorMode(), pytest.raises(DataDependentOutputException):
         OnFakeGPU(monkeypatch).waits()
 
 
 def test_a_copy_that_waits_for_the_gpu_would_be_noticed(monkeypatch: Any) -> None:
     note = PCLModel._note
-    monkeypatch.setattr(PCLModel, "_note", lambda self, log: note(self, log | {"l_d": torch.ones(()).to("cuda")}))
+    monkeypatch.setattr(PCLModel, "_note", lambda self, i, log: note(self, i, log | {"l_d": torch.ones(()).to("cuda")}))
     with FakeTensorMode():
         assert len(OnFakeGPU(monkeypatch).waits()) == 3
 

@@ -1,0 +1,80 @@
+"""BadSteps: counts the steps that were left out because their batch was not finite, and names its files."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import torch
+from basicsr.utils import get_root_logger
+from torch import Tensor
+
+from .._distributed import is_distributed, rank
+
+DEFAULT_MAX_BAD_STEPS = 100
+
+
+class BadStepsError(RuntimeError):
+    """So many steps in a row were not finite that the run is over."""
+
+
+class BadSteps:
+    """Flags of steps, which stay on their device until the log is read.
+
+    Args:
+        limit: `train.max_bad_steps`, how many in a row end the run.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.num_steps = self.num_bad = self.num_in_a_row = 0
+        self._unread: list[tuple[int, Sequence[str], Tensor]] = []
+
+    def note(self, iteration: int, files: Sequence[str], is_bad: Tensor, is_own: Tensor) -> None:
+        """Take up a step: its batch's files, and 0-dim whether it was left out and whether this rank's batch is why."""
+        self._unread.append((iteration, files, torch.stack([is_bad, is_own])))
+
+    @property
+    def unread(self) -> list[Tensor]:
+        """The flags that were not read yet, to be read with whatever else is."""
+        return [flags for _, _, flags in self._unread]
+
+    def read(self, values: Sequence[float]) -> None:
+        """Take up the values of `unread`, warn at the first bad step, and count.
+
+        Raises:
+            BadStepsError: the limit is reached.
+        """
+        steps, self._unread = self._unread, []
+        for i, (iteration, files, _) in enumerate(steps):
+            is_bad, is_own = values[2 * i : 2 * i + 2]
+            names = _name(files) if is_own or not is_distributed() else "Another rank names the batch's files."
+            self.num_steps += 1
+            if not is_bad:
+                self.num_in_a_row = 0
+                continue
+            self.num_bad += 1
+            self.num_in_a_row += 1
+            if self.num_bad == 1 and (is_own or rank() == 0):
+                # BasicSR's other ranks log errors alone.
+                get_root_logger().log(
+                    logging.ERROR if rank() else logging.WARNING,
+                    f"Iteration {iteration}: the loss or its gradient is not finite; the step was left out, as if its "
+                    f"batch had not been. {names} Further ones are counted; "
+                    f"{self.limit} in a row (train.max_bad_steps) end the run.",
+                )
+            if self.num_in_a_row == self.limit:
+                raise BadStepsError(
+                    f"the last {self.limit} steps in a row, up to iteration {iteration}, were not finite and were left "
+                    f"out (train.max_bad_steps); the networks are those of iteration {iteration - self.limit}. Look "
+                    f"at the learning rate and at the data. {names}"
+                )
+
+    def sum_up(self) -> None:
+        """Log how many steps were left out, if any."""
+        if self.num_bad:
+            get_root_logger().warning(f"{self.num_bad} of {self.num_steps} steps were not finite and were left out.")
+
+
+def _name(files: Sequence[str]) -> str:
+    return f"Files of the batch: {', '.join(files)}." if files else "The data set does not name the batch's files."
