@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "pcl_loss"
 # `__init__` stands for the names that `pcl_loss` itself has.
 LINES = (
     "_checks _datasets _distributed _downloads _tensors import_repair",
-    "samples wavelet",
+    "_guarded_step samples wavelet",
     "discriminator embedding",
     "functional",
     "_known_gradient",
@@ -32,7 +32,7 @@ MAY_IMPORT_BASICSR = {"basicsr_plugin", "tools", "train", "test"}
 PREVIEW_HOOK = "basicsr_plugin/preview_hook.py"
 
 MAX_LINES = 400
-MAX_FLAT_FILES = 21
+MAX_FLAT_FILES = 24
 
 FILES = sorted(str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py"))
 
