@@ -122,11 +122,11 @@ def _bands_everywhere(x: Tensor) -> list[Tensor]:
     return [(a + b - c - d) / 2, (a - b + c - d) / 2, (a - b - c + d) / 2]
 
 
-def random_embedding(context: Context, num_feat: int, seed: int, wavelet: bool = True) -> WaveletDiscriminator:
+def random_embedding(context: Context, num_feat: int, seed: int) -> WaveletDiscriminator:
     """An untrained E_D whose batch-norm statistics are those of a few batches of photographs."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net_d = WaveletDiscriminator(num_feat=num_feat, wavelet=wavelet)
+        net_d = WaveletDiscriminator(num_feat=num_feat)
     with torch.no_grad():
         for step in range(RANDOM_STATISTICS_BATCHES):
             net_d(context.batch(step)[1])
@@ -195,11 +195,10 @@ def pcl_random(
     num_feat: int = 16,
     layers: int = 4,
     weights: int | None = None,
-    wavelet: bool = True,
     **few: Any,
 ) -> Loss:
     """A random, frozen E_D, GT alone, few blurred images; `weights` is its seed, by default the run's."""
-    embedding = random_embedding(context, num_feat, context.seed if weights is None else weights, wavelet)
+    embedding = random_embedding(context, num_feat, context.seed if weights is None else weights)
     return contrast(context, embedding, num_layers=layers, **_few(**few))
 
 

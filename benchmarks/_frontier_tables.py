@@ -231,8 +231,11 @@ def draw(results: Results, file: Path, methods: Sequence[str], set_name: str) ->
             axis.set_title(f"{net}, {set_name}")
             axis.set_xlabel("PSNR-Y minus L1's, dB (right is better)")
             axis.set_ylabel(f"{METRICS[metric].title} against L1's, % (down is better)")
-    axes[0][-1].legend(fontsize=7)
-    figure.tight_layout()
+    legend = {
+        label: handle for axis in axes[0] for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(legend.values(), legend.keys(), loc="lower center", ncols=4, fontsize=8)
+    figure.tight_layout(rect=(0, 0.07, 1, 1))
     figure.savefig(file, dpi=110)
     pyplot.close(figure)
 
