@@ -2,9 +2,10 @@
 
 import copy
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -99,6 +100,36 @@ def test_the_branch_gives_the_edsr_family_the_term() -> None:
     loss(sr, torch.rand(1, 3, 32, 32) * 255).backward()
     assert type(loss.terms["PCL"]).__module__ == "pcl_loss.edsr_plugin"
     assert loss.terms["PCL"].log["l_pcl"] > 0
+
+
+@pytest.mark.parametrize(
+    ("lines", "block", "logged"),
+    [(("plugin_top",), "plugin_slot", "l_percep: "), (("plugin_top", "plugin_model"), "plugin_yaml", "l_pcl: ")],
+)
+def test_a_plugin_of_basicsr_trains_with_either_set_of_lines(
+    lines: tuple[str, ...],
+    block: str,
+    logged: str,
+    baseline: dict[str, Any],
+    run_pipeline: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from basicsr.models.sr_model import SRModel
+    from basicsr.utils.registry import MODEL_REGISTRY
+
+    monkeypatch.setattr(MODEL_REGISTRY, "_obj_map", dict(MODEL_REGISTRY._obj_map))
+    hat_model: Any = ModuleType("hat.models.hat_model")
+    hat_model.HATModel = type("HATModel", (SRModel,), {})
+    MODEL_REGISTRY.register(hat_model.HATModel)
+    for module in (ModuleType("hat"), ModuleType("hat.models"), hat_model):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+
+    scope: dict[str, Any] = {}
+    for name in lines:
+        exec(printed(name), scope)
+    options = yaml.safe_load(printed(block))
+    baseline["train"] |= options.pop("train")
+    assert logged in run_pipeline(baseline | options)
 
 
 def test_every_python_and_yaml_block_is_run() -> None:

@@ -1,7 +1,8 @@
 """The patches and `pcl-loss patch` on the real codebases: `PCL_UPSTREAM=DIR make test-all`.
 
-DIR holds checkouts named EDSR-PyTorch, RCAN, HAN and BasicSR, at the commits named in `patches/`. They are copied,
-never changed; nothing of theirs is in this repository.
+DIR holds checkouts of the codebases named here; those of EDSR-PyTorch, RCAN, HAN and BasicSR at the commits named in
+`patches/`. They are copied, never changed; nothing of theirs is in this repository. What is not there is skipped; DAT,
+CAT, RGT and SRFormer need timm and einops.
 """
 
 import argparse
@@ -31,9 +32,7 @@ PATCHES = TESTS.parent / "patches"
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        not UPSTREAM, reason="set PCL_UPSTREAM=DIR, a folder with checkouts of EDSR-PyTorch, RCAN, HAN and BasicSR"
-    ),
+    pytest.mark.skipif(not UPSTREAM, reason="set PCL_UPSTREAM=DIR, a folder with checkouts of the codebases"),
 ]
 
 
@@ -265,48 +264,112 @@ def test_half_precision_trains(trainer: Trainer) -> None:
     assert set(dtypes.values()) == {torch.float32}
 
 
-def test_basicsr_trains_with_its_own_command(tmp_path: Path, pairs: Path, baseline: dict[str, Any]) -> None:
-    folder = copy_of("BasicSR", tmp_path)
+SWIN = {"upscale": 4, "in_chans": 3, "img_size": 16, "img_range": 1.0, "embed_dim": 32, "num_heads": [2]}
+ONE_CONV = {"mlp_ratio": 2, "resi_connection": "1conv"}
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A codebase with a `basicsr/` of its own: its model and a tiny network."""
+
+    model_type: str
+    network_g: dict[str, Any]
+    runs_alone: bool = True
+    """Whether its own code runs on current libraries."""
+
+
+DERIVED = {
+    "BasicSR": Derived(
+        "SwinIRModel",
+        {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 4, "num_block": 1, "upscale": 4},
+        runs_alone=False,
+    ),
+    "DAT": Derived("DATModel", SWIN | ONE_CONV | {"type": "DAT", "split_size": [4, 8], "depth": [2]}),
+    "CAT": Derived(
+        "CATModel",
+        SWIN
+        | ONE_CONV
+        | {"type": "CAT", "split_size_0": [4], "split_size_1": [0], "depth": [2], "block_name": "CATB_axial"}
+        | {"upsampler": "pixelshuffle"},
+    ),
+    "RGT": Derived("RGTModel", SWIN | ONE_CONV | {"type": "RGT", "split_size": [4, 8], "depth": [2], "c_ratio": 0.5}),
+    "SRFormer": Derived(
+        "SwinIRModel",
+        SWIN | ONE_CONV | {"type": "SRFormer", "window_size": 8, "depths": [2], "upsampler": "pixelshuffledirect"},
+        runs_alone=False,
+    ),
+    "SAFMN": Derived("SRModel", {"type": "SAFMN", "dim": 8, "n_blocks": 1, "upscaling_factor": 4}, runs_alone=False),
+}
+DERIVED["DAT"].network_g.pop("mlp_ratio")
+
+
+@pytest.mark.parametrize("name", DERIVED)
+def test_a_codebase_with_basicsr_trains_as_before_and_with_pcl_resumes_and_reverts(
+    name: str, tmp_path: Path, pairs: Path, baseline: dict[str, Any]
+) -> None:
+    base, folder = DERIVED[name], copy_of(name, tmp_path)
+    if name not in ("BasicSR", "SAFMN"):
+        pytest.importorskip("timm")
+        pytest.importorskip("einops")
     version = folder / "basicsr" / "version.py"
-    if not version.exists():  # its setup.py writes it
-        version.write_text("__version__ = '1.4.2'\n__gitsha__ = 'unknown'\nversion_info = (1, 4, 2)\n")
+    if not version.exists():
+        subprocess.run([sys.executable, "setup.py", "--version"], cwd=folder, check=True)
     before = tree(folder)
-    git_apply(folder)
-    options = baseline | {
-        "model_type": "PCLModel",
-        "network_d": {"type": "WaveletDiscriminator", "num_in_ch": 3, "num_feat": 8},
-    }
-    held_out, val = options["datasets"].pop("val"), options.pop("val")
+    options = baseline | {"network_g": base.network_g}
     options["logger"]["use_tb_logger"] = False
+    held_out, val = options["datasets"].pop("val"), options.pop("val")
+    path = f"{folder}{os.pathsep}{PACKAGE}"
 
-    def train(weight: float, name: str, iterations: int, *command: str) -> str:
-        options["train"] |= {"pcl_opt": {"type": "PCLLoss", "loss_weight": weight}, "total_iter": iterations}
-        (tmp_path / "options.yml").write_text(yaml.safe_dump(options | {"name": name}))
-        return python(
-            folder, *command, "-opt", str(tmp_path / "options.yml"), PYTHONPATH=f"{folder}{os.pathsep}{PACKAGE}"
-        )
+    def train(name: str, changed: dict[str, Any], *command: str, model_type: str = "SRModel", iters: int = 4) -> str:
+        train_options = options["train"] | changed | {"total_iter": iters}
+        yml = options | {"name": name, "model_type": model_type, "train": train_options}
+        if model_type == "PCLModel":
+            yml["network_d"] = {"type": "WaveletDiscriminator", "num_in_ch": 3, "num_feat": 8}
+        (tmp_path / "options.yml").write_text(yaml.safe_dump(yml))
+        return python(folder, *command, "-opt", str(tmp_path / "options.yml"), PYTHONPATH=path)
 
-    output = train(1.0, "with", 4, "basicsr/train.py")
+    def trained(name: str) -> dict[str, Any]:
+        file = folder / "experiments" / name / "models" / "net_g_latest.pth"
+        return torch.load(file, weights_only=True)["params"]
+
+    if base.runs_alone:
+        train("alone", {}, "basicsr/train.py")
+    pcl_patch(folder)
+    output = train("l1", {}, "basicsr/train.py")
+    assert output.count("[pcl_loss] ") == (name != "BasicSR")
+    if base.runs_alone:
+        assert all(torch.equal(value, trained("l1")[key]) for key, value in trained("alone").items())
+
+    with_pcl = {"pcl_opt": {"type": "PCLLoss"}}
+    output = train("with", with_pcl, "basicsr/train.py", model_type="PCLModel")
     assert len(re.findall(r"l_pcl: [\d.]+e", output)) == 4
-    train(0.0, "without", 4, "basicsr/train.py")
-    with_pcl, without = (
-        torch.load(folder / "experiments" / name / "models" / "net_g_latest.pth", weights_only=True)["params"]
-        for name in ("with", "without")
-    )
-    assert any(not torch.equal(with_pcl[key], without[key]) for key in without)
-
+    assert any(not torch.equal(value, trained("with")[key]) for key, value in trained("l1").items())
     # Its own load_resume_state wants a GPU.
     command = ("basicsr/train.py",) if torch.cuda.is_available() else ("-m", "pcl_loss.train")
-    output = train(1.0, "with", 6, *command, "--auto_resume")
+    output = train("with", with_pcl, *command, "--auto_resume", model_type="PCLModel", iters=6)
     assert "Resuming training from epoch" in output
     assert len(re.findall(r"l_pcl: [\d.]+e", output)) == 2
 
-    keep = {key: options[key] for key in ("model_type", "scale", "num_gpu", "manual_seed", "network_g")}
-    path = {"pretrain_network_g": str(folder / "experiments/with/models/net_g_latest.pth"), "strict_load_g": True}
-    test = keep | {"name": "test", "datasets": {"test_1": held_out}, "path": path, "val": val | {"suffix": None}}
-    (tmp_path / "test.yml").write_text(yaml.safe_dump(test))
-    flags = ("-opt", str(tmp_path / "test.yml"))
-    assert "psnr: " in python(folder, "basicsr/test.py", *flags, PYTHONPATH=f"{folder}{os.pathsep}{PACKAGE}")
+    slot = {"perceptual_opt": {"type": "PCLPerceptualLoss", "loss_weight": 1.0, "num_feat": 8}}
+    output = train("slot", slot, "basicsr/train.py", model_type=base.model_type)
+    assert len(re.findall(r"l_percep: [\d.]+e", output)) == 4
+    output = train("slot", slot, *command, "--auto_resume", model_type=base.model_type, iters=6)
+    assert "Loading PCLPerceptualLoss from" in output
+
+    keep = {key: options[key] for key in ("scale", "num_gpu", "manual_seed", "network_g")}
+    paths = {"pretrain_network_g": str(folder / "experiments/with/models/net_g_latest.pth"), "strict_load_g": True}
+    test = keep | {"name": "test", "datasets": {"test_1": held_out}, "path": paths, "val": val | {"suffix": None}}
+    (tmp_path / "test.yml").write_text(yaml.safe_dump(test | {"model_type": "PCLModel"}))
+    assert "psnr: " in python(folder, "basicsr/test.py", "-opt", str(tmp_path / "test.yml"), PYTHONPATH=path)
 
     pcl_patch(folder, "--revert")
+    assert tree(folder) == before
+
+
+@pytest.mark.parametrize("name", ["Restormer", "NAFNet", "CAT/restormer", "HAT", "Real-ESRGAN", "KAIR", "DRN", "PAMSR"])
+def test_a_codebase_that_is_not_patched_is_refused_with_what_works(name: str, tmp_path: Path) -> None:
+    folder = copy_of(name, tmp_path)
+    before = tree(folder)
+    with pytest.raises(ValueError, match=r"PCLCriterion|PCLPerceptualLoss|edsr_plugin"):
+        pcl_patch(folder)
     assert tree(folder) == before
