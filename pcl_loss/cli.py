@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from . import __version__, import_repair  # noqa: F401  (workers of a spawning data loader import this module)
+from . import __version__, _extras, import_repair  # noqa: F401  (workers of a spawning data loader import this module)
 
 BASICSR_VERBS = ("train", "test")
 
@@ -47,13 +47,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(verb: str, flags: list[str]) -> int:
-    # Each verb is a module or folder of its name, and only that one is imported.
-    module = importlib.import_module(f".tools.{verb}", __package__)
-    parser = argparse.ArgumentParser(prog=f"pcl-loss {verb}", description=VERBS[verb])
-    module.add_arguments(parser)
-    args = parser.parse_args(flags)
     try:
-        status: int = module.run(args)
+        with _extras.named_in_errors():
+            # Each verb is a module or folder of its name, and only that one is imported.
+            module = importlib.import_module(f".tools.{verb}", __package__)
+            parser = argparse.ArgumentParser(prog=f"pcl-loss {verb}", description=VERBS[verb])
+            module.add_arguments(parser)
+            status: int = module.run(parser.parse_args(flags))
         sys.stdout.flush()
     except BrokenPipeError:
         # Its reader, such as `head`, has seen enough. Python would flush once more at the end, and complain.
@@ -68,7 +68,11 @@ def _run(verb: str, flags: list[str]) -> int:
 def _run_basicsr(verb: str, flags: list[str]) -> int:
     # BasicSR reads its flags from there.
     sys.argv = [f"pcl-loss {verb}", *flags]
-    importlib.import_module(f".{verb}", __package__).main()
+    try:
+        importlib.import_module(f".{verb}", __package__).main()
+    except _extras.MissingExtraError as error:
+        print(f"pcl-loss {verb}: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

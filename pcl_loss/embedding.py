@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ._checks import MIN_SIZE, check_count, check_images, check_positive
 from ._downloads import download
+from ._extras import named_in_errors
 from .wavelet import haar_dwt
 
 
@@ -110,7 +111,8 @@ class VGGEmbedding(nn.Module):
         super().__init__()
         if vgg not in VGGS:
             raise ValueError(f"vgg must be one of {list(VGGS)}, got {vgg!r}")
-        import torchvision
+        with named_in_errors():
+            import torchvision
 
         with torch.device("meta"):  # the classifier, nine tenths of a VGG, is never made
             features = getattr(torchvision.models, vgg)(weights=None).features

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import sys
 
-from . import import_repair  # noqa: F401  (at module level: the workers of a spawning data loader need it too)
+from . import _extras, import_repair  # noqa: F401  (at module level: the workers of a spawning data loader need it too)
 
 
 def main() -> None:
     """Test as BasicSR's own test.py does, with its flags; results go under the caller's folder."""
-    import basicsr.test
+    with _extras.named_in_errors():
+        import basicsr.test
 
-    from .basicsr_plugin import OptionsError, register
+        from .basicsr_plugin import OptionsError, register
 
     register()
     try:

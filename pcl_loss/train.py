@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import sys
 
-from . import import_repair  # noqa: F401  (at module level: the workers of a spawning data loader need it too)
+from . import _extras, import_repair  # noqa: F401  (at module level: the workers of a spawning data loader need it too)
 
 
 def main() -> None:
     """Train as BasicSR's own train.py does, with its flags; experiments go under the caller's folder."""
-    import basicsr.train
+    with _extras.named_in_errors():
+        import basicsr.train
 
-    from .basicsr_plugin import OptionsError, register, repairs
-    from .basicsr_plugin.bad_steps import BadStepsError
-    from .basicsr_plugin.progress import progress_line
+        from .basicsr_plugin import OptionsError, register, repairs
+        from .basicsr_plugin.bad_steps import BadStepsError
+        from .basicsr_plugin.progress import progress_line
 
     register()
     try:

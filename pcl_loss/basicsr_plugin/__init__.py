@@ -2,11 +2,13 @@
 
 from importlib.util import find_spec
 
-from .. import import_repair  # noqa: F401  (before anything that imports basicsr)
-from .model import PCLMixin, PCLModel, pcl_model
-from .registration import register
-from .speed import SpeedSRModel
-from .yaml_checks import OptionsError, complete_options
+from .. import _extras, import_repair  # noqa: F401  (before anything that imports basicsr)
+
+with _extras.named_in_errors():
+    from .model import PCLMixin, PCLModel, pcl_model
+    from .registration import register
+    from .speed import SpeedSRModel
+    from .yaml_checks import OptionsError, complete_options
 
 __all__ = [
     "OptionsError",

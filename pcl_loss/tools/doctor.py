@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torch.utils import benchmark
 
 from .. import __version__, import_repair  # noqa: F401  (before anything that imports basicsr)
+from .._extras import EXTRAS, advice
 from ..criterion import PCLCriterion
 from ..loss import PCLLoss
 from ._checkpoints import usable_device
@@ -214,14 +215,19 @@ def _version(module: str, distributions: tuple[str, ...]) -> tuple[str, Exceptio
         imported = importlib.import_module(module)
     except Exception as error:  # a binary of another version raises anything
         if version is None and isinstance(error, ModuleNotFoundError) and error.name == module:
-            return "not installed", None
+            return _missing(module), None
         return version or "unknown version", error
     return str(getattr(imported, "__version__", version or "unknown version")), None
 
 
+def _missing(module: str) -> str:
+    extra = f": {advice(module)}" if module in EXTRAS else ""
+    return f"not installed{extra}"
+
+
 def _repairs(basicsr: str) -> tuple[dict[str, str], list[Check]]:
     """What each repair did; and a failed check if BasicSR, which can be imported, cannot be taught our names."""
-    if basicsr == "not installed" or "BROKEN" in basicsr:
+    if basicsr.startswith("not installed") or "BROKEN" in basicsr:
         return {}, []
     try:
         from ..basicsr_plugin import register, repairs

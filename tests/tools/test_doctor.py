@@ -156,7 +156,7 @@ def test_a_missing_library_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(doctor.importlib.metadata, "version", version)
     diagnosis = diagnose("cpu")
-    assert diagnosis.versions["lpips"] == "not installed"
+    assert diagnosis.versions["lpips"] == "not installed: pip install 'pcl_loss[metrics]'"
     assert not diagnosis.failures
 
 
