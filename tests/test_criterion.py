@@ -394,6 +394,7 @@ def test_under_autocast_e_d_is_trained_in_float32_and_the_loss_is_near_the_exact
     assert same(snapshot(inside), snapshot(outside))
 
 
+@pytest.mark.usefixtures("fake_cuda")
 def test_a_training_call_runs_on_the_device_of_the_images_and_waits_for_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -523,6 +523,7 @@ def test_a_perfect_sr_has_positive_similarity_one() -> None:
 # --- devices ---
 
 
+@pytest.mark.usefixtures("fake_cuda")
 @pytest.mark.parametrize(("norm", "wavelet"), KINDS)
 def test_everything_runs_on_the_device_of_the_images_without_a_sync(
     monkeypatch: pytest.MonkeyPatch, norm: str, wavelet: bool
@@ -542,6 +543,7 @@ def test_everything_runs_on_the_device_of_the_images_without_a_sync(
         assert all(stat.device.type == "cuda" for stat in pcl.stats.values())
 
 
+@pytest.mark.usefixtures("fake_cuda")
 def test_a_copy_that_waits_for_the_gpu_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     skip_kornias_sigma_check(monkeypatch)
     monkeypatch.setattr(samples, "move_without_waiting", lambda x, device: x.to(device))
@@ -552,6 +554,7 @@ def test_a_copy_that_waits_for_the_gpu_would_be_noticed(monkeypatch: pytest.Monk
     assert len(counter.waits) == 1
 
 
+@pytest.mark.usefixtures("fake_cuda")
 def test_a_tensor_on_the_wrong_device_or_a_sync_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     with FakeTensorMode():
         with torch.device("cuda"):

@@ -49,5 +49,7 @@ def test_the_links_beside_the_description_name_the_repository_once_there_is_one(
     assert all(url.startswith("https://") for url in setup_py.urls("https://host/us").values())
 
 
-def test_the_changelog_speaks_of_this_version() -> None:
-    assert f"## [{pcl_loss.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+def test_the_oldest_torch_that_is_tested_is_the_lower_bound() -> None:
+    (bound,) = re.findall(r'"torch>=([\d.]+)"', (ROOT / "setup.py").read_text())
+    (tested,) = re.findall(r"^OLDEST_TORCH := torch==([\d.]+) ", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert bound == tested

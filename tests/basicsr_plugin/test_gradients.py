@@ -58,6 +58,7 @@ def test_all_ranks_use_the_weight_of_their_mean_ratio(two_ranks: list[dict[str, 
         assert results["balanced_weights"].tolist() == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.usefixtures("fake_cuda")
 def test_nothing_waits_for_a_gpu() -> None:
     with FakeTensorMode(), torch.device("cuda"):
         assert GradientBalance(1.0)(torch.rand(()), torch.rand(())).device.type == "cuda"

@@ -360,18 +360,21 @@ class Standstill:
         pass
 
 
+@pytest.mark.usefixtures("fake_cuda")
 @pytest.mark.parametrize("balance", [False, True])
 def test_an_iteration_does_not_wait_for_the_gpu(balance: bool, monkeypatch: Any) -> None:
     with FakeTensorMode():
         assert not OnFakeGPU(monkeypatch, balance).waits()
 
 
+@pytest.mark.usefixtures("fake_cuda")
 def test_a_log_that_waits_for_the_gpu_would_be_noticed(monkeypatch: Any) -> None:
     monkeypatch.setattr(PCLModel, "_note", lambda self, _, log: [value.item() for value in log.values()])
     with FakeTensorMode(), pytest.raises(DataDependentOutputException):
         OnFakeGPU(monkeypatch).waits()
 
 
+@pytest.mark.usefixtures("fake_cuda")
 def test_a_copy_that_waits_for_the_gpu_would_be_noticed(monkeypatch: Any) -> None:
     note = PCLModel._note
     monkeypatch.setattr(PCLModel, "_note", lambda self, i, log: note(self, i, log | {"l_d": torch.ones(()).to("cuda")}))

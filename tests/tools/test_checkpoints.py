@@ -95,6 +95,7 @@ def test_a_file_of_another_kind_is_refused(content: Any, message: str, tmp_path:
         checkpoints.load_discriminator(path)
 
 
+@pytest.mark.usefixtures("registered")
 @pytest.mark.parametrize("window", [8, 7])
 def test_window_nets_get_their_multiple_and_the_image_keeps_its_size(window: int) -> None:
     seen = []

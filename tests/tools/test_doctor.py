@@ -51,6 +51,7 @@ def test_the_text_has_every_version(healthy: Diagnosis) -> None:
     assert all(f"{name} " in str(healthy) and version in str(healthy) for name, version in healthy.versions.items())
 
 
+@pytest.mark.usefixtures("registered")
 def test_the_text_tells_which_repairs_were_applied(healthy: Diagnosis) -> None:
     without_gpu = "not needed" if torch.cuda.is_available() else "applied"
     assert healthy.repairs["resume_without_cuda"] == healthy.repairs["distribute_without_cuda"] == without_gpu

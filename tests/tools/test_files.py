@@ -78,6 +78,7 @@ def test_a_missing_or_broken_image_is_named(tmp_path: Path) -> None:
             images.read_image(tmp_path / name)
 
 
+@pytest.mark.usefixtures("registered")
 def test_a_flat_image_keeps_its_colour_at_any_scale() -> None:
     flat = np.full((24, 36, 3), (10, 200, 255), np.uint8)
     for scale, shape in ((0.25, (6, 9, 3)), (2, (48, 72, 3))):
