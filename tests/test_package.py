@@ -48,7 +48,7 @@ def test_every_data_file_of_the_package_is_installed_with_it(monkeypatch: pytest
     given: dict[str, Any] = {}
     monkeypatch.setattr(setuptools, "setup", given.update)
     monkeypatch.chdir(Path(__file__).parents[1])
-    runpy.run_path("setup.py")
+    runpy.run_path("setup.py", run_name="__main__")
     installed = {
         path
         for package, patterns in given["package_data"].items()
