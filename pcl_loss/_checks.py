@@ -83,8 +83,10 @@ def check_sources(name: str, value: Iterable[str], allowed: Collection[str]) -> 
     """`value` as a tuple; raises unless it is a non-empty list of distinct names out of `allowed`."""
     if isinstance(value, str):
         raise TypeError(f"{name} must be a list of names, got the string {value!r}; write [{value!r}]")
+    if not isinstance(value, Iterable):
+        raise TypeError(f"{name} must be a list of names, got {value!r}; allowed are {list(allowed)}")
     sources = tuple(value)
-    unknown = [source for source in sources if source not in allowed]
+    unknown = [source for source in sources if not isinstance(source, str) or source not in allowed]
     if unknown:
         raise ValueError(f"{name} has unknown entries {unknown}; allowed are {list(allowed)}")
     if not sources:
@@ -98,4 +100,28 @@ def check_keys(name: str, keys: Iterable[str], allowed: Collection[str]) -> None
     """Raise `ValueError` with the allowed names if `keys` holds another one."""
     unknown = sorted(set(keys) - set(allowed))
     if unknown:
-        raise ValueError(f"unknown key {', '.join(map(repr, unknown))} in {name}; allowed are: {', '.join(allowed)}")
+        meant = nearest(unknown[0], allowed)
+        raise ValueError(
+            f"unknown key {', '.join(map(repr, unknown))} in {name}; allowed are: {', '.join(allowed)}"
+            + (f"; did you mean {meant!r}?" if meant else "")
+        )
+
+
+def nearest(word: str, known: Collection[str]) -> str | None:
+    """The known word that `word` is a slip of: two edits away, or one if it has three letters or fewer."""
+    slips = {other: distance(word, other) for other in known if abs(len(other) - len(word)) <= 2}
+    best = min(slips, key=lambda other: slips[other], default=None)
+    return best if best is not None and slips[best] <= (2 if len(best) > 3 else 1) else None
+
+
+def distance(left: str, right: str) -> int:
+    """How many letters to insert, delete, replace or swap with their neighbour lead from one word to the other."""
+    rows = [list(range(len(right) + 1))]
+    for i, a in enumerate(left, 1):
+        row = [i]
+        for j, b in enumerate(right, 1):
+            row.append(min(rows[-1][j] + 1, row[-1] + 1, rows[-1][j - 1] + (a != b)))
+            if i > 1 and j > 1 and a == right[j - 2] and b == left[i - 2]:
+                row[-1] = min(row[-1], rows[-2][j - 2] + 1)
+        rows.append(row)
+    return rows[-1][-1]

@@ -76,8 +76,11 @@ class PCLCriterion(nn.Module):
             raise TypeError(
                 f"embedding must be 'fixed' or have a method embed(x, num_layers): {type(embedding).__name__} has none"
             )
+        check_count("num_layers", self.pcl.num_layers, 1, getattr(embedding, "num_layers", None))
         self.embedding = embedding
         self.update_every = check_count("update_every", update_every, 1)
+        if not isinstance(sync, bool):
+            raise TypeError(f"sync must be True or False, got {sync!r}")
         self.sync = sync
         self._param_names = [name for name, param in embedding.named_parameters() if param.requires_grad]
         self._params = self._named_params()
@@ -308,7 +311,7 @@ def _refuse_discriminator_knobs(**given: Any) -> None:
 
 
 def _check_betas(betas: Sequence[float]) -> tuple[float, float]:
-    if isinstance(betas, str) or len(betas) != 2:
+    if isinstance(betas, str) or not isinstance(betas, Sequence) or len(betas) != 2:
         raise ValueError(f"betas must be two numbers, got {betas!r}")
     first, second = (check_number(f"betas[{i}]", beta) for i, beta in enumerate(betas))
     if not (0 <= first < 1 and 0 <= second < 1):

@@ -47,6 +47,8 @@ class WaveletDiscriminator(nn.Module):
             _Block(channels[i], channels[i + 1], stride=1 + i % 2, norm=norm) for i in range(len(WIDTHS))
         )
         self.head = nn.Linear(channels[-1], 1)
+        self.num_layers = len(self.blocks)
+        """How many maps `embed` has."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits, high for real images.

@@ -89,7 +89,7 @@ class PCLLoss(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if recipe not in RECIPES:
+        if not isinstance(recipe, str) or recipe not in RECIPES:
             raise ValueError(f"recipe must be one of {list(RECIPES)}, got {recipe!r}")
         self.recipe = recipe
         given = {

@@ -15,11 +15,12 @@ def main() -> None:
 
         from .basicsr_plugin import OptionsError, register, repairs
         from .basicsr_plugin.bad_steps import BadStepsError
+        from .basicsr_plugin.iterations import exactly_total_iter
         from .basicsr_plugin.progress import progress_line
 
     register()
     try:
-        with progress_line(), repairs.end_warmup_of_every_model():
+        with progress_line(), repairs.end_warmup_of_every_model(), exactly_total_iter():
             basicsr.train.train_pipeline(os.getcwd())
     except (OptionsError, BadStepsError) as error:
         sys.exit(f"pcl-loss train: {error}")

@@ -18,10 +18,14 @@ from ..discriminator import WaveletDiscriminator
 from ..embedding import FixedEmbedding, VGGEmbedding
 from ..loss import ContrastiveDiscriminatorLoss, PCLLoss
 from . import perceptual, repairs
+from .data_checks import check_data, check_files
 from .lpips_metric import calculate_lpips
 from .model import PCLMixin, PCLModel
 from .speed import SpeedSRModel
-from .yaml_checks import check_files, complete_options
+from .yaml_blocks import check_blocks
+from .yaml_checks import complete_options
+from .yaml_loading import loaded_options
+from .yaml_schema import check_file
 
 ENTRIES: dict[Any, tuple[Any, ...]] = {
     LOSS_REGISTRY: (PCLLoss, ContrastiveDiscriminatorLoss, PCLPerceptualLoss),
@@ -83,14 +87,16 @@ def _complete_parsed_options(module: ModuleType) -> None:
         return
 
     @functools.wraps(parse_options)
-    def parse_and_complete(*args: Any, **keywords: Any) -> Any:
-        parsed = parse_options(*args, **keywords)
+    def parse_and_complete(root_path: str, is_train: bool = True, *args: Any, **keywords: Any) -> Any:
+        with loaded_options(functools.partial(check_file, is_train=is_train)):
+            parsed = parse_options(root_path, is_train, *args, **keywords)
         opt = parsed[0] if isinstance(parsed, tuple) else parsed
         _say_what_is_missing()
-        model_type = opt.get("model_type")
-        if opt["is_train"] and model_type in MODEL_REGISTRY:
-            complete_options(opt, is_pcl_model=issubclass(MODEL_REGISTRY.get(model_type), PCLMixin))
         check_files(opt)
+        check_blocks(opt)
+        if is_train:
+            complete_options(opt, is_pcl_model=issubclass(MODEL_REGISTRY.get(opt["model_type"]), PCLMixin))
+        check_data(opt)
         return parsed
 
     parse_and_complete.completes_pcl = True  # type: ignore[attr-defined]

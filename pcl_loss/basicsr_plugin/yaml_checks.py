@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-import os
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 
-from .._checks import check_count, check_keys, check_positive
-from .._datasets import DATASETS, expected_layout
+from .._checks import MIN_SIZE, check_count, check_keys, check_positive
+from ..criterion import PCLCriterion, PCLPerceptualLoss
 from ..discriminator import WaveletDiscriminator
 from ..embedding import FixedEmbedding, VGGEmbedding
 from ..loss import ContrastiveDiscriminatorLoss, PCLLoss
 from .bad_steps import DEFAULT_MAX_BAD_STEPS
-
-Options = dict[str, Any]
+from .yaml_values import Options, OptionsError, list_of, number, whole
 
 # Flat keys under `train:`, as BasicSR's own `net_d_iters`: those of the models with PCL, and those of SpeedMixin.
 PCL_KEYS = ("pcl_opt", "pcl_start_iter", "pcl_every", "pcl_grad_ratio", "cld_opt", "optim_d", "net_d_frozen")
@@ -25,10 +24,6 @@ SPEED_KEYS = ("amp", "channels_last", "compile")
 # What BasicSR's own models are built as where one of the latter is set.
 SPEED_TWINS = {"SRModel": "SpeedSRModel", "SwinIRModel": "SpeedSwinIRModel"}
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-class OptionsError(ValueError):
-    """A YAML asks for what cannot be; the message names the line and the fix."""
 
 
 def complete_options(opt: Options, *, is_pcl_model: bool) -> None:
@@ -52,6 +47,10 @@ def complete_options(opt: Options, *, is_pcl_model: bool) -> None:
     if train is None:
         return
     model_type = opt.get("model_type")
+    try:
+        _check_perceptual_loss(opt, train, is_pcl_model)
+    except (TypeError, ValueError) as error:
+        raise OptionsError(str(error)) from error
     if not is_pcl_model:
         _refuse_ignored_keys(model_type, train)
         if model_type in SPEED_TWINS and _wants_twin(train):
@@ -104,54 +103,22 @@ def _refuse_ignored_keys(model_type: str | None, train: Options) -> None:
             )
 
 
-def check_files(opt: Options) -> None:
-    """Refuse data folders and pre-trained networks that are not there, before BasicSR writes anything.
-
-    Args:
-        opt: BasicSR's options.
-
-    Raises:
-        OptionsError: one is missing; for a data set that our option files name, the message says where it is published
-            and which folders are expected.
-    """
-    for phase, dataset in opt.get("datasets", {}).items():
-        for key in ("dataroot_gt", "dataroot_lq"):
-            for folder in _paths(dataset.get(key)):
-                if os.path.exists(folder):
-                    continue
-                name = str(dataset.get("name"))
-                hint = f" {expected_layout(name)}." if name in DATASETS else ""
-                raise OptionsError(
-                    f"datasets.{phase}.{key}: there is no {folder} (seen from {os.getcwd()}); change the path, or put "
-                    f"the data there.{hint}"
-                )
-    for key, path in opt.get("path", {}).items():
-        if key.startswith("pretrain_network") and path is not None and not os.path.exists(path):
-            raise OptionsError(
-                f"path.{key}: there is no {path} (seen from {os.getcwd()}); change the path, or set it to ~"
-            )
-
-
-def _paths(value: str | Sequence[str] | None) -> Sequence[str]:
-    """Those that a key names: none, one, or, where a data set reads several folders, a list."""
-    if value is None:
-        return ()
-    return (value,) if isinstance(value, str) else value
-
-
 def _complete(opt: Options, train: Options) -> None:
     check_keys("train", [key for key in train if key.startswith(("pcl_", "cld_", "net_d_"))], PCL_KEYS)
     train.setdefault("pcl_start_iter", 0)
+    train.setdefault("pcl_every", 1)
+    _whole_floats(train, ("pcl_start_iter", "pcl_every"))
     check_count("train.pcl_start_iter", train["pcl_start_iter"], 0)
+    check_count("train.pcl_every", train["pcl_every"], 1)
     frozen = train.setdefault("net_d_frozen", False)
     _check_switch("train.net_d_frozen", frozen)
-    check_count("train.pcl_every", train.setdefault("pcl_every", 1), 1)
     _check_grad_ratio(train)
     _check_preview(opt)
 
     _set_default(train["pcl_opt"], "type", "PCLLoss")
     # The model seeds the samples of every iteration from manual_seed: a seed here would have no effect.
-    _check_block("train.pcl_opt", train["pcl_opt"], PCLLoss, without=("seed",))
+    pcl = _check_block("train.pcl_opt", train["pcl_opt"], PCLLoss, without=("seed",))
+    _check_samples("train.pcl_opt", pcl, opt)
     if train["pcl_opt"].get("recipe") == "light" and _has_no_discriminator(opt, train):
         return
     _set_block(train, "cld_opt", {"type": "ContrastiveDiscriminatorLoss"})
@@ -159,17 +126,13 @@ def _complete(opt: Options, train: Options) -> None:
 
     _set_block(opt, "network_d", {"type": "WaveletDiscriminator", "num_in_ch": num_sr_channels(opt), "num_feat": 64})
     _set_default(opt["network_d"], "type", "WaveletDiscriminator")
-    if opt["network_d"]["type"] == "VGGEmbedding":
-        _check_keywords("network_d", opt["network_d"], VGGEmbedding)
-    if opt["network_d"]["type"] == "FixedEmbedding":
-        _check_block("network_d", opt["network_d"], FixedEmbedding)
-    if opt["network_d"]["type"] == "WaveletDiscriminator":
-        _check_block("network_d", opt["network_d"], WaveletDiscriminator)
-        if frozen and not opt["path"].get("pretrain_network_d"):
-            raise ValueError(
-                "train.net_d_frozen: true needs a trained E_D; set path.pretrain_network_d to a net_d_*.pth, "
-                "or drop net_d_frozen"
-            )
+    _check_embedding(opt["network_d"], pcl, num_sr_channels(opt))
+    is_e_d = opt["network_d"]["type"] == "WaveletDiscriminator"
+    if frozen and is_e_d and not opt["path"].get("pretrain_network_d"):
+        raise ValueError(
+            "train.net_d_frozen: true needs a trained E_D; set path.pretrain_network_d to a net_d_*.pth, "
+            "or drop net_d_frozen"
+        )
     # Read before BasicSR's setup takes the optimizer's type out of its block.
     lr = train["optim_g"]["lr"]
     _set_block(train, "optim_d", {"type": "Adam", "lr": lr, "weight_decay": 0, "betas": [0.9, 0.999]})
@@ -179,8 +142,89 @@ def _complete(opt: Options, train: Options) -> None:
 
 def num_sr_channels(opt: Options) -> int:
     """The channels of the SR images, as `network_g` says."""
-    num_ch: int = opt["network_g"].get("num_out_ch", 3)
+    network: Options = opt["network_g"]
+    num_ch: int = network["num_out_ch"] if "num_out_ch" in network else network.get("in_chans", 3)
     return num_ch
+
+
+def _check_embedding(block: Options, pcl: PCLLoss, num_ch: int) -> None:
+    """Check the block `network_d`: what embeds."""
+    name = block["type"]
+    constructor: Any = {cls.__name__: cls for cls in (WaveletDiscriminator, FixedEmbedding, VGGEmbedding)}.get(name)
+    if constructor is None:
+        from basicsr.utils.registry import ARCH_REGISTRY
+
+        constructor = ARCH_REGISTRY.get(name) if name in ARCH_REGISTRY else None
+        if not hasattr(constructor, "embed"):
+            raise ValueError(
+                f"network_d.type must be a network with a method embed, such as WaveletDiscriminator, got {name!r}"
+            )
+        return
+    if constructor is VGGEmbedding:  # building it may fetch its weights
+        _check_keywords("network_d", block, constructor)
+        most = whole(1, 16).check("network_d.num_layers", block.get("num_layers", 4))
+    else:
+        embedding = _check_block("network_d", block, constructor)
+        most = embedding.num_layers
+        if embedding.num_in_ch != num_ch:
+            raise ValueError(
+                f"network_d.num_in_ch is {embedding.num_in_ch}, but the SR images of network_g have {num_ch} channels; "
+                f"set num_in_ch: {num_ch}, or drop it"
+            )
+    if pcl.num_layers > most:
+        raise ValueError(
+            f"train.pcl_opt.num_layers must be at most {most}, the maps of network_d {name}, got {pcl.num_layers}"
+        )
+
+
+def _check_samples(where: str, pcl: PCLLoss, opt: Options) -> None:
+    """Check that the training data can have the samples of a loss."""
+    if pcl.data_range != 1:
+        raise ValueError(
+            f"{where}.data_range must be 1.0, got {pcl.data_range:g}: BasicSR's images are in 0-1, and loss_weight "
+            "has the same balance against the pixel loss at any range; drop data_range"
+        )
+    dataset = opt.get("datasets", {}).get("train", {})
+    if dataset.get("mean") is not None or dataset.get("std") is not None:
+        raise ValueError(
+            f"datasets.train: mean and std take the images out of 0-1, where {where} makes its samples; drop them, and "
+            "let the network normalise"
+        )
+    gt_size, reach = dataset.get("gt_size"), math.ceil(3 * pcl.samples.blur_sigma[1])
+    if gt_size is not None and gt_size < MIN_SIZE:
+        raise ValueError(f"datasets.train.gt_size must be at least {MIN_SIZE} with {where}, got {gt_size}")
+    if gt_size is not None and "blur" in pcl.samples.negatives and reach >= gt_size:
+        raise ValueError(
+            f"{where}.blur_sigma reaches {reach} pixels to each side, too far for datasets.train.gt_size {gt_size}; "
+            "lower it"
+        )
+    if "batch" in pcl.samples.negatives and dataset.get("batch_size_per_gpu") == 1:
+        raise ValueError(
+            f"{where}.negatives has 'batch', the other images of the batch, but datasets.train.batch_size_per_gpu is "
+            "1; raise it, or drop 'batch'"
+        )
+
+
+def _check_perceptual_loss(opt: Options, train: Options, is_pcl_model: bool) -> None:
+    """Check `train.perceptual_opt` where it is ours."""
+    block = train.get("perceptual_opt")
+    if not isinstance(block, dict) or block.get("type") != "PCLPerceptualLoss":
+        return
+    if is_pcl_model and train.get("pcl_opt"):
+        raise ValueError(
+            "train.perceptual_opt: PCLPerceptualLoss and train.pcl_opt are the same loss twice; drop one of the two"
+        )
+    where = "train.perceptual_opt"
+    loss = _check_block(where, block, PCLPerceptualLoss)
+    _check_samples(where, loss.pcl, opt)
+    if loss.scale is not None and loss.scale != opt.get("scale", loss.scale):
+        raise ValueError(f"{where}.scale is {loss.scale}, but scale is {opt['scale']}; make them the same")
+    num_ch = getattr(loss.embedding, "num_in_ch", None)
+    if num_ch not in (None, num_sr_channels(opt)):
+        raise ValueError(
+            f"{where}.num_in_ch is {num_ch}, but the SR images of network_g have {num_sr_channels(opt)} channels; set "
+            f"num_in_ch: {num_sr_channels(opt)}"
+        )
 
 
 def _has_no_discriminator(opt: Options, train: Options) -> bool:
@@ -211,6 +255,7 @@ def _check_grad_ratio(train: Options) -> None:
     if ratio is None:
         return
     check_positive("train.pcl_grad_ratio", ratio)
+    number(0, 1e4).check("train.pcl_grad_ratio", ratio)
     if isinstance(train["pcl_opt"], dict) and "loss_weight" in train["pcl_opt"]:
         raise ValueError(
             "train.pcl_grad_ratio weighs the contrastive loss in place of pcl_opt.loss_weight; drop one of the two"
@@ -242,26 +287,55 @@ def _check_speed(train: Options) -> None:
         )
 
 
-def _check_block(
-    name: str, block: Mapping[str, Any], constructor: Callable[..., Any], without: tuple[str, ...] = ()
-) -> None:
-    """Refuse keys that are no keyword of the constructor, and values that it refuses."""
+# Beyond these the numbers of float32, or the memory of any machine, come to their end.
+BOUNDS = {
+    "loss_weight": number(0, 1e6),
+    "temperature": number(1e-4, 1e4),
+    "num_positives": whole(0, 256),
+    "num_negatives": whole(0, 256),
+    "sharpness": list_of(number(0, 1e3), 2),
+    "blur_sigma": list_of(number(0, 1e3), 2),
+    "num_feat": whole(1, 1024),
+    "lr": number(0, 10, above=True),
+}
+COUNTS = ("num_layers", "num_positives", "num_negatives", "chunk_size", "num_in_ch", "num_feat", "update_every", "seed")
+
+
+def _check_block(name: str, block: Options, constructor: Callable[..., Any], without: tuple[str, ...] = ()) -> Any:
+    """What a block's constructor makes of it; refuses keys that are no keyword of it, and values that it refuses."""
+    if "type" not in block:
+        raise ValueError(f"{name}.type is missing; write type: {constructor.__name__}")
     if block["type"] != constructor.__name__:
         raise ValueError(f"{name}.type must be {constructor.__name__}, got {block['type']}")
     _check_keywords(name, block, constructor, without)
+    _whole_floats(block, COUNTS)
     try:
         # Built for its checks alone: without storage, and without taking from the run's random numbers.
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            constructor(**{key: value for key, value in block.items() if key != "type"})
+            built = constructor(**{key: value for key, value in block.items() if key != "type"})
     except (TypeError, ValueError) as error:
         raise type(error)(f"{name}: {error}") from error
+    for key in BOUNDS.keys() & block.keys():
+        if block[key] is not None:
+            BOUNDS[key].check(f"{name}.{key}", block[key])
+    return built
+
+
+def _whole_floats(block: Options, keys: Iterable[str]) -> None:
+    """Let whole floats, such as 5e3, be the integers that they mean."""
+    for key in keys:
+        value = block.get(key)
+        if isinstance(value, float) and value.is_integer():
+            block[key] = int(value)
 
 
 def _check_keywords(
     name: str, block: Mapping[str, Any], constructor: Callable[..., Any], without: tuple[str, ...] = ()
 ) -> None:
-    keywords = [key for key in inspect.signature(constructor).parameters if key not in without]
-    check_keys(name, block, ["type", *keywords])
+    classes = (constructor, PCLCriterion, PCLLoss) if constructor is PCLPerceptualLoss else (constructor,)
+    keywords = [key for cls in classes for key in inspect.signature(cls).parameters]
+    allowed = [key for key in keywords if key not in (*without, "keywords", "pcl")]
+    check_keys(name, map(str, block), ["type", *allowed])
 
 
 def _set_block(parent: Options, key: str, default: Options) -> None:

@@ -1,15 +1,12 @@
 """A YAML's defaults are filled in, and what it cannot mean is refused with the line to change."""
 
 import copy
-import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from pcl_loss.basicsr_plugin import OptionsError, complete_options
-from pcl_loss.basicsr_plugin.yaml_checks import check_files
 
 Options = dict[str, Any]
 
@@ -209,13 +206,3 @@ def test_a_preview_without_matplotlib_is_refused(with_pcl: Options, monkeypatch:
 def test_a_run_without_validation_needs_no_val_block(with_pcl: Options) -> None:
     del with_pcl["val"]
     complete_options(with_pcl, is_pcl_model=True)
-
-
-def test_folders_of_images_may_be_a_list(baseline: Options, tmp_path: Path) -> None:
-    train_set = baseline["datasets"]["train"]
-    train_set["dataroot_gt"] = [train_set["dataroot_gt"], str(tmp_path)]
-    check_files(baseline)
-    missing = str(tmp_path / "missing")
-    train_set["dataroot_gt"].append(missing)
-    with pytest.raises(OptionsError, match=rf"datasets\.train\.dataroot_gt: there is no {re.escape(missing)} "):
-        check_files(baseline)
