@@ -1,4 +1,4 @@
-"""`pcl-loss demo`: L1 against L1 + PCL on real photographs, small enough for a CPU.
+"""`pcl-loss demo`: L1 against L1 + PCL, at several strengths, on real photographs; small enough for a CPU.
 
 Read on in the order of the work: `data` cuts the photographs, `runs` trains, `results` measures.
 """
@@ -14,34 +14,34 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from ..report.measure import Score
-from .data import TEST_REGIONS, TRAIN_REGIONS, write_pairs
-from .results import draw, evaluate, write_results
-from .runs import PCL, DemoSettings, LogLine, make_runs, train_all, write_options
+from .data import CHOOSE_REGIONS, TEST_REGIONS, TRAIN_REGIONS, write_pairs
+from .results import CropScore, draw, evaluate, write_results
+from .runs import DemoSettings, LogLine, make_runs, train_all, write_options
 
 
 class DemoResult(NamedTuple):
     """What a demo has measured and where it lies."""
 
     folder: Path  # holds `results.md`, `results.csv`, `comparison.png`, the data, the YAMLs and BasicSR's own folders
-    scores: list[Score]  # of every method on every test crop
+    scores: list[CropScore]  # of every method on every test crop
     logs: dict[str, list[LogLine]]  # by name of the run, what it logged
     text: str  # the table and what there is to say about it
 
 
-def run_demo(folder: Path, settings: DemoSettings) -> DemoResult:
+def run_demo(folder: Path, settings: DemoSettings, choose: bool = False) -> DemoResult:
     """Train, measure, write and draw in an empty folder; prints a progress bar alone. Raises RunError if a run failed.
 
+    With `choose` it measures on the crops that settings are chosen on, and not on those that the demo reports.
     `latest` beside the folder points to the last complete one.
     """
     write_pairs(folder / "data" / "train", TRAIN_REGIONS)
-    write_pairs(folder / "data" / "test", TEST_REGIONS)
+    write_pairs(folder / "data" / "test", CHOOSE_REGIONS if choose else TEST_REGIONS)
     runs = make_runs(settings)
     write_options(folder, runs)
     logs = train_all(folder, runs)
     scores = evaluate(folder, runs)
     text = write_results(folder, scores, settings)
-    draw(folder, scores, logs[PCL])
+    draw(folder, scores)
     latest = folder.parent / "latest"
     if latest.is_symlink():
         latest.unlink()
@@ -75,6 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ):
         flag, default = f"--{name.replace('_', '-')}", getattr(DemoSettings(), name)
         parser.add_argument(flag, type=int, default=default, metavar="N", help=f"{text} (default: {default})")
+    parser.add_argument("--choose", action="store_true", help="measure on the crops that settings are chosen on")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -85,8 +86,9 @@ def run(args: argparse.Namespace) -> int:
         folder = make_run_folder(args.out)
         # 55: starting and measuring.
         minutes = max(1, round((55 + sum(run.iters * run.seconds for run in make_runs(settings))) / 60))
-        print(f"L1 against L1 + PCL: about {minutes} min on two idle CPU cores. Results go to {folder}", flush=True)
-        result = run_demo(folder, settings)
+        print(f"L1, and L1 + PCL at several strengths: about {minutes} min on two idle CPU cores", flush=True)
+        print(f"Results go to {folder}", flush=True)
+        result = run_demo(folder, settings, args.choose)
     except KeyboardInterrupt:
         print("\npcl-loss demo: stopped", file=sys.stderr)
         return 130

@@ -22,7 +22,10 @@ from .data import SCALE, TILE
 
 Options = dict[str, Any]
 
-WARMUP, L1, PCL = "demo_warmup", "demo_l1", "demo_pcl"
+WARMUP, L1 = "demo_warmup", "demo_l1"
+BASELINE, PAPER = "L1", "paper 1"
+LIGHT = {"light 2": 2.0, "light 4": 4.0, "light 8": 8.0}
+"""`loss_weight` of the methods with the light recipe, the weakest first: its default, and two and four times that."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,8 @@ class DemoSettings:
     Raises TypeError or ValueError where a value is no integer or out of range.
     """
 
-    warmup_iters: int = 2500  # of the common start
-    iters: int = 600  # of each of the runs that go on from there
+    warmup_iters: int = 1800  # of the common start
+    iters: int = 400  # of each of the runs that go on from there
     seed: int = 0  # of weights, data order and samples
     num_feat: int = 32  # channels of EDSR
     num_block: int = 8  # residual blocks of EDSR
@@ -54,7 +57,6 @@ class Run(NamedTuple):
     """A training run."""
 
     method: str  # its name in the table; empty for one that is not measured, since others start from it
-    stage: str  # what it does, for the progress line
     seconds: float  # of an iteration on two idle CPU cores
     options: Options  # BasicSR's; paths are relative to the folder that the demo writes
 
@@ -62,6 +64,11 @@ class Run(NamedTuple):
     def name(self) -> str:
         """Of its YAML and of BasicSR's folder."""
         return str(self.options["name"])
+
+    @property
+    def stage(self) -> str:
+        """What it does, for the progress line."""
+        return self.method or "warm-up with L1"
 
     @property
     def iters(self) -> int:
@@ -75,16 +82,19 @@ def make_runs(settings: DemoSettings) -> list[Run]:
     # Another seed than the warm-up's: BasicSR would otherwise cut the same patches again.
     l1 = _l1_options(L1, settings, settings.iters, lr=4e-4, seed=settings.seed + 1)
     l1["path"]["pretrain_network_g"] = str(weights_path(WARMUP))
-    pcl = l1 | {
-        "name": PCL,
-        "model_type": "PCLModel",
-        "network_d": {"type": "WaveletDiscriminator", "num_in_ch": 3, "num_feat": settings.num_feat_d},
-        "train": l1["train"] | {"pcl_opt": {"type": "PCLLoss", "loss_weight": 1.0}},
-    }
+
+    def with_pcl(method: str, seconds: float, weight: float, **more: Any) -> Run:
+        recipe = method.partition(" ")[0]
+        train = l1["train"] | {"pcl_opt": {"type": "PCLLoss", "recipe": recipe, "loss_weight": weight}}
+        name = f"demo_{method.replace(' ', '_')}"
+        return Run(method, seconds, l1 | {"name": name, "model_type": "PCLModel", "train": train, **more})
+
+    net_d = {"type": "WaveletDiscriminator", "num_in_ch": 3, "num_feat": settings.num_feat_d}
     return [
-        Run("", "warm-up with L1", 0.06, warmup),
-        Run("L1", "on with L1", 0.06, l1),
-        Run("L1 + PCL", "on with L1 + PCL", 0.17, pcl),
+        Run("", 0.06, warmup),
+        Run(BASELINE, 0.06, l1),
+        *(with_pcl(method, 0.065, weight) for method, weight in LIGHT.items()),
+        with_pcl(PAPER, 0.17, 1.0, network_d=net_d),
     ]
 
 

@@ -6,11 +6,13 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 
+from pcl_loss import PCLLoss
 from pcl_loss.tools.demo import runs as demo_runs
 
 LINE = (
@@ -20,14 +22,30 @@ LINE = (
 )
 
 
-def test_the_two_yamls_differ_in_pcl_alone(tmp_path: Path) -> None:
+def test_the_yamls_differ_in_pcl_alone(tmp_path: Path) -> None:
     demo_runs.write_options(tmp_path, demo_runs.make_runs(demo_runs.DemoSettings()))
-    l1, pcl = (yaml.safe_load((tmp_path / f"{name}.yml").read_text()) for name in (demo_runs.L1, demo_runs.PCL))
-    assert (l1.pop("name"), pcl.pop("name")) == ("demo_l1", "demo_pcl")
-    assert (l1.pop("model_type"), pcl.pop("model_type")) == ("SRModel", "PCLModel")
-    assert pcl.pop("network_d") == {"type": "WaveletDiscriminator", "num_in_ch": 3, "num_feat": 32}
-    assert pcl["train"].pop("pcl_opt") == {"type": "PCLLoss", "loss_weight": 1.0}
-    assert pcl == l1
+
+    def read(name: str) -> tuple[str, dict[str, Any]]:
+        options = yaml.safe_load((tmp_path / f"{name}.yml").read_text())
+        assert options.pop("name") == name
+        return options.pop("model_type"), options
+
+    model_type, l1 = read("demo_l1")
+    assert model_type == "SRModel"
+    recipes = {"demo_paper_1": ("paper", 1.0)} | {f"demo_light_{w}": ("light", float(w)) for w in (2, 4, 8)}
+    for name, (recipe, weight) in recipes.items():
+        model_type, pcl = read(name)
+        assert model_type == "PCLModel"
+        assert pcl["train"].pop("pcl_opt") == {"type": "PCLLoss", "recipe": recipe, "loss_weight": weight}
+        if recipe == "paper":
+            assert pcl.pop("network_d") == {"type": "WaveletDiscriminator", "num_in_ch": 3, "num_feat": 32}
+        assert pcl == l1
+
+
+def test_the_weakest_light_run_has_the_recipes_own_weight() -> None:
+    weights = list(demo_runs.LIGHT.values())
+    assert weights[0] == PCLLoss(recipe="light").loss_weight
+    assert weights == sorted(weights)
 
 
 def test_a_yaml_says_what_the_run_does(tmp_path: Path) -> None:
@@ -104,10 +122,10 @@ def test_a_failing_run_shows_the_end_of_its_log_and_where_it_is(
 ) -> None:
     child_runs("print('line\\n' * 100); raise KeyError('the reason')")
     with pytest.raises(demo_runs.RunError) as caught:
-        demo_runs.train(tmp_path, demo_runs.PCL, lambda line: None)
+        demo_runs.train(tmp_path, "demo_light_2", lambda line: None)
     message = str(caught.value)
-    assert "demo_pcl stopped with exit status 1" in message
-    assert str(tmp_path / "demo_pcl.log") in message
+    assert "demo_light_2 stopped with exit status 1" in message
+    assert str(tmp_path / "demo_light_2.log") in message
     assert "KeyError: 'the reason'" in message
     assert len(message.splitlines()) < 20
 
@@ -171,6 +189,6 @@ def test_the_progress_line_says_that_its_time_left_is_that_of_all_runs(
 
     monkeypatch.setattr(demo_runs, "train", train)
     demo_runs.train_all(tmp_path, demo_runs.make_runs(demo_runs.DemoSettings(warmup_iters=1000, iters=600)))
-    # 500 iterations of L1 and 600 of L1 + PCL are left: 3 * (30 + 102) seconds.
-    assert "about 06:36 left of all 3 runs" in seen[0]
-    assert "on with L1: iteration 100 of 600, l_pix 0.5000" in seen[0]
+    # 500 iterations of L1, 3 x 600 of the light recipe and 600 of the paper's are left: 3 * (30 + 117 + 102) seconds.
+    assert "about 12:27 left of all 6 runs" in seen[0]
+    assert "L1: iteration 100 of 600, l_pix 0.5000" in seen[0]
