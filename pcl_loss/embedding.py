@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from ._checks import MIN_SIZE, check_count, check_images, check_positive
 from ._downloads import download
 from ._extras import named_in_errors
-from .wavelet import haar_dwt
 
 
 @runtime_checkable
@@ -31,14 +30,15 @@ class Embedding(Protocol):
 class FixedEmbedding(nn.Module):
     """An embedding in closed form: Haar bands with a constant beside them. No weights, nothing to train or download.
 
-    The map of scale s is `[LH_s / threshold, HL_s / threshold, HH_s / threshold, 1]`, the bands being those of the
-    image halved s - 1 times. A flat pixel, whose bands are far below the threshold, points along the constant in every
-    image: its cosine is 1, and it does not count. Without the constant, equation 9 would give its noise the same say
-    as an edge.
+    The map of scale s is `[LH / threshold, HL / threshold, HH / threshold, 1]` at every pixel, the bands being those
+    of the four pixels at a distance of `2**(s - 1)`, of the image that the scales before have smoothed (the undecimated
+    transform: with bands at every second pixel alone, a strong loss draws a grid of 2 x 2 pixels). A flat pixel, whose
+    bands are far below the threshold, points along the constant in every image: its cosine is 1, and it does not
+    count. Without the constant, equation 9 would give its noise the same say as an edge.
 
     Args:
         num_in_ch: channels of the images.
-        num_layers: how many scales there are; maps of an image of H x W are `H / 2**s` x `W / 2**s`, rounded up.
+        num_layers: how many scales there are.
         threshold: the size of a band, of images in [0, 1], that counts as much as the constant.
 
     Raises:
@@ -59,18 +59,24 @@ class FixedEmbedding(nn.Module):
             num_layers: how many maps; by default, and at most, those the embedding was built with.
 
         Returns:
-            `num_layers` maps `(N, 3 * num_in_ch + 1, H_s, W_s)`.
+            `num_layers` maps `(N, 3 * num_in_ch + 1, H - 2**s + 1, W - 2**s + 1)`.
 
         Raises:
             TypeError, ValueError: `x` is not a float tensor of such a shape, or `num_layers` is out of range.
         """
         num_layers = check_count("num_layers", num_layers or self.num_layers, 1, self.num_layers)
         check_images("x", x, self.num_in_ch, MIN_SIZE)
-        maps: list[Tensor] = []
-        for _ in range(num_layers):
-            low, *bands = haar_dwt(x)
-            maps.append(torch.cat([*(band / self.threshold for band in bands), torch.ones_like(low[:, :1])], 1))
-            x = low / 2  # the orthonormal transform doubles the range
+        maps = []
+        for scale in range(num_layers):
+            step = 2**scale
+            top, bottom = x[..., :-step, :], x[..., step:, :]
+            low, high = top + bottom, top - bottom  # along the columns, and then along the rows
+            low_left, low_right, high_left, high_right = (
+                part for rows in (low, high) for part in (rows[..., :-step], rows[..., step:])
+            )
+            bands = torch.cat([high_left + high_right, low_left - low_right, high_left - high_right], 1)
+            maps.append(torch.cat([bands / (2 * self.threshold), torch.ones_like(low_left[:, :1])], 1))
+            x = (low_left + low_right) / 4
         return maps
 
     def extra_repr(self) -> str:
@@ -78,7 +84,7 @@ class FixedEmbedding(nn.Module):
         return f"num_in_ch={self.num_in_ch}, num_layers={self.num_layers}, threshold={self.threshold}"
 
 
-# A map of the smallest image, 32 x 32, then still has four pixels.
+# The map of the smallest image, 32 x 32, is then 17 x 17.
 MAX_SCALES = 4
 
 VGGS = ("vgg11", "vgg13", "vgg16", "vgg19")

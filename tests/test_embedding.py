@@ -16,16 +16,37 @@ from pcl_loss import FixedEmbedding, PCLCriterion, VGGEmbedding, functional
 # --- the fixed embedding ---
 
 
-def test_the_fixed_maps_are_pywavelets_bands_over_the_threshold_and_a_constant() -> None:
+def test_the_fixed_maps_are_pywavelets_bands_of_every_phase_over_the_threshold_and_a_constant() -> None:
     x = rand(2, 3, 48, 40)
-    maps = FixedEmbedding(num_layers=3, threshold=0.05).embed(x)
-    assert len(maps) == 3
-    low = x.numpy()
-    for ours in maps:
-        low, bands = pywt.dwt2(low, "haar")
-        low = low / 2  # so that it stays in [0, 1]
+    (maps,) = FixedEmbedding(threshold=0.05).embed(x)
+    assert maps.shape == (2, 10, 47, 39)
+    for top, left in [(0, 0), (0, 1), (1, 0), (1, 1)]:
+        shifted = x.numpy()[..., top : 48 - top, left : 40 - left]
+        low, bands = pywt.dwt2(shifted, "haar")
         expected = np.concatenate([*(band / 0.05 for band in bands), np.ones_like(low[:, :1])], 1)
-        torch.testing.assert_close(ours, torch.from_numpy(expected), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(maps[..., top::2, left::2], torch.from_numpy(expected), rtol=1e-12, atol=1e-12)
+
+
+def test_a_coarser_scale_sees_the_smoothed_image_at_twice_the_distance() -> None:
+    x = rand(1, 1, 40, 36)
+    maps = FixedEmbedding(1, num_layers=2, threshold=0.05).embed(x)[1]
+    smooth = np.zeros((39, 35))
+    for i in range(39):
+        for j in range(35):
+            smooth[i, j] = x[0, 0, i : i + 2, j : j + 2].mean().item()
+    for i, j in [(0, 0), (5, 7), (36, 32)]:
+        a, b, c, d = smooth[i, j], smooth[i, j + 2], smooth[i + 2, j], smooth[i + 2, j + 2]
+        bands = np.array([a + b - c - d, a - b + c - d, a - b - c + d]) / 2 / 0.05
+        np.testing.assert_allclose(maps[0, :, i, j].numpy(), [*bands, 1], rtol=1e-10, atol=1e-12)
+    assert maps.shape == (1, 4, 37, 33)
+
+
+def test_the_maps_move_with_the_image() -> None:
+    x = rand(1, 3, 40, 40)
+    for whole, moved in zip(
+        FixedEmbedding(num_layers=2).embed(x), FixedEmbedding(num_layers=2).embed(x[..., 1:, 1:]), strict=True
+    ):
+        assert torch.equal(whole[..., 1:, 1:], moved)
 
 
 def test_flat_images_of_any_colour_are_alike() -> None:
