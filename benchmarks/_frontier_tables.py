@@ -163,16 +163,19 @@ def _differences_table(results: Results, set_name: str) -> str:
 
 
 def _equal_psnr_table(results: Results, set_name: str) -> str:
-    header = ["at equal PSNR", *(f"{METRICS[m].title} at -{x:g} dB" for m in ("lpips", "dists") for x in PSNR_LOSSES)]
+    columns = [(metric, loss) for metric in ("lpips", "dists") for loss in PSNR_LOSSES]
+    header = ["at equal PSNR", "net", *(f"{METRICS[metric].title} at -{loss:g} dB" for metric, loss in columns)]
+    nets = sorted({net for net, _ in results.l1})
     rows = []
     for name in results.curves():
-        cells = [name]
-        for metric in ("lpips", "dists"):
-            for loss in PSNR_LOSSES:
-                values = results.at_psnr_loss(name, loss, set_name, metric)
-                cells.append(f"{_cell(results, values, name, set_name, metric)}, n={len(values)}" if values else "-")
-        rows.append(cells)
-    return table(header, rows)
+        at_loss = [results.at_psnr_loss(name, loss, set_name, metric) for metric, loss in columns]
+        for title, of in [*((net, [net]) for net in nets), ("all", nets)]:
+            cells = []
+            for (metric, _), found in zip(columns, at_loss, strict=True):
+                values = {pair: value for pair, value in found.items() if pair[0] in of}
+                cells.append(_cell(results, values, name, set_name, metric) + (f", n={len(values)}" if values else ""))
+            rows.append([name, title, *cells])
+    return table(header, (row for row in rows if any(cell != "-" for cell in row[2:])))
 
 
 def _cell(results: Results, values: Mapping[Pair, float], method: str, set_name: str, metric: str) -> str:
