@@ -225,13 +225,13 @@ def test_a_coarser_scale_is_the_bands_of_the_image_of_half_the_size(methods: Mod
     torch.testing.assert_close(embedding.embed(x, 2)[1], embedding.embed(F.avg_pool2d(x, 2), 1)[0])
 
 
-def test_one_scale_at_a_hundredth_is_the_recipe_of_the_package(
+def test_one_scale_at_every_pixel_is_the_recipe_of_the_package(
     methods: ModuleType, batches: Any, tmp_path: Path
 ) -> None:
     context = methods.Context(3, lambda step: batches(1, step), ToyNet(), tmp_path)
     lq, hr = batches(0, 0)
     grads = []
-    for method in ("pcl_bands,c=0.01,scales=1", "pcl_light"):
+    for method in ("pcl_bands,c=0.01,scales=1,overlap=True", "pcl_light"):
         sr = samples.upsample(lq, (32, 32)).requires_grad_()
         methods.make_loss(method, context)(sr, hr).backward()
         grads.append(sr.grad)
