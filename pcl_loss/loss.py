@@ -32,7 +32,7 @@ PAPER: dict[str, Any] = {
 }
 RECIPES: dict[str, dict[str, Any]] = {
     "paper": PAPER,
-    "light": PAPER | {"loss_weight": 2.0, "num_layers": 1, "positives": ("gt",), "num_negatives": 2},
+    "light": PAPER | {"loss_weight": 3.0, "num_layers": 1, "positives": ("gt",), "num_negatives": 2},
 }
 """What a knob of `PCLLoss` is where it is not given."""
 

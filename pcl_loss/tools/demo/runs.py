@@ -24,7 +24,7 @@ Options = dict[str, Any]
 
 WARMUP, L1 = "demo_warmup", "demo_l1"
 BASELINE, PAPER = "L1", "paper 1"
-LIGHT = {"light 2": 2.0, "light 4": 4.0, "light 8": 8.0}
+LIGHT = {"light 3": 3.0, "light 6": 6.0, "light 12": 12.0}
 """`loss_weight` of the methods with the light recipe, the weakest first: its default, and two and four times that."""
 
 
