@@ -10,11 +10,13 @@ from collections.abc import Sequence
 
 from . import __version__, _extras, import_repair  # noqa: F401  (workers of a spawning data loader import this module)
 
-BASICSR_VERBS = ("train", "test")
+# They leave their flags to others, and read them from sys.argv.
+ENTRY_POINTS = ("train", "test", "run")
 
 VERBS = {
     "train": "train with BasicSR: -opt FILE.yml, and BasicSR's own flags",
     "test": "test with BasicSR: -opt FILE.yml, and BasicSR's own flags",
+    "run": "run a training script of another codebase: SCRIPT, and the script's own flags",
     "demo": "train a small EDSR with L1 and with L1 + PCL on real images, and compare",
     "options": "write out the option files for EDSR, RCAN, HAN and SwinIR",
     "prepare": "make LR images, sub-images and LMDBs of a folder of HR images",
@@ -43,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 2
     verb = parser.parse_args(arguments[:1]).verb
-    return (_run_basicsr if verb in BASICSR_VERBS else _run)(verb, arguments[1:])
+    return (_run_entry_point if verb in ENTRY_POINTS else _run)(verb, arguments[1:])
 
 
 def _run(verb: str, flags: list[str]) -> int:
@@ -65,8 +67,7 @@ def _run(verb: str, flags: list[str]) -> int:
     return status
 
 
-def _run_basicsr(verb: str, flags: list[str]) -> int:
-    # BasicSR reads its flags from there.
+def _run_entry_point(verb: str, flags: list[str]) -> int:
     sys.argv = [f"pcl-loss {verb}", *flags]
     try:
         importlib.import_module(f".{verb}", __package__).main()

@@ -20,7 +20,7 @@ LINES = (
     "criterion",
     "__init__ edsr_plugin basicsr_plugin",
     "tools",
-    "cli train test",
+    "cli train test run",
     "__main__",
 )
 LEVELS = {name: level for level, line in enumerate(LINES) for name in line.split()}

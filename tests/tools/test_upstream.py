@@ -68,7 +68,7 @@ FAMILY = {
             f"--model RCAN --n_resgroups 2 --n_resblocks 1 --n_feats 8 --reduction 4 {DIV2K} "
             "--n_train 3 --n_val 1 --offset_val 3 --ext sep_reset",
             extra_epochs=0,
-            main=(str(TESTS / "rcan_launcher.py"),),
+            main=("-m", "pcl_loss", "run", "main.py"),
         ),
     )
 }

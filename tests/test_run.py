@@ -1,0 +1,239 @@
+"""`pcl-loss run SCRIPT` is `python SCRIPT`, with what the script needs put back and PCL known to its BasicSR."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from pcl_loss import run
+
+ROOT = Path(__file__).parent.parent
+ENV = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+RUN = ("-m", "pcl_loss", "run")
+TORCHRUN = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29517", "-m", "pcl_loss.run")
+
+Done = subprocess.CompletedProcess[str]
+
+
+def python(cwd: Path, *arguments: str) -> Done:
+    return subprocess.run([sys.executable, *arguments], cwd=cwd, env=ENV, text=True, capture_output=True, check=False)
+
+
+def write(file: Path, text: str) -> str:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(textwrap.dedent(text))
+    return str(file)
+
+
+def our_lines(done: Done) -> list[str]:
+    return [line for line in done.stdout.splitlines() if line.startswith("[pcl_loss] ")]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A codebase with a `basicsr/` of its own, as a fresh clone has it: BasicSR itself, without `version.py`."""
+    (installed,) = find_spec("basicsr").submodule_search_locations  # type: ignore[union-attr, misc]
+    ignored = shutil.ignore_patterns("__pycache__", "version.py")
+    shutil.copytree(installed, tmp_path / "checkout" / "basicsr", ignore=ignored)
+    return tmp_path / "checkout"
+
+
+LOOKS_AROUND = """
+    import os, sys
+    import __main__
+
+    import beside
+
+    assert __name__ == "__main__" and __main__.beside is beside
+    for value in (sys.argv, __file__, __package__, __spec__, sys.path[0], os.getcwd() in sys.path):
+        print(value)
+"""
+
+
+@pytest.mark.parametrize("script", ["code/main.py", "here.py"])
+def test_a_script_sees_what_python_itself_would_show_it(tmp_path: Path, script: str) -> None:
+    write(tmp_path / script, LOOKS_AROUND)
+    write(tmp_path / Path(script).parent / "beside.py", "")
+    write(tmp_path / "code/__init__.py", "")
+    flags = ("--loss", "1*L1+1*PCL", "-h", "--", "two words")
+    plain, ours = python(tmp_path, script, *flags), python(tmp_path, *RUN, script, *flags)
+    assert flags[-1] in plain.stdout
+    assert ours.stdout.splitlines() == [
+        *plain.stdout.splitlines(),
+        "[pcl_loss] no basicsr is in use; repaired: nothing",
+    ]
+
+
+@pytest.mark.parametrize(
+    "ending",
+    ["sys.exit(7)", "raise ValueError('of the script')"],
+)
+def test_the_exit_status_is_that_of_the_script(tmp_path: Path, ending: str) -> None:
+    write(tmp_path / "main.py", f"import sys\n{ending}\n")
+    plain, ours = python(tmp_path, "main.py"), python(tmp_path, *RUN, "main.py")
+    assert ours.returncode == plain.returncode
+    assert ours.stderr.splitlines()[-1:] == plain.stderr.splitlines()[-1:]
+
+
+def test_ctrl_c_ends_the_script(tmp_path: Path) -> None:
+    write(tmp_path / "main.py", "import time\nprint('begun', flush=True)\ntime.sleep(60)")
+    process = subprocess.Popen(
+        [sys.executable, *RUN, "main.py"], cwd=tmp_path, env=ENV, text=True, stdout=subprocess.PIPE, stderr=-1
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGINT
+    assert "KeyboardInterrupt" in errors
+
+
+def test_a_script_in_a_package_finds_its_own_package_first(tmp_path: Path) -> None:
+    write(tmp_path / "nets/deep/train.py", "import nets.deep, sys\nprint(nets.__file__)\nprint(*sys.path[:2])")
+    write(tmp_path / "nets/__init__.py", "")
+    write(tmp_path / "nets/deep/__init__.py", "")
+    write(tmp_path / "elsewhere/nothing.txt", "")
+    done = python(tmp_path / "elsewhere", *RUN, "../nets/deep/train.py")
+    assert done.stdout.splitlines()[:2] == [
+        str(tmp_path / "nets" / "__init__.py"),
+        f"{tmp_path / 'nets' / 'deep'} {tmp_path}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"), [("none.py", "there is no file none.py"), ("basicsr/train.py", "has no __init__.py")]
+)
+def test_what_cannot_be_run_is_refused_with_the_reason(
+    script: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "basicsr/train.py", "print('ran')")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        run.main([script])
+    assert stop.value.code == 2
+    output = capsys.readouterr()
+    assert reason in output.err
+    assert output.out == ""
+
+
+def test_a_basicsr_without_a_registry_is_refused_with_what_works(tmp_path: Path) -> None:
+    write(tmp_path / "basicsr/__init__.py", "")
+    write(tmp_path / "basicsr/train.py", "import basicsr\nprint('ran')")
+    done = python(tmp_path, *RUN, "basicsr/train.py")
+    assert done.returncode == 1
+    assert "ran" not in done.stdout
+    assert "has no utils/registry.py" in done.stderr
+    assert "PCLCriterion" in done.stderr
+
+
+OLD_SCRIPT = """
+    import os
+
+    import numpy as np
+    import torch
+    from torch.utils.data import DataLoader, Dataset
+
+    from scipy.misc import imread, imsave
+
+    class Files(Dataset):
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, index):
+            return imread(f"{index}.png").astype(np.float), os.getpid()
+
+    if __name__ == "__main__":
+        torch.distributed.init_process_group("gloo")
+        rank = torch.distributed.get_rank()
+        if rank == 0:
+            for index in range(4):
+                imsave(f"{index}.png", np.full((2, 2), index, np.uint8))
+        torch.distributed.barrier()
+        weight = torch.nn.Parameter(torch.ones(()))
+        optimizer = torch.optim.SGD([weight], lr=1.0)
+        workers = set()
+        for image, worker in DataLoader(Files(), num_workers=2, multiprocessing_context="spawn"):
+            print(f"rank {rank}: image {image.mean().item():g} {image.dtype}", flush=True)
+            workers.add(worker.item())
+            optimizer.zero_grad()
+            (weight * image.mean()).backward()
+            optimizer.step()
+        assert len(workers - {os.getpid()}) == 2
+        print(f"rank {rank}: done", flush=True)
+"""
+
+
+def test_two_processes_with_two_spawned_workers_each_have_what_was_put_back(tmp_path: Path) -> None:
+    write(tmp_path / "main.py", OLD_SCRIPT)
+    done = python(tmp_path, *TORCHRUN, "main.py")
+    assert done.returncode == 0, done.stderr
+    for rank in (0, 1):
+        assert sorted(re.findall(rf"rank {rank}: image (\d) torch.float64", done.stdout)) == list("0123")
+        assert f"rank {rank}: done" in done.stdout
+    (line,) = our_lines(done)
+    assert line == "[pcl_loss] no basicsr is in use; repaired: scipy.misc.imread, scipy.misc.imsave"
+    # At the first step, when all is built.
+    assert done.stdout.index(line) < done.stdout.index("rank 0: done")
+
+
+def test_the_scripts_own_basicsr_knows_pcl_also_where_the_script_imports_us_first(checkout: Path) -> None:
+    write(
+        checkout / "mine/train.py",
+        """
+        from pcl_loss.basicsr_plugin import pcl_model
+        from basicsr.utils.registry import LOSS_REGISTRY
+        assert "PCLLoss" in LOSS_REGISTRY
+        from basicsr.utils.matlab_functions import rgb2ycbcr
+        import basicsr
+        print(basicsr.__file__, basicsr.__version__)
+        """,
+    )
+    write(checkout / "mine/__init__.py", "")
+    done = python(checkout, *RUN, "mine/train.py")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == f"{checkout / 'basicsr' / '__init__.py'} unknown"
+    (line,) = our_lines(done)
+    assert f"PCL is registered in {checkout / 'basicsr'};" in line
+    assert "basicsr.utils.matlab_functions.rgb2ycbcr" in line
+    assert "basicsr.version" in line
+
+
+def train(checkout: Path, options: dict[str, Any], *command: str) -> Done:
+    file = write(checkout / "options.yml", yaml.safe_dump(options))
+    done = python(checkout, *command, "-opt", file)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture
+def pcl_options(baseline: dict[str, Any]) -> dict[str, Any]:
+    baseline["train"] |= {"pcl_opt": {"type": "PCLLoss", "loss_weight": 1.0}, "total_iter": 2}
+    baseline["logger"]["use_tb_logger"] = False
+    small = {"type": "WaveletDiscriminator", "num_in_ch": 3, "num_feat": 8}
+    return baseline | {"model_type": "PCLModel", "network_d": small}
+
+
+def test_a_checkouts_own_training_script_trains_with_pcl(checkout: Path, pcl_options: dict[str, Any]) -> None:
+    done = train(checkout, pcl_options, *RUN, "basicsr/train.py")
+    assert len(re.findall(r"l_pcl: [\d.]+e", done.stdout + done.stderr)) == 2
+    assert f"PCL is registered in {checkout / 'basicsr'};" in our_lines(done)[-1]
+    saved = torch.load(checkout / "experiments/tiny/models/net_d_latest.pth", weights_only=True)["params"]
+    assert any("conv" in key for key in saved)
+
+
+@pytest.mark.slow
+def test_it_trains_with_two_processes_that_spawn_two_workers_each(checkout: Path, pcl_options: dict[str, Any]) -> None:
+    pcl_options["datasets"]["train"]["num_worker_per_gpu"] = 2
+    done = train(checkout, pcl_options, *TORCHRUN, "basicsr/train.py", "--launcher", "pytorch")
+    assert len(re.findall(r"l_pcl: [\d.]+e", done.stdout + done.stderr)) == 2
+    assert len([line for line in our_lines(done) if "PCL is registered" in line]) == 1
