@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Sequence
 
+import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
 
 # Eight blocks, four of them strided, behind a wavelet level that halves the image: 2**5.
 MIN_SIZE = 32
@@ -37,6 +40,44 @@ def check_images(name: str, images: Tensor, num_ch: int | None = None, min_size:
             f"{name} is {images.shape[-2]}x{images.shape[-1]}, but at least {min_size}x{min_size} is needed; "
             "use larger patches"
         )
+
+
+def check_white(knob: str, hr: Tensor, data_range: float) -> bool:
+    """Whether the range of `hr` could be looked at; it costs one wait for the device.
+
+    Args:
+        knob: how the user calls `data_range`.
+        hr: images in `[0, data_range]`.
+        data_range: their white.
+
+    Raises:
+        ValueError: the images are plainly of another range.
+    """
+    if not isinstance(hr, Tensor) or not hr.is_floating_point() or not hr.numel():
+        return False  # `check_images` says what is wrong
+    if is_fake(hr):
+        return True
+    hr = hr.detach()
+    black, white, between = torch.stack([hr.amin(), hr.amax(), (hr - hr.round()).abs().amax()]).tolist()
+    if not math.isfinite(white - black):
+        return False
+    # Images in 0-255 that are black or nearly so hold whole numbers, images in 0-1 do not.
+    if data_range >= 16 and white <= 1.5 and between > 1e-3:
+        raise ValueError(
+            f"{knob} is {data_range:g}, but the largest value of HR is {white:g}: images in 0-1; "
+            f"train with {knob} 1, or with images in 0-{data_range:g}"
+        )
+    if white > 2 * data_range:
+        raise ValueError(
+            f"{knob} is {data_range:g}, but the largest value of HR is {white:g}; "
+            f"train with {knob} 255, or with images in 0-{data_range:g}"
+        )
+    if black < -data_range / 4:
+        raise ValueError(
+            f"{knob} is {data_range:g}, but the smallest value of HR is {black:g}; train with images in "
+            f"0-{data_range:g}, not shifted around 0"
+        )
+    return True
 
 
 def check_positive(name: str, value: float) -> float:

@@ -27,3 +27,8 @@ def move_without_waiting(x: Tensor, device: torch.device) -> Tensor:
     if x.device.type == "cpu" and device.type == "cuda" and torch.cuda.is_available():
         x = x.pin_memory()
     return x.to(device, non_blocking=True)
+
+
+def match_double(x: Tensor, weight: Tensor) -> Tensor:
+    """`x` in the dtype of a network's weight where one of the two is float64, which autocast does not look at."""
+    return x.to(weight.dtype) if torch.float64 in (x.dtype, weight.dtype) else x

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ._checks import check_count, check_number, check_positive
+from ._checks import check_count, check_number, check_positive, check_white
 from ._distributed import average, broadcast, is_distributed
 from ._guarded_step import GuardedStep
 from ._tensors import at_least_float32
@@ -48,6 +49,9 @@ class PCLCriterion(nn.Module):
     Raises:
         TypeError, ValueError: an argument is of a wrong type or out of range.
     """
+
+    range_knob = "data_range"
+    """How a user calls the images' white."""
 
     def __init__(
         self,
@@ -94,6 +98,8 @@ class PCLCriterion(nn.Module):
         self.register_buffer("_num_good", torch.zeros(()), persistent=False)
         self._grads: dict[int, Tensor] = {}
         self._in_step_with_ranks = False
+        self._range_is_checked = False
+        self._lock = threading.RLock()
         self.log: dict[str, Tensor] = {}
         """Detached 0-dim tensors of the last call: those of `PCLLoss.stats`, `l_pcl` (the value returned), and, from
         the last training of E_D, `l_d`, `out_d_real` and `out_d_fake`."""
@@ -110,8 +116,16 @@ class PCLCriterion(nn.Module):
             lq: the LR images, for the negative source `'lq'`.
 
         Raises:
-            TypeError, ValueError: as `PCLLoss`.
+            TypeError, ValueError: as `PCLLoss`; or, on the first call, `hr` is plainly of another range.
         """
+        if torch.compiler.is_compiling():
+            return self._forward(sr, hr, lq)
+        with self._lock:  # one thread at a time: E_D's step and the count of calls are shared
+            return self._forward(sr, hr, lq)
+
+    def _forward(self, sr: Tensor, hr: Tensor, lq: Tensor | None) -> Tensor:
+        if not self._range_is_checked and not torch.compiler.is_compiling():
+            self._range_is_checked = check_white(self.range_knob, hr, self.pcl.data_range)
         has_state = not isinstance(self.embedding, FixedEmbedding)
         if self.sync and has_state and is_distributed() and not self._in_step_with_ranks:
             self._start_equal()
@@ -187,6 +201,28 @@ class PCLCriterion(nn.Module):
         self._num_pending = int(state["num_pending"])
         self._num_good.copy_(state["num_good"])
         self._grads = {i: grad.detach().to(self._params[i], copy=True) for i, grad in state["grads"].items()}
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        """As `nn.Module`, but names what differs in words: torch lists keys, and would have loaded half of them."""
+        saved = {
+            key.removeprefix(f"{prefix}embedding."): value
+            for key, value in state_dict.items()
+            if key.startswith(f"{prefix}embedding.") and isinstance(value, Tensor)
+        }
+        own = self.embedding.state_dict()
+        if saved and {key: value.shape for key, value in saved.items()} != {k: v.shape for k, v in own.items()}:
+            raise ValueError(
+                f"the state is of another embedding, {_describe(saved)}; this criterion has {_describe(own)}; build it "
+                "with the norm, num_feat, num_in_ch and wavelet of the saved one"
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._lock = threading.RLock()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PCLCriterion:
         """Move E_D and its optimizer together; `.half()` and `.bfloat16()` leave both in float32, which Adam needs."""
@@ -297,6 +333,16 @@ def downsample(gt: Tensor, scale: int) -> Tensor:
     size = (max(gt.shape[-2] // scale, 1), max(gt.shape[-1] // scale, 1))
     # With antialiasing this is the bicubic that SR data sets are made with.
     return F.interpolate(at_least_float32(gt.detach()), size, mode="bicubic", antialias=True)
+
+
+def _describe(state: Mapping[str, Tensor]) -> str:
+    """A state dict of E_D as its knobs."""
+    weight = state.get("blocks.0.conv.weight")
+    if weight is None:
+        return f"one with {len(state)} tensors"
+    has_statistics = "blocks.0.norm.running_mean" in state
+    norm = "batch" if has_statistics else "group" if "blocks.0.norm.weight" in state else "none"
+    return f"norm={norm!r}, num_feat={len(weight)} and {weight.shape[1]} planes of input"
 
 
 def _refuse_discriminator_knobs(**given: Any) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ._checks import MIN_SIZE, check_count, check_images
-from ._tensors import layout_of
+from ._tensors import layout_of, match_double
 from .wavelet import haar_dwt
 
 WIDTHS = (1, 1, 2, 2, 4, 4, 8, 8)
@@ -96,6 +96,7 @@ class WaveletDiscriminator(nn.Module):
 
     def _bands(self, x: Tensor) -> Tensor:
         check_images("x", x, self.num_in_ch, MIN_SIZE)
+        x = match_double(x, self.head.weight)
         return torch.cat(haar_dwt(x)[1:], dim=1) if self.wavelet else x
 
 

@@ -13,7 +13,6 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ._checks import check_count, check_keys
@@ -52,6 +51,8 @@ class PCL(PCLCriterion):
             one of these options.
     """
 
+    range_knob = "--rgb_range"
+
     def __init__(self, args: Any, **keywords: Any) -> None:
         knobs = read_knobs(KNOBS_FILE)
         given = knobs | keywords
@@ -69,7 +70,6 @@ class PCL(PCLCriterion):
         scale = getattr(args, "scale", [])
         self._scales = [scale] if isinstance(scale, int | float) else list(scale)
         self._lr: Tensor | None = None
-        self._range_is_checked = False
         print(
             f"[pcl_loss] contrastive loss and its {'discriminator' if self._params else 'fixed embedding'} are built, "
             f"for images in 0-{self.pcl.data_range:g}" + (f"; {KNOBS_FILE} sets {', '.join(knobs)}" if knobs else "")
@@ -79,11 +79,8 @@ class PCL(PCLCriterion):
         """The contrastive loss of `sr` and `hr`, `(N, C, H, W)` in `[0, rgb_range]`, unclamped; trains E_D.
 
         Raises:
-            TypeError, ValueError: as `PCLLoss`; or, on the first call, `hr` is of another range than `rgb_range`.
+            TypeError, ValueError: as `PCLCriterion`.
         """
-        if not self._range_is_checked:
-            _check_range(hr, self.pcl.data_range)
-            self._range_is_checked = True
         if lq is None and "lq" in self.pcl.samples.negatives:
             lq = self._make_lq(hr) if self._lr is None else self._lr
         self._lr = None
@@ -157,19 +154,3 @@ def _option(args: Any, option: str, keyword: str) -> Any:
             f"the codebase's options have no {option}; say it where PCL is built: PCL(args, {keyword}=...)"
         )
     return getattr(args, option)
-
-
-def _check_range(hr: Tensor, data_range: float) -> None:
-    """Raise if `hr` is plainly of another range; it costs one wait for the device."""
-    white, between = torch.stack([hr.detach().amax(), (hr.detach() - hr.detach().round()).abs().amax()]).tolist()
-    # Images in 0-255 that are black or nearly so hold whole numbers, images in 0-1 do not.
-    if data_range >= 16 and white <= 1.5 and between > 1e-3:
-        raise ValueError(
-            f"--rgb_range is {data_range:g}, but the largest value of HR is {white:g}: images in 0-1; "
-            f"train with --rgb_range 1, or with images in 0-{data_range:g}"
-        )
-    if white > 2 * data_range:
-        raise ValueError(
-            f"--rgb_range is {data_range:g}, but the largest value of HR is {white:g}; "
-            f"train with --rgb_range 255, or with images in 0-{data_range:g}"
-        )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ._checks import MIN_SIZE, check_count, check_images, check_positive
 from ._downloads import download
 from ._extras import named_in_errors
+from ._tensors import match_double
 
 
 @runtime_checkable
@@ -150,7 +151,7 @@ class VGGEmbedding(nn.Module):
         """
         num_layers = check_count("num_layers", num_layers or self.num_layers, 1, self.num_layers)
         check_images("x", x, num_ch=3, min_size=MIN_SIZE)
-        features = (x - self.mean) / self.std
+        features = (match_double(x, self.mean) - self.mean) / self.std
         maps: list[Tensor] = []
         for layer in self.features:
             # Not torchvision's in-place ReLU on a map that was handed out.

@@ -145,7 +145,8 @@ class PCLLoss(nn.Module):
         embedding = self._check(sr, hr, embedding, lq)
         if generator is None:
             generator = seeded_generator(self.seed, self.num_calls)
-        self.num_calls += 1
+        # An evaluation in between leaves the samples of the training calls as they would be.
+        self.num_calls += int(torch.is_grad_enabled())
         # Drawn for the whole batch, so that the samples do not depend on how it is cut up.
         draws = self.samples.draw(len(hr), generator)
         gt_maps = self._gt_maps(hr, embedding) if "batch" in self.samples.negatives else None

@@ -3,6 +3,9 @@ from __future__ import annotations
 import copy
 import io
 import math
+import pickle
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -789,3 +792,112 @@ def test_parameters_that_a_move_replaces_are_still_trained() -> None:
     state = criterion.get_extra_state()["optimizer"]["state"]
     assert {float(moments["step"]) for moments in state.values()} == {2.0}
     assert {moments["exp_avg"].dtype for moments in state.values()} == {torch.float64}
+
+
+# --- what a caller may get wrong ---
+
+
+def test_more_layers_than_the_embedding_has_are_refused_at_once() -> None:
+    with pytest.raises(ValueError, match=r"num_layers must be from 1 to 8, got 9"):
+        PCLCriterion(num_layers=9, num_feat=2)
+
+
+def test_sync_is_a_yes_or_a_no() -> None:
+    with pytest.raises(TypeError, match=r"sync must be True or False, got 'no'"):
+        PCLCriterion(num_feat=2, sync="no")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("white", "data_range", "message"),
+    [
+        (255.0, 1.0, r"data_range is 1, but the largest value of HR is 25\d.*train with data_range 255"),
+        (1.0, 255.0, r"data_range is 255, but the largest value of HR is 0\.9.*train with data_range 1"),
+    ],
+)
+def test_images_of_another_range_are_refused_on_the_first_call(white: float, data_range: float, message: str) -> None:
+    crit = PCLCriterion(num_feat=2, data_range=data_range)
+    sr, hr = (rand(2, 3, 32, 32, seed=seed, dtype=torch.float32) * white for seed in (1, 2))
+    with pytest.raises(ValueError, match=message):
+        crit(sr, hr)
+
+
+def test_images_around_zero_are_refused_on_the_first_call() -> None:
+    sr, hr = (rand(2, 3, 32, 32, seed=seed, dtype=torch.float32) * 2 - 1 for seed in (1, 2))
+    with pytest.raises(ValueError, match=r"the smallest value of HR is -0\.9.*not shifted around 0"):
+        PCLCriterion(num_feat=2)(sr, hr)
+
+
+def test_the_range_is_looked_at_once_and_not_before_a_batch_is_finite(monkeypatch: pytest.MonkeyPatch) -> None:
+    crit, (sr, hr) = PCLCriterion(num_feat=2), (rand(2, 3, 32, 32, seed=i, dtype=torch.float32) for i in (1, 2))
+    spoilt = hr.clone()
+    spoilt[0, 0, 0, 0] = torch.inf
+    crit(sr, spoilt)
+    with pytest.raises(ValueError, match="largest value"):
+        crit(sr, 255 * hr)
+    crit(sr, hr)
+    monkeypatch.setattr("pcl_loss.criterion.check_white", None)  # not called again
+    crit(sr, hr)
+
+
+def test_double_images_are_compared_as_their_float_copies() -> None:
+    values = []
+    for dtype in (torch.float32, torch.float64):
+        torch.manual_seed(0)
+        crit = PCLCriterion(num_feat=2)
+        sr, hr = (rand(2, 3, 32, 32, seed=seed, dtype=torch.float32).to(dtype) for seed in (1, 2))
+        sr.requires_grad_()
+        loss = crit(sr, hr)
+        loss.backward()
+        assert sr.grad is not None
+        assert sr.grad.dtype == dtype
+        values.append((loss.item(), crit.log["l_d"].item(), crit(sr, hr).item()))
+    assert values[0] == pytest.approx(values[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_state_of_another_norm_is_refused_in_words_and_loads_nothing(nested: bool) -> None:
+    saved, crit = PCLCriterion(num_feat=4, norm="none"), PCLCriterion(num_feat=2)
+    before = snapshot(crit)
+    source, target = (torch.nn.ModuleList([part]) if nested else part for part in (saved, crit))
+    with pytest.raises(ValueError, match=r"norm='none', num_feat=4 .*; this criterion has norm='batch', num_feat=2 "):
+        target.load_state_dict(source.state_dict())
+    assert same(snapshot(crit), before)
+
+
+def test_evaluating_in_between_does_not_change_the_samples() -> None:
+    with_evaluation, without = criterion(), criterion()
+    run(with_evaluation, range(1))
+    run(without, range(1))
+    with torch.no_grad():
+        with_evaluation(*batch(5))
+    assert all_equal(run(with_evaluation, range(1, 3)), run(without, range(1, 3)))
+
+
+def test_threads_take_turns_in_one_criterion() -> None:
+    inside, most = [0], [0]
+
+    class Watched(FixedEmbedding):
+        def embed(self, x: Tensor, num_layers: int | None = None) -> list[Tensor]:
+            inside[0] += 1
+            most[0] = max(most[0], inside[0])
+            time.sleep(0.01)
+            maps = super().embed(x, num_layers)
+            inside[0] -= 1
+            return maps
+
+    crit = PCLCriterion(Watched(num_layers=2), num_layers=2)
+    sr, hr = (rand(2, 3, 32, 32, seed=seed, dtype=torch.float32) for seed in (1, 2))
+    threads = [threading.Thread(target=crit, args=(sr, hr)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1]
+    assert crit.pcl.num_calls == 4
+
+
+def test_a_copy_of_a_criterion_goes_through_pickle() -> None:
+    crit = criterion()
+    run(crit, range(1))
+    twin = pickle.loads(pickle.dumps(crit))
+    assert all_equal(run(twin, range(1, 3)), run(crit, range(1, 3)))
