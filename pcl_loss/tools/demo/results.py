@@ -54,9 +54,9 @@ METRICS = {
 READING = (
     "`light W` is L1 + the light recipe with `loss_weight: W`, `paper W` the same with the paper's recipe. PSNR and "
     "SSIM are those of Y. GMSD (Xue et al., 2014) compares the gradients of two images, that is, their edges. The "
-    "crops differ much more from each other than the methods do: compare the methods by their differences from L1. With "
-    "this small network and these short runs, the pictures of the two lower weights are hard to tell from L1; at the "
-    "highest, edges are a little sharper and smooth parts show a fine pattern."
+    "crops differ much more from each other than the methods do: compare the methods by their differences from L1. "
+    "With this small network and these short runs, the pictures of the two lower weights are hard to tell from L1; at "
+    "the highest, edges are a little sharper and smooth parts show a fine pattern."
 )
 NO_LPIPS = (
     "LPIPS, which sees how alike two images look, is missing. To have it in the next run: `pip install lpips` and "

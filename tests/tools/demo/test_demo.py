@@ -86,13 +86,13 @@ def test_a_tiny_demo_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixtu
     heads = [torch.load(path, weights_only=True)["params"]["conv_last.weight"].flatten() for path in paths]
     assert len({tuple(head.tolist()) for head in heads}) == len(methods)
     assert [len(log) for log in result.logs.values()] == [2, 3, 3, 3, 3, 3]
-    assert {"pos_sim", "neg_sim", "margin"} <= result.logs["demo_light_2"][0].values.keys()
+    assert {"pos_sim", "neg_sim", "margin"} <= result.logs["demo_light_3"][0].values.keys()
 
     # With its weight at 0 the loss is out, and what is left of the difference between the two runs is the data.
-    path = folder / "demo_light_2.yml"
+    path = folder / "demo_light_3.yml"
     option: dict[str, Any] = yaml.safe_load(path.read_text())
     option["train"]["pcl_opt"]["loss_weight"] = 0.0
     path.write_text(yaml.safe_dump(option))
-    without_weight = demo_runs.train(folder, "demo_light_2", lambda line: None)
+    without_weight = demo_runs.train(folder, "demo_light_3", lambda line: None)
     with_l1 = [line.values["l_pix"] for line in result.logs[demo_runs.L1]]
     assert [line.values["l_pix"] for line in without_weight] == with_l1

@@ -32,7 +32,7 @@ def test_the_yamls_differ_in_pcl_alone(tmp_path: Path) -> None:
 
     model_type, l1 = read("demo_l1")
     assert model_type == "SRModel"
-    recipes = {"demo_paper_1": ("paper", 1.0)} | {f"demo_light_{w}": ("light", float(w)) for w in (2, 4, 8)}
+    recipes = {"demo_paper_1": ("paper", 1.0)} | {f"demo_light_{w}": ("light", float(w)) for w in (3, 6, 12)}
     for name, (recipe, weight) in recipes.items():
         model_type, pcl = read(name)
         assert model_type == "PCLModel"
@@ -122,10 +122,10 @@ def test_a_failing_run_shows_the_end_of_its_log_and_where_it_is(
 ) -> None:
     child_runs("print('line\\n' * 100); raise KeyError('the reason')")
     with pytest.raises(demo_runs.RunError) as caught:
-        demo_runs.train(tmp_path, "demo_light_2", lambda line: None)
+        demo_runs.train(tmp_path, "demo_light_3", lambda line: None)
     message = str(caught.value)
-    assert "demo_light_2 stopped with exit status 1" in message
-    assert str(tmp_path / "demo_light_2.log") in message
+    assert "demo_light_3 stopped with exit status 1" in message
+    assert str(tmp_path / "demo_light_3.log") in message
     assert "KeyError: 'the reason'" in message
     assert len(message.splitlines()) < 20
 
