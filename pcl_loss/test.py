@@ -13,12 +13,15 @@ def main() -> None:
     with _extras.named_in_errors():
         import basicsr.test
 
-        from .basicsr_plugin import OptionsError, register
+        from .basicsr_plugin import register
+        from .basicsr_plugin.course import ERRORS
+        from .basicsr_plugin.durable import durable_files
 
     register()
     try:
-        basicsr.test.test_pipeline(os.getcwd())
-    except OptionsError as error:
+        with durable_files():
+            basicsr.test.test_pipeline(os.getcwd())
+    except ERRORS as error:
         sys.exit(f"pcl-loss test: {error}")
 
 

@@ -13,16 +13,14 @@ def main() -> None:
     with _extras.named_in_errors():
         import basicsr.train
 
-        from .basicsr_plugin import OptionsError, register, repairs
-        from .basicsr_plugin.bad_steps import BadStepsError
-        from .basicsr_plugin.iterations import exactly_total_iter
-        from .basicsr_plugin.progress import progress_line
+        from .basicsr_plugin import register
+        from .basicsr_plugin.course import ERRORS, whole_course
 
     register()
     try:
-        with progress_line(), repairs.end_warmup_of_every_model(), exactly_total_iter():
+        with whole_course():
             basicsr.train.train_pipeline(os.getcwd())
-    except (OptionsError, BadStepsError) as error:
+    except ERRORS as error:
         sys.exit(f"pcl-loss train: {error}")
 
 

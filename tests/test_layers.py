@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "pcl_loss"
 # A module imports what stands on a line above its own, and nothing on its own line or below.
 # `__init__` stands for the names that `pcl_loss` itself has.
 LINES = (
-    "_checks _datasets _distributed _downloads _extras _tensors import_repair",
+    "_checks _datasets _distributed _downloads _durable _extras _tensors import_repair",
     "_guarded_step samples wavelet",
     "discriminator embedding",
     "functional",

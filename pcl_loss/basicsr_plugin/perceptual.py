@@ -6,12 +6,13 @@ import functools
 from pathlib import Path
 from typing import Any
 
-import torch
 from basicsr.models.base_model import BaseModel
 from basicsr.utils import get_root_logger
 from basicsr.utils.dist_util import get_dist_info
 
+from .._durable import load
 from ..criterion import PCLPerceptualLoss
+from . import durable
 
 
 def keep_with_checkpoints() -> None:
@@ -28,7 +29,7 @@ def keep_with_checkpoints() -> None:
         # Before the state: a run that is killed in between resumes from the state before.
         criterion = _criterion(self)
         if criterion is not None and get_dist_info()[0] == 0:
-            torch.save(criterion.state_dict(), _path(self, "latest" if current_iter == -1 else current_iter))
+            durable.save(criterion.state_dict(), _path(self, "latest" if current_iter == -1 else current_iter))
         save_training_state(self, epoch, current_iter)
 
     @functools.wraps(resume_training)
@@ -39,7 +40,7 @@ def keep_with_checkpoints() -> None:
             return
         path = _path(self, resume_state["iter"])
         if path.is_file():
-            criterion.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+            criterion.load_state_dict(load(path))
             get_root_logger().info(f"Loading PCLPerceptualLoss from {path}.")
         else:
             get_root_logger().warning(f"There is no {path}: the discriminator of PCLPerceptualLoss starts anew.")

@@ -8,26 +8,28 @@ does lets models run that could not; how the others train stays as it is. The re
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import basicsr.train
 import torch
+from basicsr.models import base_model
 from basicsr.models.base_model import BaseModel
-from basicsr.utils import check_resume, dist_util, get_root_logger
+from basicsr.utils import dist_util, get_root_logger
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .. import import_repair
+from . import durable
 
 
 def apply() -> None:
     """All repairs without which BasicSR does not run; calling it twice is harmless."""
     if not hasattr(BaseModel, "repaired_by_pcl_loss"):
-        repairs = (resume_without_cuda, distribute_without_cuda)
+        repairs = (resume_without_cuda, distribute_without_cuda, load_tensors_alone)
         BaseModel.repaired_by_pcl_loss = {repair.__name__: repair() for repair in repairs}
 
 
@@ -43,21 +45,17 @@ def resume_without_cuda() -> bool:
     """BasicSR loads a training state onto `torch.cuda.current_device()`, which fails where there is no GPU."""
     if torch.cuda.is_available():
         return False
-    basicsr.train.load_resume_state = _load_resume_state
+    basicsr.train.load_resume_state = durable.load_resume_state
     return True
 
 
-def _load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
-    path = opt["path"].get("resume_state")
-    if opt["auto_resume"]:
-        states = Path(opt["path"]["training_states"]).glob("*.state")
-        path = max(states, key=lambda state: int(state.stem), default=None)
-        opt["path"]["resume_state"] = None if path is None else os.fspath(path)
-    if path is None:
-        return None
-    resume_state = torch.load(path, map_location="cpu", weights_only=True)
-    check_resume(opt, resume_state["iter"])
-    return resume_state
+def load_tensors_alone() -> bool:
+    """BasicSR loads networks with torch's default, which before torch 2.6 runs code that a file may hold."""
+    is_default = inspect.signature(torch.load).parameters["weights_only"].default is None
+    if is_default and not os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"):
+        return False
+    base_model.torch = durable.Torch()
+    return True
 
 
 def distribute_without_cuda() -> bool:

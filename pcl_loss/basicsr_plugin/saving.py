@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from basicsr.utils import get_root_logger
+
+from .._durable import load
+from . import durable
 
 if TYPE_CHECKING:
     from basicsr.models.sr_model import SRModel as Base
@@ -28,7 +30,7 @@ class SavingMixin(Base):
         """
         states = {name: stateful.state_dict() for name, stateful in self._states().items()}
         if states and self.opt["rank"] == 0:
-            torch.save(states, self._states_path("latest" if current_iter == -1 else current_iter))
+            durable.save(states, self._states_path("latest" if current_iter == -1 else current_iter))
         super().save(epoch, current_iter)
 
     def resume_training(self, resume_state: dict[str, Any]) -> None:
@@ -37,7 +39,7 @@ class SavingMixin(Base):
         if not self._states():
             return
         path = self._states_path(resume_state["iter"])
-        saved = torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else {}
+        saved = load(path) if path.is_file() else {}
         for name, stateful in self._states().items():
             if name in saved:
                 stateful.load_state_dict(saved[name])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .._durable import load
 from ..discriminator import WaveletDiscriminator
 from ._files import Image
 
@@ -23,21 +23,7 @@ def read(path: str | Path) -> dict[Any, Any]:
     Tensors and plain Python values alone are loaded; no code in the file is run. Raises OSError if the file cannot be
     opened, ValueError if it is of another kind.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:
-        # The unpickler fails on foreign bytes in a dozen ways.
-        if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
-            raise ValueError(
-                f"{path} holds Python objects, not only tensors (a whole module, as torch.save(net) writes it?); it is "
-                "not loaded, since that could run any code in it. Have it saved as torch.save(net.state_dict(), ...)"
-            ) from error
-        raise ValueError(
-            f"{path} is no readable checkpoint: not written by torch.save, incomplete, or a TorchScript archive "
-            f"({type(error).__name__})"
-        ) from error
+    content = load(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a state dict")
     if "optimizers" in content and "schedulers" in content:

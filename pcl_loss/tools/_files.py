@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import import_repair  # noqa: F401  (resize imports basicsr)
+from .._durable import replacing
 
 Image = NDArray[np.uint8]  # `(H, W, 3)`, in BGR as OpenCV's and BasicSR's images are
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 PNG_COMPRESSION = 3
-TEMPORARY = ".tmp-"  # a leading dot also hides it from BasicSR's scan of a folder
 
 
 def find_images(what: str, folder: Path) -> dict[str, Path]:
@@ -70,25 +68,9 @@ def write_file(path: Path, content: bytes | memoryview, sync: bool = True) -> No
     With `sync` also if the machine stops: it waits until the content is on the disk, which takes far longer than to
     write a small file. What was there keeps its mode. A link stays one: the file that it names is replaced.
     """
-    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_name(path)
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            if sync:
-                file.flush()
-                os.fsync(file.fileno())
-        if path.exists():
-            shutil.copymode(path, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def temporary_name(path: Path) -> Path:
-    """A name beside `path` that no other process uses, and short, as names have a maximal length."""
-    return path.with_name(f"{TEMPORARY}{os.getpid()}{path.suffix}")
+    with replacing(path, sync) as file:
+        file.write(content)
 
 
 def resize(image: Image, scale: float) -> Image:

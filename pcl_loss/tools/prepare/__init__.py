@@ -41,7 +41,8 @@ from typing import Any
 
 from ... import import_repair  # noqa: F401  (at module level: the worker processes import BasicSR too)
 from ..._checks import check_count
-from .._files import TEMPORARY, find_images, write_file
+from ..._durable import TEMPORARY
+from .._files import find_images, write_file
 from .._regions import Region
 from .dataset import bar, describe
 from .image import Cuts, Outcome, prepare_image

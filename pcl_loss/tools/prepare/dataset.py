@@ -14,7 +14,8 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from ..._datasets import LR_PATCH
-from .._files import PNG_COMPRESSION, TEMPORARY, temporary_name, write_file
+from ..._durable import TEMPORARY, temporary_name
+from .._files import PNG_COMPRESSION, write_file
 from .._regions import Region
 from .image import is_current
 

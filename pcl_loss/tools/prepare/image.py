@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from ..._checks import MIN_SIZE
-from .._files import Image, resize, temporary_name, write_image
+from ..._durable import temporary_name
+from .._files import Image, resize, write_image
 from .._regions import Region, tiles
 
 

@@ -1,0 +1,343 @@
+"""A killed run, a full disk and broken files cost no checkpoint that was whole."""
+
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from basicsr.models import base_model
+from basicsr_fixtures import Options
+
+from pcl_loss import _durable
+from pcl_loss.basicsr_plugin import durable, repairs
+
+STATE = {"epoch": 0, "iter": 0, "optimizers": [], "schedulers": []}
+NAMES = ("training_states/{}.state", "models/net_g_{}.pth", "models/net_d_{}.pth", "models/pcl_state_{}.pth")
+
+
+class Payload:
+    """Pickled, it makes a file when it is loaded with its code."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return (os.mkdir, (str(self.path),))
+
+
+def options_of(folder: Path, **path: Any) -> Options:
+    places = {key: str(folder / key) for key in ("models", "training_states")}
+    return {"network_g": {}, "network_d": {}, "auto_resume": True, "path": {"resume_state": None} | places | path}
+
+
+def write_sets(folder: Path, *iterations: int) -> None:
+    for name in ("models", "training_states"):
+        (folder / name).mkdir()
+    for iteration in iterations:
+        for name in NAMES:
+            torch.save(STATE | {"iter": iteration}, folder / name.format(iteration))
+
+
+def damage(path: Path, how: str) -> None:
+    content = path.read_bytes()
+    {
+        "truncated": lambda: path.write_bytes(content[: len(content) // 2]),
+        "emptied": lambda: path.write_bytes(b""),
+        "foreign": lambda: path.write_bytes(b"no checkpoint"),
+        "deleted": path.unlink,
+        "of another iteration's kind": lambda: torch.save([1], path),
+    }[how]()
+
+
+# --- writing ---
+
+
+def test_a_save_that_fails_half_way_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "net_g_latest.pth"
+    durable.save({"old": torch.ones(3)}, path)
+
+    def write_half(content: Any, file: Any) -> None:
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", write_half)
+    with pytest.raises(OSError, match="No space left"):
+        durable.save({"new": torch.ones(3)}, path)
+    assert list(torch.load(path)) == ["old"]
+    assert [file.name for file in tmp_path.iterdir()] == ["net_g_latest.pth"]
+
+
+def test_a_file_is_on_the_disk_before_it_takes_the_old_ones_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (done.append("fsync"), fsync(fd))[1])
+    monkeypatch.setattr(os, "replace", lambda *paths: (done.append("replace"), replace(*paths))[1])
+    durable.save({}, tmp_path / "new.pth")
+    assert done == ["fsync", "replace"]
+
+
+def test_in_a_run_every_checkpoint_is_written_so(
+    small: Options, run_pipeline: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+    replacing = durable.replacing
+    monkeypatch.setattr(durable, "replacing", lambda path: (written.append(path.name), replacing(path))[1])
+    small["train"] |= {"amp": "fp16", "perceptual_opt": {"type": "PCLPerceptualLoss", "num_feat": 2}}
+    run_pipeline(small)
+    kept = [path.name for path in (tmp_path / "experiments").rglob("*") if path.suffix in (".pth", ".state")]
+    assert set(kept) == set(written)
+    assert {"2.state", "net_g_4.pth", "net_d_latest.pth", "pcl_state_4.pth", "pcl_4.pth"} <= set(kept)
+
+
+def test_a_mere_register_leaves_basicsrs_saves_alone(small: Options, run_pipeline: Callable[..., str]) -> None:
+    before = base_model.torch
+    run_pipeline(small)
+    assert base_model.torch is before is torch
+
+
+def test_a_full_disk_keeps_the_older_files_and_ends_in_an_error(
+    small: Options, run_pipeline: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files of more than 4 kB cannot be written in the second leg."""
+    run_pipeline(small)
+    latest = tmp_path / "experiments/tiny/models/net_g_latest.pth"
+    before = latest.read_bytes()
+    small["train"]["total_iter"] = 6
+    monkeypatch.setattr(durable, "SECONDS_TO_SECOND_TRY", 0.0)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    save = torch.save
+
+    def save_on_a_full_disk(content: Any, file: Any) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+        try:
+            save(content, file)
+            file.flush()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    monkeypatch.setattr(torch, "save", save_on_a_full_disk)
+    with pytest.raises(SystemExit) as stop:
+        run_pipeline(small, "--auto_resume")
+    assert "could not be saved, the disk may be full" in str(stop.value.code)
+    for name in ("net_g_6.pth", "net_d_6.pth", "6.state", "net_g_latest.pth"):
+        assert name in str(stop.value.code)
+    assert latest.read_bytes() == before
+    assert not list((tmp_path / "experiments").rglob(".tmp-*"))
+    log = max((tmp_path / "experiments/tiny").glob("*.log"), key=lambda path: path.stat().st_mtime_ns).read_text()
+    assert "net_g_6.pth could not be saved: [Errno 27] File too large" in log
+    assert "Just ignore it" not in log
+
+
+# --- what is resumed ---
+
+
+def test_the_newest_whole_set_is_taken(tmp_path: Path) -> None:
+    write_sets(tmp_path, 2, 10)
+    opt = options_of(tmp_path)
+    state = durable.load_resume_state(opt)
+    assert state is not None
+    assert state["iter"] == 10
+    assert opt["path"]["resume_state"] == str(tmp_path / "training_states/10.state")
+    assert opt["path"]["pretrain_network_d"] == str(tmp_path / "models/net_d_10.pth")
+
+
+@pytest.mark.parametrize("how", ["truncated", "emptied", "foreign", "deleted"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_broken_file_is_named_and_the_set_before_it_taken(
+    name: str, how: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_sets(tmp_path, 2, 10)
+    damage(tmp_path / name.format(10), how)
+    state = durable.load_resume_state(options_of(tmp_path))
+    said = capsys.readouterr().out
+    if name.startswith("models/pcl_state") and how == "deleted":
+        # Not every run has that file; one that needs it says that it starts anew.
+        assert state == STATE | {"iter": 10}
+        return
+    assert state == STATE | {"iter": 2}
+    assert "--auto_resume passes over iteration 10" in said
+    assert str(tmp_path / name.format(10)) in said
+
+
+def test_networks_without_a_training_state_are_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_sets(tmp_path, 2, 10)
+    (tmp_path / "training_states/10.state").unlink()
+    assert durable.load_resume_state(options_of(tmp_path)) == STATE | {"iter": 2}
+    assert "passes over iteration 10" in capsys.readouterr().out
+
+
+def test_foreign_files_are_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_sets(tmp_path, 2)
+    for name in ("foo.state", "latest.state"):
+        (tmp_path / "training_states" / name).write_bytes(b"")
+    (tmp_path / "models/.tmp-1.pth").write_bytes(b"half")
+    assert durable.load_resume_state(options_of(tmp_path)) == STATE | {"iter": 2}
+    said = capsys.readouterr().out
+    assert "foo.state: its name is no iteration" in said
+    assert "latest.state: its name is no iteration" in said
+    assert not (tmp_path / "models/.tmp-1.pth").exists()
+
+
+def test_nothing_whole_is_an_error_and_nothing_at_all_a_start_from_scratch(tmp_path: Path) -> None:
+    write_sets(tmp_path, 2)
+    damage(tmp_path / "models/net_g_2.pth", "emptied")
+    with pytest.raises(_durable.UnreadableFileError, match=r"no iteration in .*training_states"):
+        durable.load_resume_state(options_of(tmp_path))
+    (tmp_path / "training_states/2.state").unlink()
+    assert durable.load_resume_state(options_of(tmp_path)) is None
+
+
+@pytest.mark.parametrize("how", ["truncated", "emptied", "foreign", "deleted", "of another iteration's kind"])
+def test_train_names_a_broken_state_that_it_was_told_to_resume(
+    how: str, small: Options, run_pipeline: Callable[..., str], tmp_path: Path
+) -> None:
+    write_sets(tmp_path, 2)
+    path = tmp_path / "training_states/2.state"
+    damage(path, how)
+    small["path"]["resume_state"] = str(path)
+    with pytest.raises(SystemExit) as stop:
+        run_pipeline(small)
+    assert str(stop.value.code).startswith("pcl-loss train: ")
+    assert str(path) in str(stop.value.code)
+
+
+def test_train_and_test_name_a_broken_network(small: Options, run_pipeline: Callable[..., str], tmp_path: Path) -> None:
+    path = tmp_path / "net_g.pth"
+    path.write_bytes(b"")
+    small["path"]["pretrain_network_g"] = str(path)
+    for verb in ("train", "test"):
+        if verb == "test":
+            small["datasets"] = {"test": small["datasets"]["val"]}
+        with pytest.raises(SystemExit, match=rf"pcl-loss {verb}: .*net_g\.pth is no readable checkpoint"):
+            run_pipeline(small, verb=verb)
+
+
+# --- no code in a file is run ---
+
+
+def test_where_torch_would_run_code_in_a_network_basicsr_no_longer_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save({"params": Payload(tmp_path / "ran")}, tmp_path / "net_g.pth")
+    net = torch.nn.Conv2d(1, 1, 1)
+    model = base_model.BaseModel({"num_gpu": 0, "is_train": False})
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    with pytest.warns(UserWarning, match="WEIGHTS_ONLY"), pytest.raises(AttributeError):
+        model.load_network(net, str(tmp_path / "net_g.pth"))
+    assert (tmp_path / "ran").exists(), "the payload does not work"
+    (tmp_path / "ran").rmdir()
+
+    monkeypatch.setattr(base_model, "torch", torch)
+    assert repairs.load_tensors_alone()
+    with pytest.raises(_durable.UnreadableFileError, match=r"net_g\.pth holds Python objects"):
+        model.load_network(net, str(tmp_path / "net_g.pth"))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_torch_that_loads_tensors_alone_needs_no_repair(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", raising=False)
+    assert not repairs.load_tensors_alone()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_file_of_a_resumed_run_runs_code(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    write_sets(tmp_path, 2)
+    torch.save(STATE | {"iter": 2, "more": Payload(tmp_path / "ran")}, tmp_path / name.format(2))
+    with pytest.raises(_durable.UnreadableFileError):
+        durable.load_resume_state(options_of(tmp_path))
+    assert not (tmp_path / "ran").exists()
+
+
+# --- killed ---
+
+
+def leg(folder: str, log: str, slow: bool) -> None:
+    """The process of one leg: trains until it is killed."""
+    os.chdir(folder)
+    file = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+    for descriptor in (1, 2):
+        os.dup2(file, descriptor)
+    save = torch.save
+
+    def save_slowly(content: Any, file: Any) -> None:
+        import io
+
+        buffer = io.BytesIO()
+        save(content, buffer)
+        half = len(buffer.getvalue()) // 2
+        with open(file, "wb") if isinstance(file, str) else _Unowned(file) as target:
+            target.write(buffer.getvalue()[:half])
+            target.flush()
+            time.sleep(0.05)
+            target.write(buffer.getvalue()[half:])
+
+    if slow:
+        torch.save = save_slowly
+    sys.argv = ["train", "-opt", "tiny.yml", "--auto_resume"]
+    from pcl_loss import train
+
+    train.main()
+
+
+class _Unowned:
+    """A file that is left open."""
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+
+    def __enter__(self) -> Any:
+        return self.file
+
+    def __exit__(self, *_: Any) -> None:
+        pass
+
+
+def newest(folder: Path) -> int:
+    return max((int(path.stem) for path in folder.glob("experiments/tiny/training_states/[0-9]*.state")), default=0)
+
+
+def kill_often(options: Options, folder: Path, kills: int) -> None:
+    options["train"] |= {"total_iter": 100000}
+    options["logger"] |= {"save_checkpoint_freq": 1, "use_tb_logger": False, "print_freq": 100}
+    options["val"] = None
+    (folder / "tiny.yml").write_text(yaml.safe_dump(options))
+    draw = random.Random(0)
+    before = 0
+    for number in range(kills):
+        in_a_save = number % 2 == 1
+        log = folder / f"{number}.log"
+        process = multiprocessing.get_context("fork").Process(target=leg, args=(str(folder), str(log), in_a_save))
+        process.start()
+        end = time.monotonic() + 120
+        while newest(folder) < before + 2:
+            assert process.is_alive(), f"leg {number} ended: {log.read_text()[-3000:]}"
+            assert time.monotonic() < end, f"leg {number} saved nothing: {log.read_text()[-3000:]}"
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0, 0.3))
+        if in_a_save:
+            while not list((folder / "experiments/tiny").rglob(".tmp-*")):
+                time.sleep(0.001)
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        if number:
+            resumed = log.read_text().rpartition("Resuming training from epoch: ")[2]
+            assert int(resumed.partition("iter: ")[2].partition(".")[0]) == before, log.read_text()[-3000:]
+        before = newest(folder)
+
+
+@pytest.mark.slow
+def test_thirty_kills_half_of_them_inside_a_save_lose_nothing(small: Options, tmp_path: Path) -> None:
+    kill_often(small, tmp_path, 31)
