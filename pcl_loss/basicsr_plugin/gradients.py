@@ -45,6 +45,8 @@ class ContrastiveTerm:
         names = ("l_pcl", *STATS, "grad_ratio") + (() if balance is None else ("pcl_weight",))
         self.log = {name: torch.zeros((), device=device) for name in names}
         """0-dim tensors of the last step that had the term, always under the same names and in the same order."""
+        self.grad_norm = torch.zeros((), device=device)
+        """Of its gradient at the SR output, as the loss gave it, 0-dim."""
 
     def measure(self, stats: Mapping[str, Tensor]) -> None:
         """Take up the statistics of a step: `PCLLoss.stats`."""
@@ -59,6 +61,7 @@ class ContrastiveTerm:
             grad_pix: that of the pixel loss, or of what stands in its place.
         """
         loss, norm, norm_pix = loss.detach(), grad.norm(), grad_pix.norm()
+        self.grad_norm = norm
         if self.balance is not None:
             weight = self.balance(norm_pix, norm)
             loss, grad, norm = weight * loss, weight * grad, weight * norm

@@ -15,6 +15,7 @@ from .._distributed import average, broadcast
 from ..criterion import DiscriminatorStep
 from ..embedding import FixedEmbedding
 from ..samples import seeded_generator
+from .collapse import CollapseWatch
 from .gradients import ContrastiveTerm, GradientBalance, gradient_at
 from .preview_hook import PreviewMixin
 from .speed import SpeedMixin
@@ -69,6 +70,7 @@ class PCLMixin(PreviewMixin, SpeedMixin):
         ratio = train_opt["pcl_grad_ratio"]
         self.balance = None if ratio is None else GradientBalance(ratio).to(self.device)
         self.term = ContrastiveTerm(self.balance, self.device)
+        self.watch = CollapseWatch()
         self.cri_pcl = build_loss(train_opt["pcl_opt"]).to(self.device)
         if self.opt.get("network_d") is None:
             self.trains_net_d = False
@@ -148,6 +150,13 @@ class PCLMixin(PreviewMixin, SpeedMixin):
             loss: Tensor = self.cri_pcl(self.output, self.gt, embedding, lq=self.lq, generator=generator)
         self.term.measure(self.cri_pcl.stats)
         return loss
+
+    def _watched(self) -> list[Tensor]:
+        return [self.term.grad_norm]
+
+    def _watch(self, log: dict[str, float], watched: list[float]) -> None:
+        if log["l_pcl"]:  # 0 up to `pcl_start_iter`
+            self.watch.look(self.bad_steps.num_steps, log, watched[0])
 
     def _optimize_net_d(self) -> dict[str, Tensor]:
         """E_D's step; returns what is logged of it."""

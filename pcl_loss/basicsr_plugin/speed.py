@@ -205,7 +205,7 @@ class SpeedMixin(SavingMixin):
     def _note(self, current_iter: int, log: dict[str, Tensor]) -> None:
         """Keep the log on its device: only what asks for it waits for the GPU."""
         values = [value.float().mean() for value in log.values()]
-        means = torch.stack([*values, self._is_bad])
+        means = torch.stack([*values, *self._watched(), self._is_bad])
         average([means])
         self._log_names, self._log_values = list(log), means[:-1]
         self.bad_steps.note(current_iter, self._files, means[-1].ceil(), self._is_own)
@@ -218,8 +218,17 @@ class SpeedMixin(SavingMixin):
             BadStepsError: `train.max_bad_steps` of them in a row were not finite.
         """
         values = torch.cat([self._log_values, *self.bad_steps.unread]).tolist()
-        self.bad_steps.read(values[len(self._log_names) :])
-        return dict(zip(self._log_names, values, strict=False))
+        self.bad_steps.read(values[len(self._log_values) :])
+        log = dict(zip(self._log_names, values, strict=False))
+        self._watch(log, values[len(log) : len(self._log_values)])
+        return log
+
+    def _watched(self) -> list[Tensor]:
+        """What is read with the log and not logged, 0-dim each."""
+        return []
+
+    def _watch(self, log: dict[str, float], watched: list[float]) -> None:
+        """Look at the log, and at the values of `_watched`."""
 
     def save(self, epoch: int, current_iter: int) -> None:
         """As `SavingMixin`; the steps up to here are looked at first."""
