@@ -20,8 +20,14 @@ def main() -> None:
     try:
         with whole_course():
             basicsr.train.train_pipeline(os.getcwd())
+        return
     except ERRORS as error:
-        sys.exit(f"pcl-loss train: {error}")
+        line, status = f"pcl-loss train: {error}", getattr(error, "status", 1)
+    # Only here: the error would keep alive what the run still holds, its data's workers among it.
+    if status == 1:
+        sys.exit(line)
+    print(line, file=sys.stderr)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -74,19 +74,28 @@ class Torch:
 
 
 class DurableTorch(Torch):
-    """It writes durably as well."""
+    """It writes durably as well, and puts more into the training states."""
 
-    save = staticmethod(save)
+    def __init__(self) -> None:
+        self.extra: Options = {}
+        """What the next training states hold beside what BasicSR puts there, which reads over it."""
+        self.failed: list[str] = []
+        """The files that could not be written."""
+
+    def save(self, content: Any, path: str) -> None:
+        """What BasicSR calls."""
+        save(content | self.extra if path.endswith(".state") else content, path)
 
 
 @contextmanager
-def durable_files() -> Iterator[list[str]]:
-    """While open, BasicSR's networks and training states are written by `save`; gives the files that could not be."""
+def durable_files() -> Iterator[DurableTorch]:
+    """While open, BasicSR's networks and training states are written by `save`."""
     global _failed
     before = base_model.torch
-    base_model.torch, _failed = DurableTorch(), []
+    files = DurableTorch()
+    base_model.torch, _failed = files, files.failed
     try:
-        yield _failed
+        yield files
     finally:
         base_model.torch, _failed = before, None
 

@@ -231,11 +231,13 @@ def _repairs(basicsr: str) -> tuple[dict[str, str], list[Check]]:
         return {}, []
     try:
         from ..basicsr_plugin import register, repairs
+        from ..basicsr_plugin.course import REPAIRS
 
         register()
     except Exception as error:  # BasicSR of another version
         return {}, [_failure("BasicSR knows us", error)]
-    return {name: "applied" if applied else "not needed" for name, applied in repairs.report().items()}, []
+    states = {name: "applied" if applied else "not needed" for name, applied in repairs.report().items()}
+    return states | dict.fromkeys(REPAIRS, "by `pcl-loss train` alone"), []
 
 
 # The training step

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from basicsr.utils import get_root_logger
 from basicsr_fixtures import Batches, Build, Options, assert_equal_weights, train_on, weights, with_options
 
 from pcl_loss._guarded_step import GuardedStep
@@ -17,7 +18,7 @@ from pcl_loss.basicsr_plugin.bad_steps import BadStepsError
 
 @pytest.fixture
 def logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
-    monkeypatch.setattr(logging.getLogger("basicsr"), "propagate", True)
+    monkeypatch.setattr(get_root_logger(), "propagate", True)
     return caplog
 
 
