@@ -89,13 +89,15 @@ def test_a_file_is_on_the_disk_before_it_takes_the_old_ones_place(
 
 
 def test_in_a_run_every_checkpoint_is_written_so(
-    small: Options, run_pipeline: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: Options, baseline: Options, run_pipeline: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = []
     replacing = durable.replacing
     monkeypatch.setattr(durable, "replacing", lambda path: (written.append(path.name), replacing(path))[1])
-    small["train"] |= {"amp": "fp16", "perceptual_opt": {"type": "PCLPerceptualLoss", "num_feat": 2}}
+    small["train"]["amp"] = "fp16"
     run_pipeline(small)
+    baseline["train"]["perceptual_opt"] = {"type": "PCLPerceptualLoss", "num_feat": 2}
+    run_pipeline(baseline | {"name": "perceptual"})
     kept = [path.name for path in (tmp_path / "experiments").rglob("*") if path.suffix in (".pth", ".state")]
     assert set(kept) == set(written)
     assert {"2.state", "net_g_4.pth", "net_d_latest.pth", "pcl_state_4.pth", "pcl_4.pth"} <= set(kept)
@@ -220,6 +222,8 @@ def test_train_and_test_name_a_broken_network(small: Options, run_pipeline: Call
     for verb in ("train", "test"):
         if verb == "test":
             small["datasets"] = {"test": small["datasets"]["val"]}
+            del small["train"], small["network_d"]
+            small["model_type"] = "SRModel"
         with pytest.raises(SystemExit, match=rf"pcl-loss {verb}: .*net_g\.pth is no readable checkpoint"):
             run_pipeline(small, verb=verb)
 
