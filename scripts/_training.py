@@ -46,7 +46,11 @@ def command(launcher: list[str], iterations: int, batch: int, gt_size: int, **tr
         **{
             f"datasets:{phase}:{key}": value
             for phase in ("train", "val")
-            for key, value in (("dataroot_gt", "pairs/X4/HR"), ("dataroot_lq", "pairs/X4/LR"), ("filename_tmpl", "{}"))
+            for key, value in (
+                ("dataroot_gt", "pairs/X4/HR"),
+                ("dataroot_lq", "pairs/X4/LR"),
+                ("filename_tmpl", "'{}'"),
+            )
         },
         "train:total_iter": iterations,
         "val:val_freq": iterations,
