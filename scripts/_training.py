@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-from pathlib import Path
-
 MAKE_HR = """
 from pathlib import Path
 from skimage import data, io  # BasicSR brings scikit-image
@@ -14,22 +11,16 @@ for name in ("astronaut", "chelsea", "coffee"):
 """
 
 
-def prepare(bin_folder: Path, folder: Path) -> None:
-    """Make HR and LR images, and the option files, in `folder`.
-
-    Raises:
-        subprocess.CalledProcessError: a command failed.
-    """
-    for command in (
-        ["python", "-c", MAKE_HR],
-        ["pcl-loss", "prepare", "--hr", "hr", "--out", "pairs", "--scale", "4", "--jobs", "1"],
-        ["pcl-loss", "options", "--to", "options"],
-    ):
-        subprocess.run([bin_folder / command[0], *command[1:]], cwd=folder, check=True)
+PREPARATION = (
+    ("python", "-c", MAKE_HR),
+    ("pcl-loss", "prepare", "--hr", "hr", "--out", "pairs", "--scale", "4", "--jobs", "1"),
+    ("pcl-loss", "options", "--to", "options"),
+)
+"""Makes HR and LR images, and the option files, in the folder where it runs."""
 
 
 def command(launcher: list[str], iterations: int, batch: int, gt_size: int, **train: object) -> list[str]:
-    """The command line of a training in the folder of `prepare`.
+    """The command line of a training in the folder of `PREPARATION`.
 
     Args:
         launcher: what starts `pcl_loss.train`.

@@ -38,7 +38,8 @@ def main() -> int:
     parts = [f"# GPU report\n\n{', '.join(gpus) or 'No GPU'}; PyTorch {torch.__version__}.{size}\n"]
     failed = 0
     with tempfile.TemporaryDirectory() as folder:
-        _training.prepare(BIN, Path(folder))
+        for program, *flags in _training.PREPARATION:
+            subprocess.run([BIN / program, *flags], cwd=folder, stdout=subprocess.DEVNULL, check=True)
         for title, command, cwd in commands(args.tiny, len(gpus), Path(folder)):
             print(f"gpu-report: {title}", flush=True)
             status, text = section(title, command, cwd)

@@ -114,7 +114,8 @@ def build(tools: Environment, out: Path) -> tuple[Path, Path]:
         old.unlink()
     tools.run("python", "-m", "build", "--outdir", str(out), str(ROOT))
     (wheel,), (sdist,) = out.glob("*.whl"), out.glob("*.tar.gz")
-    say(tools.run("python", "-m", "twine", "check", "--strict", str(wheel), str(sdist)).strip().replace("\n", "; "))
+    tools.run("python", "-m", "twine", "check", "--strict", str(wheel), str(sdist))
+    say(f"{wheel.name} and {sdist.name} are built, and twine has nothing to say against them")
     return wheel, sdist
 
 
@@ -147,7 +148,8 @@ def use(archive: Path, environment: Environment, build_requirements: list[str]) 
     environment.install(*build_requirements)
     environment.install("--no-build-isolation", f"{archive}[basicsr]")
     diagnosis = environment.run("pcl-loss", "doctor")
-    _training.prepare(environment.bin, environment.work)
+    for command in _training.PREPARATION:
+        environment.run(*command)
     training = _training.command(["pcl-loss", "train"], iterations=2, batch=2, gt_size=64)
     if "l_pcl: " not in environment.run(*training):
         raise CheckError("the log of the training has no l_pcl")
