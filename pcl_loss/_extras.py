@@ -24,11 +24,11 @@ class MissingExtraError(ModuleNotFoundError):
 
 
 def advice(library: str) -> str:
-    """How to get a library of `EXTRAS`."""
+    """How to get a library of `EXTRAS`; goes on after '... is not installed: '."""
     pip = f"pip install 'pcl_loss[{EXTRAS[library]}]'"
     if library == "basicsr" and sys.version_info >= (3, 13):
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
-        return f"BasicSR cannot be installed on Python {version}, where its setup.py fails; on 3.11 or 3.12: {pip}"
+        return f"its setup.py fails on Python {version}; on 3.11 or 3.12: {pip}"
     return pip
 
 
