@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pickle
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from logging import Logger
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+from torch import nn
+
+from . import _distributed
 
 TEMPORARY = ".tmp-"  # a leading dot also hides it from BasicSR's scan of a folder
 
@@ -69,3 +74,59 @@ def load(path: str | Path) -> Any:
             f"{path} is no readable checkpoint: not written by torch.save, incomplete, or a TorchScript archive "
             f"({type(error).__name__})"
         ) from error
+
+
+def save(content: Any, path: Path) -> None:
+    """As `torch.save`, all or nothing."""
+    with replacing(path) as file:
+        torch.save(content, file)
+
+
+def keep_with_checkpoints(
+    base_model: Any,
+    find: Callable[[Any], nn.Module | None],
+    folder: Callable[[Any], str],
+    get_root_logger: Callable[[], Logger],
+    save: Callable[[Any, Path], None] = save,
+) -> None:
+    """Let every model save its loss as `pcl_ITER.pth` and take it up when it resumes. Models without one are left as
+    they are; calling it twice is harmless.
+
+    Args:
+        base_model: the class with BasicSR's `save_training_state(epoch, current_iter)` and
+            `resume_training(resume_state)`.
+        find: the loss of a model, or None.
+        folder: where a model saves its networks.
+        get_root_logger: the trainer's own.
+        save: writes a state to a file.
+    """
+    if getattr(base_model, "keeps_pcl", False):
+        return
+    base_model.keeps_pcl = True
+    save_training_state, resume_training = base_model.save_training_state, base_model.resume_training
+
+    def path(model: Any, iteration: int | str) -> Path:
+        return Path(folder(model), f"pcl_{iteration}.pth")
+
+    @functools.wraps(save_training_state)
+    def save_with_loss(self: Any, epoch: int, current_iter: int) -> None:
+        # Before the state: a run that is killed in between resumes from the state before.
+        criterion = find(self)
+        if criterion is not None and _distributed.rank() == 0:
+            save(criterion.state_dict(), path(self, "latest" if current_iter == -1 else current_iter))
+        save_training_state(self, epoch, current_iter)
+
+    @functools.wraps(resume_training)
+    def resume_with_loss(self: Any, resume_state: dict[str, Any]) -> None:
+        resume_training(self, resume_state)
+        criterion = find(self)
+        if criterion is None:
+            return
+        file, name = path(self, resume_state["iter"]), type(criterion).__name__
+        if file.is_file():
+            criterion.load_state_dict(load(file))
+            get_root_logger().info(f"Loading {name} from {file}.")
+        else:
+            get_root_logger().warning(f"There is no {file}: the discriminator of {name} starts anew.")
+
+    base_model.save_training_state, base_model.resume_training = save_with_loss, resume_with_loss

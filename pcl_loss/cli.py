@@ -22,7 +22,7 @@ VERBS = {
     "prepare": "make LR images, sub-images and LMDBs of a folder of HR images",
     "preview": "draw the positives, negatives and bands of an image, and their similarity to an SR image",
     "doctor": "versions, repairs, gradients and speed: one block of text for a bug report",
-    "patch": "put PCL into a checkout of EDSR-PyTorch, RCAN, HAN, a fork, or BasicSR",
+    "patch": "put PCL into a checkout of EDSR-PyTorch, RCAN, HAN, a fork, BasicSR or traiNNer-redux",
     "report": "test several networks on several sets: the paper's tables and figure",
     "convert": "turn checkpoints of the official EDSR, RCAN and HAN codes into BasicSR's, and back",
 }

@@ -11,14 +11,14 @@ PACKAGE = Path(__file__).parent.parent / "pcl_loss"
 # A module imports what stands on a line above its own, and nothing on its own line or below.
 # `__init__` stands for the names that `pcl_loss` itself has.
 LINES = (
-    "_checks _datasets _distributed _downloads _durable _extras _tensors import_repair",
-    "_guarded_step samples wavelet",
+    "_checks _datasets _distributed _downloads _extras _tensors import_repair",
+    "_durable _guarded_step samples wavelet",
     "discriminator embedding",
     "functional",
     "_known_gradient",
     "loss",
     "criterion",
-    "__init__ edsr_plugin basicsr_plugin",
+    "__init__ edsr_plugin trainner_plugin basicsr_plugin",
     "tools",
     "cli train test run",
     "__main__",

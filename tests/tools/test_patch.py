@@ -644,3 +644,56 @@ def test_a_reader_that_has_seen_enough_is_no_error(codebase: Path, flag: str) ->
     done = subprocess.run(command, stdout=written, stderr=subprocess.PIPE, text=True, check=True)
     os.close(written)
     assert "pipe" not in done.stderr
+
+
+@pytest.fixture
+def trainner(tmp_path: Path) -> Path:
+    folder = tmp_path / "checkout"
+    write(folder, {"traiNNer/losses/__init__.py": "", "traiNNer/losses/pixel_loss.py": "weight = 1\n"})
+    return folder
+
+
+def test_trainner_gets_one_file_of_its_own_and_loses_it_again(
+    trainner: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = tree(trainner)
+    assert run(trainner) == 0
+    added = tree(trainner)
+    assert added.keys() - before.keys() == {"traiNNer/losses/pcl_loss.py"}
+    assert {name: added[name] for name in before} == before
+    assert "- type: pclloss" in capsys.readouterr().out
+    assert run(trainner) == 0
+    assert "is already there" in capsys.readouterr().out
+    assert tree(trainner) == added
+    assert run(trainner, "--revert") == 0
+    assert tree(trainner) == before
+    assert run(trainner, "--revert") == 0
+    assert "there is no such file" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flags", [(), ("--revert",)])
+def test_a_dry_run_on_trainner_prints_a_diff_that_git_applies(
+    trainner: Path, flags: tuple[str, ...], capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    before = tree(trainner)
+    run(trainner)
+    after = tree(trainner)
+    if not flags:
+        run(trainner, "--revert")
+        before, after = after, before
+    capfdbinary.readouterr()
+    start = tree(trainner)
+    assert run(trainner, "--dry-run", *flags) == 0
+    assert tree(trainner) == start
+    diff = capfdbinary.readouterr().out
+    env = os.environ | {"GIT_CEILING_DIRECTORIES": str(trainner.parent)}
+    subprocess.run(["git", "apply", "--unidiff-zero"], input=diff, cwd=trainner, env=env, check=True)
+    assert tree(trainner) == before
+
+
+def test_another_file_of_that_name_in_trainner_is_refused_and_left_alone(trainner: Path) -> None:
+    write(trainner, {"traiNNer/losses/pcl_loss.py": "class PCLLoss: pass\n"})
+    before = tree(trainner)
+    assert "another file of that name" in refused(trainner)
+    assert run(trainner, "--revert") == 0
+    assert tree(trainner) == before

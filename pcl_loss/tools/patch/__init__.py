@@ -1,4 +1,4 @@
-"""`pcl-loss patch DIR`: put us into a checkout of EDSR-PyTorch, RCAN, HAN, a fork of theirs, or BasicSR.
+"""`pcl-loss patch DIR`: put us into a checkout of EDSR-PyTorch, RCAN, HAN, a fork of theirs, BasicSR or traiNNer-redux.
 
 The places are found by parsing (`chain`, `codebases`), the lines are inserted as text (`source`): nothing of the file
 is changed but for the lines that come in, all of which end in `# pcl_loss`, which is what `--revert` goes by. What
@@ -22,7 +22,9 @@ from .source import MARKER, Source, parse, split, without_marked
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `pcl-loss patch`."""
-    parser.add_argument("folder", metavar="DIR", help="a checkout of EDSR-PyTorch, RCAN, HAN, a fork, or BasicSR")
+    parser.add_argument(
+        "folder", metavar="DIR", help="a checkout of EDSR-PyTorch, RCAN, HAN, a fork, BasicSR or traiNNer-redux"
+    )
     lr_help = "hand LR to the loss as well, for the negative source 'lq' (otherwise it is made of HR)"
     parser.add_argument("--lr-negative", action="store_true", help=lr_help)
     parser.add_argument("--revert", action="store_true", help="take all inserted lines out again")
@@ -53,8 +55,8 @@ class Edit:
 
     path: Path
     name: str  # the path below the folder that was given, with `/`
-    before: bytes
-    after: bytes
+    before: bytes | None  # None: there is no such file
+    after: bytes | None
     notes: tuple[str, ...]
     next_step: str = ""
 
@@ -73,7 +75,9 @@ def plan(folder: str | Path, *, lr_negative: bool = False) -> list[Edit]:
     codebase = find_codebase(Path(folder))
     kind = codebase.kind
     if lr_negative and not kind.lr_places:
-        raise ValueError(f"{folder} is BasicSR, which hands LR over by itself; leave out --lr-negative")
+        raise ValueError(
+            f"only EDSR-PyTorch and its forks need lines to hand LR over, not {folder}; leave out --lr-negative"
+        )
     try:
         kind.check(codebase.folder)
     except Refusal as refusal:
@@ -84,6 +88,9 @@ def plan(folder: str | Path, *, lr_negative: bool = False) -> list[Edit]:
 def _insert(codebase: Codebase, place: Place) -> Edit:
     path, name = codebase.folder / place.file, codebase.name(place)
     next_step = codebase.kind.next_step(codebase.folder)
+    if place.is_new and not path.exists():
+        lines = "".join(f"{line}  {MARKER}\n" for line in place.lines)
+        return Edit(path, name, None, lines.encode(), (f"{name}: a new file",), next_step)
     try:
         if not path.is_file():
             raise ValueError("the file is missing")
@@ -107,13 +114,17 @@ def plan_revert(folder: str | Path) -> list[Edit]:
     """What has to be taken out to undo `plan`; raises as it does, or `ValueError` if the rest would not parse."""
     codebase = find_codebase(Path(folder))
     places = codebase.places(lr_negative=True)
-    return [_take_out(codebase, place) for place in places if (codebase.folder / place.file).is_file()]
+    return [_take_out(codebase, place) for place in places if (codebase.folder / place.file).is_file() or place.is_new]
 
 
 def _take_out(codebase: Codebase, place: Place) -> Edit:
     path, name = codebase.folder / place.file, codebase.name(place)
+    if not path.exists():
+        return Edit(path, name, None, None, (f"{name}: there is no such file",))
     before = path.read_bytes()
     after = without_marked(before)
+    if place.is_new and not after:
+        return Edit(path, name, before, None, (f"{name}: taken away",))
     if count := len(split(before)) - len(split(after)):
         try:
             parse(after)
@@ -138,8 +149,11 @@ def diff(edits: Iterable[Edit]) -> bytes:
     """The edits as a patch without context, for `git apply --unidiff-zero`."""
     lines: list[bytes] = []
     for edit in edits:
-        texts, names = (split(edit.before), split(edit.after)), (f"a/{edit.name}".encode(), f"b/{edit.name}".encode())
-        lines += difflib.diff_bytes(difflib.unified_diff, *texts, *names, n=0)
+        before, after = edit.before, edit.after
+        old = b"/dev/null" if before is None else f"a/{edit.name}".encode()
+        new = b"/dev/null" if after is None else f"b/{edit.name}".encode()
+        texts = split(before or b""), split(after or b"")
+        lines += difflib.diff_bytes(difflib.unified_diff, *texts, old, new, n=0)
     return b"".join(lines)
 
 
@@ -148,7 +162,7 @@ def apply(edits: Sequence[Edit]) -> None:
     changed = [edit for edit in edits if edit.before != edit.after]
     for edit in changed:
         # Its folder alone decides whether a file can be replaced.
-        if not (mode := edit.path.stat().st_mode) & 0o222:
+        if edit.before is not None and not (mode := edit.path.stat().st_mode) & 0o222:
             raise PermissionError(
                 f"{edit.path} is read-only (mode {mode & 0o777:04o}); make it writable with `chmod u+w`. "
                 "Nothing was changed"
@@ -157,7 +171,7 @@ def apply(edits: Sequence[Edit]) -> None:
     try:
         for edit in changed:
             try:
-                write_file(edit.path, edit.after)
+                _write(edit.path, edit.after)
             except OSError as error:
                 raise type(error)(
                     f"{edit.path} cannot be replaced: {error.strerror or error}; is its folder writable? "
@@ -166,5 +180,12 @@ def apply(edits: Sequence[Edit]) -> None:
             written.append(edit)
     except BaseException:
         for edit in written:
-            write_file(edit.path, edit.before)
+            _write(edit.path, edit.before)
         raise
+
+
+def _write(path: Path, content: bytes | None) -> None:
+    if content is None:
+        path.unlink()
+    else:
+        write_file(path, content)

@@ -27,6 +27,7 @@ class Place:
     where: str  # the same in words, for those who have to insert the lines by hand
     lines: tuple[str, ...]
     is_optional: bool = False  # whether a codebase may do without the file
+    is_new: bool = False  # whether the file is ours alone: `lines` are all of it
 
     def by_hand(self) -> str:
         """What a refusal ends with."""
@@ -65,7 +66,9 @@ class Codebase:
 def find_codebase(root: Path) -> Codebase:
     """The only codebase in a folder or up to `MAX_DEPTH` folders below; `ValueError` or `OSError` if there is none."""
     if not root.exists():
-        raise FileNotFoundError(f"there is no folder {root}; name a checkout of EDSR-PyTorch, RCAN, HAN or BasicSR")
+        raise FileNotFoundError(
+            f"there is no folder {root}; name a checkout of EDSR-PyTorch, RCAN, HAN, BasicSR or traiNNer-redux"
+        )
     if not root.is_dir():
         raise NotADirectoryError(f"{root} is a file; name the folder of the checkout")
     root = _above_the_mark(root)
@@ -281,12 +284,31 @@ def _after_edsr(folder: Path) -> str:
     )
 
 
+# traiNNer-redux: a file of its own in traiNNer/losses
+
+
+def _none_elsewhere(source: Source) -> list[Insertion]:
+    raise ValueError("it is another file of that name")
+
+
+def _after_trainner(folder: Path) -> str:
+    return "Now add `- type: pclloss` with a `loss_weight` to `losses:` in the options, and train as ever."
+
+
 _LOSS = "loss/__init__.py"
 _LOSS_WHERE = f"{_LOSS}, where the names of --loss become modules, as one more branch"
 _TEST, _BUILD = _branch_lines("loss_type", "loss_function", "args")
 _TRAINER_WHERE = "trainer.py, just before the loss is called, with the LR batch as lr"
 _TRAIN, _TEST_FILE = "basicsr/train.py", "basicsr/test.py"
 _BASICSR_WHERE = f"{_TRAIN} and {_TEST_FILE}, before the first import of basicsr"
+
+_LOSSES = "traiNNer/losses"
+_LOSSES_WHERE = f"{_LOSSES}/pcl_loss.py, a new file"
+_LOSSES_LINES = (
+    "from pcl_loss.trainner_plugin import PCLLoss",
+    "from traiNNer.utils.registry import LOSS_REGISTRY",
+    "LOSS_REGISTRY.register(PCLLoss)",
+)
 
 KINDS = (
     Kind(
@@ -303,5 +325,12 @@ KINDS = (
             for file in (_TRAIN, _TEST_FILE)
         ),
         check=_check_basicsr,
+    ),
+    Kind(
+        mark=f"{_LOSSES}/__init__.py",
+        next_step=_after_trainner,
+        places=(
+            Place(f"{_LOSSES}/pcl_loss.py", _none_elsewhere, _registers, _LOSSES_WHERE, _LOSSES_LINES, is_new=True),
+        ),
     ),
 )

@@ -1,0 +1,80 @@
+"""The adapter for traiNNer-redux.
+
+Its `traiNNer/losses/` imports every `*_loss.py` in it; `pcl-loss patch` adds one, which registers `PCLLoss`:
+
+    train:
+      losses:
+        - type: pclloss
+          loss_weight: 1.0
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from torch import Tensor
+
+from ._checks import check_positive
+from ._durable import keep_with_checkpoints
+from .criterion import PCLPerceptualLoss
+
+LOGGED = ("l_cl", "pos_sim", "neg_sim", "margin", "l_d")
+
+
+class PCLLoss(PCLPerceptualLoss):
+    """`PCLCriterion` as traiNNer-redux builds and calls a loss; its registry takes the name of the class.
+
+    It owns E_D, which is saved as `models/pcl_ITER.pth` beside the networks and resumed with them. The log of the
+    training gets `pcl_l_cl`, `pcl_pos_sim`, `pcl_neg_sim`, `pcl_margin` and `pcl_l_d`, each of the last step.
+
+    Args:
+        loss_weight: alpha; traiNNer-redux itself multiplies by it.
+        **keywords: of `PCLPerceptualLoss`. With `accum_iter` in the data set's options, `update_every` of the same
+            value gives E_D as many updates as the SR network.
+
+    Raises:
+        TypeError, ValueError: `loss_weight` is not positive, or as `PCLPerceptualLoss`.
+    """
+
+    def __init__(self, loss_weight: float, **keywords: Any) -> None:
+        # For a negative weight, traiNNer-redux hands over upsampled LR as the target, which PCL would then aim at.
+        weight = check_positive("loss_weight", loss_weight)
+        super().__init__(loss_weight=1.0, **keywords)
+        self.loss_weight = weight
+        base_model = import_module("traiNNer.models.base_model").BaseModel
+        _log_statistics(base_model)
+        get_root_logger = import_module("traiNNer.utils").get_root_logger
+        keep_with_checkpoints(base_model, _find, lambda model: model.opt.path.models, get_root_logger)
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:  # type: ignore[override]
+        """The contrastive loss without its weight, 0-dim; trains E_D.
+
+        Args:
+            output: super-resolved images `(N, C, H, W)` in `[0, 1]`, `H, W >= 32`.
+            target: their ground truth, the same shape.
+
+        Raises:
+            TypeError, ValueError: as `PCLLoss`.
+        """
+        # Autograd takes no tensor that inference mode has made.
+        return super().forward(output, target.clone() if target.is_inference() else target)[0]
+
+
+def _find(model: Any) -> PCLLoss | None:
+    losses = getattr(model, "losses", {}).values()
+    return next((loss for loss in losses if isinstance(loss, PCLLoss)), None)
+
+
+def _log_statistics(base_model: Any) -> None:
+    """Let the models log the statistics of their `PCLLoss`: a dict that it returned would be added up as losses."""
+    if getattr(base_model, "keeps_pcl", False):
+        return
+    get_current_log = base_model.get_current_log
+
+    def log(self: Any) -> dict[str, Any]:
+        criterion = _find(self)
+        statistics = {} if criterion is None else criterion.log
+        return get_current_log(self) | {f"pcl_{name}": statistics[name] for name in LOGGED if name in statistics}
+
+    base_model.get_current_log = log

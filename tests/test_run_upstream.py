@@ -1,0 +1,333 @@
+"""`pcl-loss run` and traiNNer-redux on the real codebases: `PCL_UPSTREAM=DIR make test-all`.
+
+DIR holds checkouts of the codebases named here. They are copied, never changed; nothing of theirs is in this
+repository. What is not there is skipped. HAT, DRCT, DAT and CAT need einops and timm, traiNNer-redux what its
+`pyproject.toml` names.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+from skimage import data
+
+import pcl_loss
+from pcl_loss.tools import patch
+
+UPSTREAM = os.environ.get("PCL_UPSTREAM")
+PACKAGE = Path(pcl_loss.__file__).parent.parent
+RUN = ("-m", "pcl_loss", "run")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not UPSTREAM, reason="set PCL_UPSTREAM=DIR, a folder with checkouts of the codebases"),
+]
+
+
+def copy_of(name: str, to: Path) -> Path:
+    source = Path(UPSTREAM or "") / name
+    if not source.is_dir():
+        pytest.skip(f"there is no {source}")
+    ignored = shutil.ignore_patterns(".git", "__pycache__", "experiment*", "*.pt", "*.pth")
+    return Path(shutil.copytree(source, to / name, ignore=ignored))
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """The files as they are, but for what a training leaves behind."""
+    left = {"experiment", "experiments", "__pycache__"}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and not left & set(path.relative_to(folder).parts)
+    }
+
+
+def pcl_patch(folder: Path, *flags: str) -> None:
+    parser = argparse.ArgumentParser()
+    patch.add_arguments(parser)
+    assert patch.run(parser.parse_args([str(folder), *flags])) == 0
+
+
+def python(cwd: Path, *arguments: str) -> str:
+    path = os.pathsep.join([str(PACKAGE), *filter(None, [os.environ.get("PYTHONPATH")])])
+    env = os.environ | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *arguments], cwd=cwd, env=env, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+SWIN = {"upscale": 4, "in_chans": 3, "img_size": 16, "img_range": 1.0, "num_heads": [2], "resi_connection": "1conv"}
+OVERLAP = {"window_size": 8, "compress_ratio": 3, "squeeze_factor": 4, "conv_scale": 0.01, "overlap_ratio": 0.5}
+HAT = SWIN | OVERLAP | {"depths": [1], "embed_dim": 12, "mlp_ratio": 2, "upsampler": "pixelshuffle"}
+COMPACT = {"type": "SRVGGNetCompact", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 8, "num_conv": 1, "upscale": 4}
+CAT = {"split_size_0": [4], "split_size_1": [0], "depth": [2], "block_name": "CATB_axial", "upsampler": "pixelshuffle"}
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A codebase that trains by BasicSR's `train_pipeline`: its script, its model and a tiny network."""
+
+    script: str
+    model_type: str
+    network_g: dict[str, Any]
+    has_own_basicsr: bool = False
+
+
+PLUGINS = {
+    "HAT": Plugin("hat/train.py", "HATModel", HAT | {"type": "HAT"}),
+    "DRCT": Plugin("drct/train.py", "DRCTModel", HAT | {"type": "DRCT"}),
+    "Real-ESRGAN": Plugin("realesrgan/train.py", "SRModel", COMPACT),
+    "DAT": Plugin(
+        "basicsr/train.py",
+        "DATModel",
+        SWIN | {"type": "DAT", "split_size": [4, 8], "depth": [2], "embed_dim": 32},
+        has_own_basicsr=True,
+    ),
+    "CAT": Plugin(
+        "basicsr/train.py",
+        "CATModel",
+        SWIN | CAT | {"type": "CAT", "mlp_ratio": 2, "embed_dim": 32},
+        has_own_basicsr=True,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PLUGINS)
+def test_a_codebase_of_basicsr_trains_and_resumes_without_an_edit(
+    name: str, tmp_path: Path, baseline: dict[str, Any]
+) -> None:
+    base, folder = PLUGINS[name], copy_of(name, tmp_path)
+    if name != "Real-ESRGAN":
+        pytest.importorskip("einops")
+        pytest.importorskip("timm")
+    before = tree(folder)
+    options = baseline | {"network_g": base.network_g, "model_type": base.model_type}
+    options["logger"]["use_tb_logger"] = False
+    options["train"]["perceptual_opt"] = {"type": "PCLPerceptualLoss", "loss_weight": 1.0, "num_feat": 8}
+
+    def train(iterations: int, *command: str) -> str:
+        options["train"]["total_iter"] = iterations
+        (tmp_path / "options.yml").write_text(yaml.safe_dump(options))
+        return python(folder, *command, "-opt", str(tmp_path / "options.yml"))
+
+    output = train(4, *RUN, base.script)
+    assert len(re.findall(r"l_percep: [\d.]+e", output)) == 4
+    (where,) = re.findall(r"\[pcl_loss\] PCL is registered in (.*);", output)
+    assert (Path(where) == folder / "basicsr") == base.has_own_basicsr
+
+    command = (*RUN, base.script)
+    if base.has_own_basicsr and not torch.cuda.is_available():
+        # What reads the state in its own basicsr/train.py wants a GPU.
+        command = ("-m", "pcl_loss.train")
+    output = train(6, *command, "--auto_resume")
+    assert "Loading PCLPerceptualLoss from" in output
+    assert len(re.findall(r"l_percep: [\d.]+e", output)) == 2
+    assert tree(folder) == before
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four images and their quarters, laid out as DIV2K."""
+    folder = tmp_path_factory.mktemp("pairs")
+    for number, name in enumerate(("astronaut", "coffee", "chelsea", "rocket"), 1):
+        hr = np.ascontiguousarray(getattr(data, name)()[20:148, 100:228, ::-1])
+        lr = cv2.resize(hr, (32, 32), interpolation=cv2.INTER_AREA)
+        for file, image in ((f"HR/{number:04}.png", hr), (f"LR_bicubic/X4/{number:04}x4.png", lr)):
+            (folder / "DIV2K" / f"DIV2K_train_{file}").parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(folder / "DIV2K" / f"DIV2K_train_{file}"), image)
+    return folder
+
+
+@dataclass(frozen=True)
+class OldFork:
+    """A codebase of RCAN's kind, for PyTorch 0.4: the folder of its code, and its flags."""
+
+    code: str
+    flags: str
+    missing: str
+
+
+RANGE = "--n_train 3 --n_val 1 --offset_val 3 --ext sep_reset"
+LOADER = "dataloader.MSDataLoader, the schedulers of PyTorch 1.0"
+OLD_FORKS = {
+    "RCAN": OldFork(
+        "RCAN_TrainCode/code",
+        f"--model RCAN --n_resgroups 2 --n_resblocks 1 --reduction 4 {RANGE}",
+        f"{LOADER}, scipy.misc.imread",
+    ),
+    "A2N": OldFork("code", f"--model AAN {RANGE}", f"{LOADER}, scipy.misc.imread"),
+    "SAN": OldFork(
+        "TrainCode",
+        f"--model SAN --n_resgroups 1 --n_resblocks 1 --reduction 4 {RANGE}",
+        f"{LOADER}, scipy.misc.imread",
+    ),
+    "MSRN-PyTorch": OldFork("MSRN/Train", "--model MSRN --data_range 1-3/4-4 --ext img", LOADER),
+}
+
+
+@pytest.mark.parametrize("name", OLD_FORKS)
+def test_an_old_fork_of_edsr_trains_resumes_and_reverts(name: str, tmp_path: Path, pairs: Path) -> None:
+    base, folder = OLD_FORKS[name], copy_of(name, tmp_path)
+    code = folder / base.code
+    before = tree(folder)
+    pcl_patch(code)
+
+    def train(epochs: int, *where: str) -> str:
+        flags = (
+            "--cpu --n_GPUs 1 --n_threads 2 --scale 4 --n_feats 8 --patch_size 96 --batch_size 2 --test_every 2 "
+            "--print_every 1 --rgb_range 255 --lr 1e-3 --decay_type step --lr_decay 2 --gamma 0.5 "
+            f"--data_train DIV2K --data_test DIV2K --dir_data {pairs} {base.flags} --epochs {epochs}"
+        )
+        (code / "pcl.yml").write_text("num_feat: 8\n")
+        output = python(code, *RUN, "main.py", *flags.split(), "--loss", "1*L1+1*PCL", *where)
+        (code / "pcl.yml").unlink()
+        return output
+
+    def column(output: str, column: str) -> list[float]:
+        return [float(value) for value in re.findall(rf"\[{column}: (-?[\d.]+|nan)\]", output)]
+
+    output = train(2, "--save", "run")
+    assert f"[pcl_loss] no basicsr is in use; repaired: {base.missing}" in output
+    steps = len(column(output, "L1"))
+    assert steps >= 4
+    for name in ("PCL", "DIS"):
+        assert len(column(output, name)) == steps
+        assert all(0 < value < 100 for value in column(output, name))
+    (loss,) = folder.glob("**/experiment/run/loss.pt")
+    assert steps_of(torch.load(loss, weights_only=True)) == {steps}
+
+    output = train(3, "--load", "run", "--resume", "-1")
+    rates = re.findall(r"\[Epoch (\d)\]\s+Learning rate: ([\d.e-]+)", output)
+    assert rates == [("3", "5.00e-4")]
+    assert steps_of(torch.load(loss, weights_only=True)) == {steps * 3 // 2}
+
+    pcl_patch(code, "--revert")
+    assert tree(folder) == before
+
+
+TRAINNER = """
+import sys
+
+import torch
+
+folder, steps, accumulate = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+sys.path.insert(0, folder)
+
+import train
+from traiNNer.models import build_model
+from traiNNer.utils import make_exp_dirs
+from traiNNer.utils.config import Config
+
+del sys.argv[1:4]
+opt, _ = Config.load_config_from_file(folder, is_train=True)
+torch.manual_seed(0)
+state = train.load_resume_state(opt)
+make_exp_dirs(opt, state is not None)
+model = build_model(opt)
+if state is not None:
+    model.resume_training(state)
+for step in range(state["iter"] + 1 if state else 1, steps + 1):
+    model.set_current_iter(step)
+    for part in range(accumulate):
+        generator = torch.Generator().manual_seed(100 * step + part)
+        with torch.inference_mode():
+            gt = torch.rand(2, 3, 64, 64, generator=generator)
+        lq = torch.nn.functional.interpolate(gt, scale_factor=1 / 4, mode="bicubic", antialias=True)
+        model.feed_data({"gt": gt, "lq": lq})
+        model.optimize_parameters(step, part, part == accumulate - 1)
+    print("logged", *sorted(model.get_current_log()))
+    model.reset_current_log()
+model.save(0, steps)
+"""
+"""A loop around the models of traiNNer-redux, on a CPU: its own train.py wants a GPU."""
+
+
+def test_trainner_trains_resumes_and_reverts(tmp_path: Path) -> None:
+    folder = copy_of("traiNNer-redux", tmp_path)
+    for module in ("antialiased_cnns", "ema_pytorch", "msgspec", "pytorch_optimizer", "pyvips", "spandrel"):
+        pytest.importorskip(module)
+    before = tree(folder)
+    pcl_patch(folder)
+    (tmp_path / "loop.py").write_text(TRAINNER)
+    options = {
+        "scale": 4,
+        "num_gpu": 0,
+        "manual_seed": 0,
+        "network_g": {"type": "compact", "num_feat": 8, "num_conv": 1},
+        "path": {},
+        "logger": {"print_freq": 1, "save_checkpoint_freq": 4, "use_tb_logger": False},
+    }
+    data_set = {
+        "name": "pairs",
+        "type": "pairedimagedataset",
+        "dataroot_gt": ["hr"],
+        "dataroot_lq": ["lr"],
+        "lq_size": 16,
+        "num_worker_per_gpu": 0,
+        "batch_size_per_gpu": 2,
+    }
+
+    def train(name: str, steps: int, *flags: str, weight: float = 1.0, amp: bool = False, accumulate: int = 1) -> str:
+        losses = [{"type": "l1loss", "loss_weight": 1.0}]
+        losses += [{"type": "pclloss", "loss_weight": weight, "num_feat": 8, "update_every": accumulate}]
+        training = {
+            "total_iter": 10,
+            "optim_g": {"type": "AdamW", "lr": 1.0e-3},
+            "scheduler": {"type": "MultiStepLR", "milestones": [100], "gamma": 0.5},
+            "losses": losses,
+        }
+        yml = options | {"name": name, "use_amp": amp, "amp_bf16": True, "train": training}
+        yml["datasets"] = {"train": data_set | {"accum_iter": accumulate}}
+        (tmp_path / "options.yml").write_text(yaml.safe_dump(yml))
+        loop = (str(tmp_path / "loop.py"), str(folder), str(steps), str(accumulate))
+        return python(folder, *loop, "-opt", str(tmp_path / "options.yml"), *flags)
+
+    def saved(name: str, file: str) -> Any:
+        path = folder / "experiments" / name / "models" / file
+        return load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+
+    from safetensors.torch import load_file
+
+    output = train("whole", 6)
+    logged = re.findall(r"^logged (.*)", output, re.MULTILINE)
+    assert len(logged) == 6
+    assert {"l_g_l1", "l_g_pcl", "l_g_total", "pcl_margin", "pcl_l_d"} <= set(logged[-1].split())
+    train("parts", 4)
+    output = train("parts", 6, "--auto_resume")
+    assert output.count("\nlogged") == 2
+    whole, parts = saved("whole", "pcl_6.pth"), saved("parts", "pcl_6.pth")
+    tensors = [key for key, value in whole.items() if isinstance(value, torch.Tensor)]
+    assert all(torch.equal(whole[key], parts[key]) for key in tensors)
+    assert steps_of(parts) == {6}
+
+    # Half the gradient of PCL makes another network.
+    train("weaker", 6, weight=0.5)
+    strong, weak = saved("whole", "net_g_6.safetensors"), saved("weaker", "net_g_6.safetensors")
+    assert any(not torch.equal(strong[key], weak[key]) for key in strong)
+
+    train("amp", 4, amp=True, accumulate=2)
+    amp = saved("amp", "pcl_4.pth")
+    assert steps_of(amp) == {4}
+    assert {value.dtype for value in amp.values() if isinstance(value, torch.Tensor) and value.is_floating_point()} == {
+        torch.float32
+    }
+
+    pcl_patch(folder, "--revert")
+    assert tree(folder) == before
+
+
+def steps_of(saved: dict[str, Any]) -> set[int]:
+    """E_D's steps, as its optimizer has counted them."""
+    (state,) = (value for value in saved.values() if isinstance(value, dict) and "optimizer" in value)
+    return {int(entry["step"]) for entry in state["optimizer"]["state"].values()}

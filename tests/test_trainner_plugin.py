@@ -1,0 +1,126 @@
+"""PCL as traiNNer-redux builds, calls, logs, saves and resumes a loss; its conventions stand in here, not its code."""
+
+import logging
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from helpers import rand
+from torch import Tensor
+
+from pcl_loss import PCLCriterion
+from pcl_loss.trainner_plugin import PCLLoss
+
+
+class Model:
+    """What of its models the adapter meets: they save networks and optimizers, never a loss."""
+
+    def __init__(self, folder: Path, losses: dict[str, Any]) -> None:
+        self.opt = SimpleNamespace(path=SimpleNamespace(models=str(folder)))
+        self.losses = losses
+        self.resumed: list[int] = []
+
+    def save_training_state(self, epoch: int, current_iter: int) -> None:
+        pass
+
+    def resume_training(self, resume_state: dict[str, Any]) -> None:
+        self.resumed.append(resume_state["iter"])
+
+    def get_current_log(self) -> dict[str, Any]:
+        return {"l_g_pcl": 0.5}
+
+
+@pytest.fixture(autouse=True)
+def base_model(monkeypatch: pytest.MonkeyPatch) -> Any:
+    base_model = type("BaseModel", (Model,), {})
+    models: Any = ModuleType("traiNNer.models.base_model")
+    models.BaseModel = base_model
+    utils: Any = ModuleType("traiNNer.utils")
+    utils.get_root_logger = logging.getLogger
+    for module in (ModuleType("traiNNer"), ModuleType("traiNNer.models"), models, utils):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    return base_model
+
+
+def images(seed: int) -> tuple[Tensor, Tensor]:
+    return rand(2, 3, 32, 32, seed=seed).float().requires_grad_(), rand(2, 3, 32, 32, seed=seed + 50).float()
+
+
+@pytest.mark.parametrize("weight", [1.0, 3.0])
+def test_the_weight_is_left_to_the_trainer_and_the_value_is_that_of_the_criterion(weight: float) -> None:
+    torch.manual_seed(0)
+    loss = PCLLoss(loss_weight=weight, num_feat=4, recipe="paper")
+    torch.manual_seed(0)
+    criterion = PCLCriterion(num_feat=4)
+    assert loss.loss_weight == weight
+    for seed in range(2):
+        sr, hr = images(seed)
+        assert loss(sr, hr).item() == pytest.approx(criterion(sr, hr).item(), rel=1e-6)
+
+
+def test_the_light_recipe_leaves_its_weight_to_the_trainer_too() -> None:
+    sr, hr = images(0)
+    loss, criterion = PCLLoss(loss_weight=2.0, recipe="light"), PCLCriterion(recipe="light", loss_weight=1.0)
+    assert loss(sr, hr).item() == pytest.approx(criterion(sr, hr).item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0])
+def test_a_weight_that_would_give_it_another_target_is_refused(weight: float) -> None:
+    with pytest.raises(ValueError, match="loss_weight"):
+        PCLLoss(loss_weight=weight)
+
+
+def test_a_target_made_in_inference_mode_trains_both_networks() -> None:
+    loss = PCLLoss(loss_weight=1.0, num_feat=4)
+    before = loss.embedding.head.weight.clone()
+    sr, _ = images(0)
+    with torch.inference_mode():
+        hr = torch.rand(2, 3, 32, 32)
+    loss(sr, hr).backward()
+    assert sr.grad is not None
+    assert sr.grad.abs().max() > 0
+    assert not torch.equal(loss.embedding.head.weight, before)
+
+
+def test_the_log_gets_its_statistics_and_no_other_model_does(base_model: Any, tmp_path: Path) -> None:
+    loss = PCLLoss(loss_weight=1.0, num_feat=4)
+    PCLLoss(loss_weight=1.0, num_feat=4)
+    model = base_model(tmp_path, {"l_g_l1": torch.nn.L1Loss(), "l_g_pcl": loss})
+    assert model.get_current_log() == {"l_g_pcl": 0.5}
+    loss(*images(0))
+    assert model.get_current_log() == {"l_g_pcl": 0.5} | {
+        f"pcl_{name}": loss.log[name] for name in ("l_cl", "pos_sim", "neg_sim", "margin", "l_d")
+    }
+    assert base_model(tmp_path, {"l_g_l1": torch.nn.L1Loss()}).get_current_log() == {"l_g_pcl": 0.5}
+
+
+def test_a_resumed_training_goes_on_exactly(base_model: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def build() -> tuple[PCLLoss, Any]:
+        loss = PCLLoss(loss_weight=1.0, num_feat=4, update_every=2)
+        return loss, base_model(tmp_path, {"l_g_pcl": loss})
+
+    loss, model = build()
+    for seed in range(3):
+        loss(*images(seed))
+    model.save_training_state(0, 3)
+    resumed, again = build()
+    again.resume_training({"iter": 3})
+    assert again.resumed == [3]
+    for seed in range(3, 6):
+        assert torch.equal(loss(*images(seed)), resumed(*images(seed)))
+    ours, theirs = loss.state_dict(), resumed.state_dict()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours if isinstance(ours[key], Tensor))
+
+    again.resume_training({"iter": 7})
+    assert "pcl_7.pth" in caplog.text
+
+
+def test_a_model_without_it_saves_nothing(base_model: Any, tmp_path: Path) -> None:
+    PCLLoss(loss_weight=1.0, num_feat=4)
+    model = base_model(tmp_path, {"l_g_l1": torch.nn.L1Loss()})
+    model.save_training_state(0, 3)
+    model.resume_training({"iter": 3})
+    assert list(tmp_path.iterdir()) == []
