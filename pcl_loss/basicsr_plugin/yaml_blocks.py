@@ -45,6 +45,9 @@ def check_blocks(opt: Options) -> None:
         _check_metric(f"val.metrics.{name}", metric)
     if "train" in opt:
         _check_training(opt)
+        losses = ("pixel_opt", "perceptual_opt", "gan_opt")
+        if issubclass(model, SRModel) and not any(opt["train"].get(name) for name in losses):
+            raise OptionsError("train.pixel_opt and train.perceptual_opt are both missing; set one of the two")
         if issubclass(model, SRModel) and opt["datasets"]["train"]["type"] == "PairedImageDataset":
             _check_patch(opt, networks["network_g"])
 

@@ -309,6 +309,9 @@ def _check_block(name: str, block: Options, constructor: Callable[..., Any], wit
         raise ValueError(f"{name}.type must be {constructor.__name__}, got {block['type']}")
     _check_keywords(name, block, constructor, without)
     _whole_floats(block, COUNTS)
+    for key in COUNTS:  # building so many would never end
+        if isinstance(block.get(key), int) and block[key] > 1000:
+            BOUNDS.get(key, whole(0, 2**31)).check(f"{name}.{key}", block[key])
     try:
         # Built for its checks alone: without storage, and without taking from the run's random numbers.
         with torch.random.fork_rng(devices=[]), torch.device("meta"):

@@ -264,7 +264,10 @@ def _check_datasets(opt: Options, is_train: bool) -> list[str]:
                 f"{where}: a data set is called {', '.join(names)} or {names[int(is_train)]}_1 ..., got {shown(phase)}"
                 + (f"; did you mean {meant!r}?" if meant else "")
             )
-        unknown += check_table(where, dataset, DATASET, _required_of_dataset(dataset, phase, is_train))
+        required = _required_of_dataset(dataset, phase)
+        unknown += check_table(where, dataset, DATASET, required)
+        for key in [key for key in required if key.startswith("dataroot")]:
+            TEXT.check(f"{where}.{key}", dataset[key])
         if "io_backend" in dataset:
             unknown += check_table(f"{where}.io_backend", dataset["io_backend"], IO_BACKEND, ("type",))
         if dataset.get("type") in PAIRED and "scale" not in opt:
@@ -282,7 +285,7 @@ def _check_datasets(opt: Options, is_train: bool) -> list[str]:
     return unknown
 
 
-def _required_of_dataset(dataset: Any, phase: str, is_train: bool) -> tuple[str, ...]:
+def _required_of_dataset(dataset: Any, phase: str) -> tuple[str, ...]:
     required: tuple[str, ...] = ("name", "type")
     if not isinstance(dataset, dict):
         return required
