@@ -1,6 +1,7 @@
 """PCL as traiNNer-redux builds, calls, logs, saves and resumes a loss; its conventions stand in here, not its code."""
 
 import logging
+import re
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from helpers import rand
 from torch import Tensor
 
@@ -47,6 +49,15 @@ def base_model(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def images(seed: int) -> tuple[Tensor, Tensor]:
     return rand(2, 3, 32, 32, seed=seed).float().requires_grad_(), rand(2, 3, 32, 32, seed=seed + 50).float()
+
+
+def test_the_options_in_the_docs_build_the_loss() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "codebases.md").read_text()
+    (block,) = re.findall(r"<!-- test: trainner -->\n```yaml\n(.*?)```", page, re.DOTALL)
+    (options,) = yaml.safe_load(block)["train"]["losses"]
+    # Its registry takes the name of the class, in lower case.
+    assert options.pop("type") == PCLLoss.__name__.lower()
+    assert PCLLoss(**options).loss_weight == 1.0
 
 
 @pytest.mark.parametrize("weight", [1.0, 3.0])
