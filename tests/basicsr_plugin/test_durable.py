@@ -312,7 +312,8 @@ def newest(folder: Path) -> int:
 
 
 def kill_often(options: Options, folder: Path, kills: int) -> None:
-    options["train"] |= {"total_iter": 100000}
+    options["train"]["total_iter"] = 100000
+    options["train"]["scheduler"]["periods"] = [100000]
     options["logger"] |= {"save_checkpoint_freq": 1, "use_tb_logger": False, "print_freq": 100}
     options["val"] = None
     (folder / "tiny.yml").write_text(yaml.safe_dump(options))

@@ -283,6 +283,7 @@ def test_a_process_that_is_signalled_leaves_no_child_and_no_traceback(
     number: signal.Signals, to_group: bool, small: Options, tmp_path: Path
 ) -> None:
     small["train"]["total_iter"] = 100000
+    small["train"]["scheduler"]["periods"] = [100000]
     small["val"] = None
     small["datasets"]["train"]["num_worker_per_gpu"] = 2
     process = start(small, tmp_path)
@@ -323,6 +324,7 @@ def test_two_processes_resume_bit_for_bit_and_stop_at_one_iteration(small: Optio
     assert_equal_weights(resumed, expected)
 
     small["train"]["total_iter"] = 100000
+    small["train"]["scheduler"]["periods"] = [100000]
     process = start(small, tmp_path, *TWO_RANKS)
     end = time.monotonic() + 120
     while not (tmp_path / "experiments/tiny/training_states/12.state").exists():
