@@ -209,13 +209,13 @@ def test_the_patch_in_the_repository_is_what_the_command_would_write(name: str, 
 
 
 def test_without_the_patch_no_banner_is_printed(trainer: Trainer) -> None:
-    assert "[pcl_loss]" not in trainer("1*L1+1*PCL", 1, "--save", "unpatched")
+    assert "[pcl_loss] contrastive loss" not in trainer("1*L1+1*PCL", 1, "--save", "unpatched")
 
 
 def test_with_the_patch_it_trains_saves_and_resumes(trainer: Trainer) -> None:
     git_apply(trainer.folder)
     output = trainer("1*L1+1*PCL", 2, "--save", "with")
-    assert output.count("[pcl_loss] ") == 1
+    assert output.count("[pcl_loss] contrastive loss") == 1
     steps = len(column(output, "L1"))
     for values in (column(output, "PCL"), column(output, "DIS")):
         assert len(values) == steps >= 4
