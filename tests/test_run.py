@@ -87,9 +87,14 @@ def test_the_exit_status_is_that_of_the_script(tmp_path: Path, ending: str) -> N
 
 def test_ctrl_c_ends_the_script(tmp_path: Path) -> None:
     write(tmp_path / "main.py", "import time\nprint('begun', flush=True)\ntime.sleep(60)")
-    process = subprocess.Popen(
-        [sys.executable, *RUN, "main.py"], cwd=tmp_path, env=ENV, text=True, stdout=subprocess.PIPE, stderr=-1
-    )
+    # Where these tests run in the background of a shell, Ctrl-C is ignored, and a child inherits that.
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        process = subprocess.Popen(
+            [sys.executable, *RUN, "main.py"], cwd=tmp_path, env=ENV, text=True, stdout=subprocess.PIPE, stderr=-1
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert process.stdout is not None
     assert process.stdout.readline() == "begun\n"
     process.send_signal(signal.SIGINT)

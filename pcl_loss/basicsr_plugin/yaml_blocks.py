@@ -43,7 +43,8 @@ def check_blocks(opt: Options) -> None:
             networks[name] = _check_network(name, opt[name])
     for name, metric in ((opt.get("val") or {}).get("metrics") or {}).items():
         _check_metric(f"val.metrics.{name}", metric)
-    if "train" in opt:
+    # A file for testing may keep the block of its training.
+    if "train" in opt and "train" in opt["datasets"]:
         _check_training(opt)
         losses = ("pixel_opt", "perceptual_opt", "gan_opt")
         if issubclass(model, SRModel) and not any(opt["train"].get(name) for name in losses):

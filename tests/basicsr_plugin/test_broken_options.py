@@ -424,6 +424,11 @@ def test_the_verb_test_checks_its_file_too(
     refuses(parse, baseline, message, is_train=False)
 
 
+def test_a_file_for_testing_may_keep_the_block_of_its_training(baseline: Options, parse: Parse) -> None:
+    baseline["datasets"] = {"test_1": baseline["datasets"]["val"]}
+    parse(baseline, is_train=False)
+
+
 def test_pcl_perceptual_loss_is_checked_under_any_model(baseline: Options, parse: Parse) -> None:
     for block, message in (
         ({"lossweight": 1.0}, r"unknown key 'lossweight' in train\.perceptual_opt.*did you mean 'loss_weight'"),
