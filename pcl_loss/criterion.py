@@ -280,7 +280,7 @@ class DiscriminatorStep(GuardedStep):
     ) -> Tensor:
         """`cri_cld` of the logits that `net_d` gives real and super-resolved images `(N, C, H, W)`, 0-dim."""
         images = torch.cat([at_least_float32(hr), at_least_float32(sr)]) / data_range
-        # One forward over both: DistributedDataParallel allows one per backward.
+        # One forward over both, so that batch norm treats them alike.
         real, fake = net_d(images).chunk(2)
         l_d = cri_cld(real, fake)
         self.log = {"l_d": l_d.detach(), "out_d_real": real.detach().mean(), "out_d_fake": fake.detach().mean()}

@@ -162,6 +162,7 @@ def _build_network(where: str, block: Options) -> Any:
 
 
 def _asks_for_storage(error: Exception) -> bool:
+    """Whether PyTorch says so of a tensor on its device "meta", by the type of the error or in its words."""
     return isinstance(error, NotImplementedError) or "meta" in str(error).lower()
 
 
