@@ -8,7 +8,6 @@ does lets models run that could not; how the others train stays as it is. The re
 from __future__ import annotations
 
 import functools
-import inspect
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from basicsr.models.base_model import BaseModel
 from basicsr.utils import dist_util, get_root_logger
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.torch_version import TorchVersion
 
 from .. import import_repair
 from . import durable
@@ -51,7 +51,7 @@ def resume_without_cuda() -> bool:
 
 def load_tensors_alone() -> bool:
     """BasicSR loads networks with torch's default, which before torch 2.6 runs code that a file may hold."""
-    is_default = inspect.signature(torch.load).parameters["weights_only"].default is None
+    is_default = TorchVersion(torch.__version__) >= "2.6"
     if is_default and not os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"):
         return False
     base_model.torch = durable.Torch()

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import random
 import re
 import resource
@@ -238,21 +239,37 @@ def test_where_torch_would_run_code_in_a_network_basicsr_no_longer_does(
     net = torch.nn.Conv2d(1, 1, 1)
     model = base_model.BaseModel({"num_gpu": 0, "is_train": False})
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
-    with pytest.warns(UserWarning, match="WEIGHTS_ONLY"), pytest.raises(AttributeError):
+    monkeypatch.setattr(base_model, "torch", torch)
+    with pytest.warns((UserWarning, FutureWarning), match=r"WEIGHTS_ONLY|weights_only"), pytest.raises(AttributeError):
         model.load_network(net, str(tmp_path / "net_g.pth"))
     assert (tmp_path / "ran").exists(), "the payload does not work"
     (tmp_path / "ran").rmdir()
 
-    monkeypatch.setattr(base_model, "torch", torch)
     assert repairs.load_tensors_alone()
     with pytest.raises(_durable.UnreadableFileError, match=r"net_g\.pth holds Python objects"):
         model.load_network(net, str(tmp_path / "net_g.pth"))
     assert not (tmp_path / "ran").exists()
 
 
-def test_torch_that_loads_tensors_alone_needs_no_repair(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("version", "needed"), [("2.5.1+cu124", True), ("2.6.0", False), ("2.14.1+cpu", False)])
+def test_torch_that_loads_tensors_alone_needs_no_repair(
+    version: str, needed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", raising=False)
-    assert not repairs.load_tensors_alone()
+    monkeypatch.setattr(base_model, "torch", torch)
+    monkeypatch.setattr(torch, "__version__", version)
+    assert repairs.load_tensors_alone() == needed
+
+
+def test_no_network_that_basicsr_loads_runs_code_with_the_torch_that_is_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", raising=False)
+    torch.save({"params": Payload(tmp_path / "ran")}, tmp_path / "net_g.pth")
+    model = base_model.BaseModel({"num_gpu": 0, "is_train": False})
+    with pytest.raises((_durable.UnreadableFileError, pickle.UnpicklingError)):
+        model.load_network(torch.nn.Conv2d(1, 1, 1), str(tmp_path / "net_g.pth"))
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("name", NAMES)
