@@ -2,8 +2,11 @@
 codebase, as `python SCRIPT ARGS...` runs it, with PCL known to the BasicSR that it imports.
 
 What the script needs and current packages lack is put back (see `import_repair`); what they have stays as it is. A
-process that the script starts by `spawn` or `forkserver` runs the script again without this command. So a part of what
-`multiprocessing` hands to such a process is an object that, when it is unpickled there, does the same preparation
+script that calls BasicSR's train pipeline, or has one of its own that calls `basicsr.utils.options.parse_options`,
+saves, resumes and ends at a signal as `pcl-loss train` does.
+
+A process that the script starts by `spawn` or `forkserver` runs the script again without this command. So a part of
+what `multiprocessing` hands to such a process is an object that, when it is unpickled there, does the same preparation
 before anything of the script.
 """
 
@@ -14,6 +17,7 @@ import atexit
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from importlib import import_module
 from importlib.machinery import SourceFileLoader
 from multiprocessing import spawn
@@ -23,7 +27,7 @@ from typing import Any
 
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from . import import_repair
+from . import _ending, import_repair
 
 PLUGIN = "pcl_loss.basicsr_plugin"
 NO_REGISTRY = (
@@ -53,8 +57,34 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.path[0 : 0 if sys.flags.safe_path else 1] = list(dict.fromkeys(map(str, (folder, root))))
     sys.argv = [args.script, *args.arguments]
     prepare(folder.relative_to(root).parts[:1])
-    _say_it_once_at_the_first_step()
-    _execute(os.path.abspath(script))
+    course = _Course()
+    import_repair.after_import(PLUGIN, course.wait_for_training)
+    _say_it_once_at_the_first_step(course)
+
+    def run() -> None:
+        with course:
+            _execute(os.path.abspath(script))
+
+    _ending.end_in_one_line("run", run, _errors)
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    course = sys.modules.get(f"{PLUGIN}.course")
+    return () if course is None else course.ERRORS
+
+
+class _Course(ExitStack):
+    """That of `pcl-loss train`, from where the script's train pipeline parses its options on."""
+
+    has_begun = False
+
+    def wait_for_training(self, plugin: ModuleType) -> None:
+        import_module(f"{PLUGIN}.registration").before_training.append(self.begin)
+
+    def begin(self, pipeline: ModuleType) -> None:
+        self.close()
+        self.has_begun = True
+        self.enter_context(import_module(f"{PLUGIN}.course").whole_course(pipeline))
 
 
 def _execute(file: str) -> None:
@@ -107,19 +137,21 @@ def _import_plugin(basicsr: ModuleType) -> None:
     import_module(PLUGIN)
 
 
-def _say_it_once_at_the_first_step() -> None:
+def _say_it_once_at_the_first_step(course: _Course) -> None:
     """Print what is in use when all is imported and built: at the first step of an optimizer, or else at the end."""
     if os.environ.get("RANK", "0") != "0":
         return
-    hook = register_optimizer_step_pre_hook(lambda *_: say())
+    hook = register_optimizer_step_pre_hook(lambda *_: say(trains=True))
 
-    def say() -> None:
+    def say(trains: bool = False) -> None:
         atexit.unregister(say)
         hook.remove()
         basicsr = sys.modules.get("basicsr")
         where = f"PCL is registered in {basicsr.__path__[0]}" if basicsr else "no basicsr is in use"
         repaired = ", ".join(import_repair.USED) or "nothing"
         print(f"[pcl_loss] {where}; repaired: {repaired}", flush=True)
+        if basicsr and trains and not course.has_begun:
+            print("[pcl_loss] saves, resume and signals are the script's own: it does not call BasicSR's parse_options")
 
     atexit.register(say)
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import sys
 
-from . import _extras, import_repair  # noqa: F401  (at module level: the workers of a spawning data loader need it too)
+from . import _ending, _extras, import_repair  # noqa: F401  (at module level: the workers of a spawning data loader need it too)
 
 
 def main() -> None:
@@ -17,12 +16,12 @@ def main() -> None:
         from .basicsr_plugin.course import ERRORS
         from .basicsr_plugin.durable import durable_files
 
-    register()
-    try:
+    def test() -> None:
         with durable_files():
             basicsr.test.test_pipeline(os.getcwd())
-    except ERRORS as error:
-        sys.exit(f"pcl-loss test: {error}")
+
+    register()
+    _ending.end_in_one_line("test", test, lambda: ERRORS)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import sys
 
-from . import _extras, import_repair  # noqa: F401  (at module level: the workers of a spawning data loader need it too)
+from . import _ending, _extras, import_repair  # noqa: F401  (at module level: the workers of a spawning data loader need it too)
 
 
 def main() -> None:
@@ -16,18 +15,12 @@ def main() -> None:
         from .basicsr_plugin import register
         from .basicsr_plugin.course import ERRORS, whole_course
 
-    register()
-    try:
+    def train() -> None:
         with whole_course():
             basicsr.train.train_pipeline(os.getcwd())
-        return
-    except ERRORS as error:
-        line, status = f"pcl-loss train: {error}", getattr(error, "status", 1)
-    # Only here: the error would keep alive what the run still holds, its data's workers among it.
-    if status == 1:
-        sys.exit(line)
-    print(line, file=sys.stderr)
-    sys.exit(status)
+
+    register()
+    _ending.end_in_one_line("train", train, lambda: ERRORS)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,25 @@ def assert_equal_weights(left: Any, right: Any) -> None:
         assert torch.equal(left[key], right[key]), key
 
 
+def all_files(folder: Path, iteration: int) -> dict[str, Any]:
+    """The checkpoints of an iteration, flat, by name."""
+    flat: dict[str, Any] = {}
+
+    def walk(name: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, entry in value.items():
+                walk(f"{name}.{key}", entry)
+        elif isinstance(value, list | tuple):
+            for key, entry in enumerate(value):
+                walk(f"{name}.{key}", entry)
+        else:
+            flat[name] = value if isinstance(value, torch.Tensor) else torch.tensor(hash(value))
+
+    for path in [*folder.rglob(f"*_{iteration}.pth"), *folder.rglob(f"{iteration}.state")]:
+        walk(path.name, torch.load(path, weights_only=True))
+    return flat
+
+
 def with_options(options: Options, train: Options) -> Options:
     """Options with more keys under `train:`."""
     options["train"] |= copy.deepcopy(train)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from basicsr_fixtures import all_files, assert_equal_weights
 
 from pcl_loss import run
 
@@ -213,10 +214,10 @@ def test_the_scripts_own_basicsr_knows_pcl_also_where_the_script_imports_us_firs
     assert "basicsr.version" in line
 
 
-def train(checkout: Path, options: dict[str, Any], *command: str) -> Done:
+def train(checkout: Path, options: dict[str, Any], *command: str, status: int = 0) -> Done:
     file = write(checkout / "options.yml", yaml.safe_dump(options))
     done = python(checkout, *command, "-opt", file)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == status, done.stdout + done.stderr
     return done
 
 
@@ -242,3 +243,93 @@ def test_it_trains_with_two_processes_that_spawn_two_workers_each(checkout: Path
     done = train(checkout, pcl_options, *TORCHRUN, "basicsr/train.py", "--launcher", "pytorch")
     assert len(re.findall(r"l_pcl: [\d.]+e", done.stdout + done.stderr)) == 2
     assert len([line for line in our_lines(done) if "PCL is registered" in line]) == 1
+
+
+IN_BASICSR = {
+    "archs/drawing_arch.py": """
+        import torch
+        from basicsr.archs.edsr_arch import EDSR
+        from basicsr.utils.registry import ARCH_REGISTRY
+
+        @ARCH_REGISTRY.register()
+        class Drawing(EDSR):
+            def __init__(self, **keywords):
+                super().__init__(**keywords)
+                self.conv_first = torch.nn.Sequential(self.conv_first, torch.nn.Dropout(0.3))
+    """,
+    "models/stopping_model.py": """
+        import os, signal
+        from basicsr.models.sr_model import SRModel
+        from basicsr.utils.registry import MODEL_REGISTRY
+
+        @MODEL_REGISTRY.register()
+        class StoppingModel(SRModel):
+            def optimize_parameters(self, current_iter):
+                super().optimize_parameters(current_iter)
+                if current_iter == self.opt["train"].get("stop_at"):
+                    os.kill(os.getpid(), signal.SIGTERM)
+    """,
+}
+SCRIPT = (
+    "import os\nfrom basicsr.train import train_pipeline\nif __name__ == '__main__':\n    train_pipeline(os.getcwd())\n"
+)
+
+
+@pytest.mark.parametrize("script", ["basicsr/train.py", pytest.param("mine/train.py", marks=pytest.mark.slow)])
+def test_a_basicsr_script_that_is_stopped_and_resumed_is_the_uninterrupted_one_bit_for_bit(
+    script: str, checkout: Path, baseline: dict[str, Any]
+) -> None:
+    """Its own train pipeline, and one that it imports."""
+    for name, text in IN_BASICSR.items():
+        write(checkout / "basicsr" / name, text)
+    if script.startswith("mine"):
+        write(checkout / script, SCRIPT)
+        write(checkout / "mine/__init__.py", "")
+    baseline["train"] |= {"perceptual_opt": {"type": "PCLPerceptualLoss", "num_feat": 2}, "total_iter": 6}
+    baseline["datasets"]["train"] |= {"num_worker_per_gpu": 1, "dataset_enlarge_ratio": 2}
+    baseline["logger"] |= {"use_tb_logger": False, "save_checkpoint_freq": 6}
+    baseline |= {"model_type": "StoppingModel"}
+    baseline["network_g"]["type"] = "Drawing"
+    train(checkout, baseline | {"name": "whole"}, *RUN, script)
+
+    stopping = baseline | {"train": baseline["train"] | {"stop_at": 4}}
+    done = train(checkout, stopping, *RUN, script, status=143)
+    assert done.stderr.splitlines()[-1] == "pcl-loss run: SIGTERM: iteration 4 is saved, --auto_resume goes on"
+    assert "Traceback" not in done.stderr + done.stdout
+    done = train(checkout, baseline, *RUN, script, "--auto_resume")
+    assert "iter: 4." in done.stdout + done.stderr
+    resumed, whole = (all_files(checkout / "experiments" / name, 6) for name in ("tiny", "whole"))
+    assert any(name.startswith("pcl_6.pth") for name in whole)
+    assert_equal_weights(resumed, whole)
+
+
+def test_a_training_pipeline_of_another_kind_is_run_as_it_is_and_a_line_says_so(
+    checkout: Path, baseline: dict[str, Any]
+) -> None:
+    file = checkout / "basicsr/train.py"
+    file.write_text(file.read_text().replace("load_resume_state", "find_resume_state"))
+    baseline["logger"]["use_tb_logger"] = False
+    done = train(checkout, baseline | {"val": None}, *RUN, "basicsr/train.py")
+    lines = [line for line in our_lines(done) if "load_resume_state" in line]
+    assert lines == [
+        f"[pcl_loss] {file} has no load_resume_state as that of BasicSR 1.3.4: what it resumes, and what a signal "
+        "does, are its own. Its checkpoints are written whole or not at all."
+    ]
+    assert (checkout / "experiments/tiny/training_states/4.state").exists()
+
+
+def test_a_loop_that_takes_losses_of_basicsr_alone_is_told_that_saves_and_signals_are_its_own(tmp_path: Path) -> None:
+    write(
+        tmp_path / "main.py",
+        """
+        import torch
+        from basicsr.losses import build_loss
+
+        weight = torch.nn.Parameter(torch.ones(1))
+        build_loss({"type": "L1Loss"})(weight, torch.zeros(1)).backward()
+        torch.optim.SGD([weight], lr=1.0).step()
+        """,
+    )
+    done = python(tmp_path, *RUN, "main.py")
+    assert done.returncode == 0, done.stderr
+    assert our_lines(done)[-1].startswith("[pcl_loss] saves, resume and signals are the script's own:")

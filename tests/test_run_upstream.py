@@ -126,11 +126,7 @@ def test_a_codebase_of_basicsr_trains_and_resumes_without_an_edit(
     (where,) = re.findall(r"\[pcl_loss\] PCL is registered in (.*);", output)
     assert (Path(where) == folder / "basicsr") == base.has_own_basicsr
 
-    command = (*RUN, base.script)
-    if base.has_own_basicsr and not torch.cuda.is_available():
-        # What reads the state in its own basicsr/train.py wants a GPU.
-        command = ("-m", "pcl_loss.train")
-    output = train(6, *command, "--auto_resume")
+    output = train(6, *RUN, base.script, "--auto_resume")
     assert "Loading PCLPerceptualLoss from" in output
     assert len(re.findall(r"l_percep: [\d.]+e", output)) == 2
     assert tree(folder) == before

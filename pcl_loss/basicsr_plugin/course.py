@@ -1,9 +1,12 @@
-"""What a run of `pcl-loss train` has that a mere `register()` does not bring: it changes a run's course."""
+"""What a run of `pcl-loss train` and `run` has that a mere `register()` does not bring: it changes a run's course."""
 
 from __future__ import annotations
 
+import inspect
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from types import ModuleType
 
 import basicsr.train
 
@@ -27,25 +30,50 @@ ERRORS = (OptionsError, BadStepsError, UnreadableFileError, NotSavedError, Stopp
 """What a run ends with where the message says all, in one line. The exit status is 1, or `.status` if it has one."""
 
 
+PARTS = {
+    "load_resume_state": ("opt",),
+    "create_train_val_dataloader": ("opt", "logger"),
+    "build_model": None,
+    "build_dataset": None,
+    "build_dataloader": None,
+    "EnlargedSampler": None,
+}
+"""What of `basicsr.train` an exact resume takes the place of, and the parameters where they matter."""
+
+
 @contextmanager
-def whole_course() -> Iterator[None]:
-    """While open, `basicsr.train.train_pipeline` shows its progress, saves durably, resumes exactly and from what is
-    whole, ends with a checkpoint at a signal, and ends every model's warm-up at the full rate.
+def whole_course(pipeline: ModuleType = basicsr.train) -> Iterator[None]:
+    """While open, `pipeline.train_pipeline` shows its progress, saves durably, resumes exactly and from what is whole,
+    ends with a checkpoint at a signal, and ends every model's warm-up at the full rate.
+
+    Args:
+        pipeline: `basicsr.train`, or a module of its kind. Of one that is made in another way the files are saved
+            durably and the warm-up is ended, and a line says what is missing.
 
     Raises:
         NotSavedError: at the end, if a file could not be saved.
         StoppedError: a signal has ended the run.
     """
-    load_resume_state = basicsr.train.load_resume_state
     with ExitStack() as stack:
         files = stack.enter_context(durable.durable_files())
-        basicsr.train.load_resume_state = durable.load_resume_state
-        stack.callback(setattr, basicsr.train, "load_resume_state", load_resume_state)
-        stack.enter_context(placed_data())
-        stack.enter_context(exact_resume(files))
-        stack.enter_context(progress_line())
         stack.enter_context(repairs.end_warmup_of_every_model())
+        lacks = [name for name, parameters in PARTS.items() if not _has(pipeline, name, parameters)]
+        if lacks and os.environ.get("RANK", "0") == "0":
+            print(
+                f"[pcl_loss] {pipeline.__file__} has no {lacks[0]} as that of BasicSR 1.3.4: what it resumes, and what "
+                "a signal does, are its own. Its checkpoints are written whole or not at all.",
+                flush=True,
+            )
+        if not lacks:
+            stack.enter_context(placed_data(pipeline))
+            stack.enter_context(exact_resume(files, pipeline))
+            stack.enter_context(progress_line(pipeline))
         yield
         if files.failed:
             names = ", ".join(files.failed)
             raise NotSavedError(f"{len(files.failed)} files could not be saved, the disk may be full: {names}")
+
+
+def _has(pipeline: ModuleType, name: str, parameters: tuple[str, ...] | None) -> bool:
+    part = getattr(pipeline, name, None)
+    return callable(part) and (parameters is None or tuple(inspect.signature(part).parameters) == parameters)

@@ -7,14 +7,16 @@ import random
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
-import basicsr.train
 import numpy as np
 import torch
 from basicsr.data.data_sampler import EnlargedSampler
 from basicsr.utils.dist_util import get_dist_info
 from torch.utils.data import DataLoader, Dataset
+
+from .repairs import replaced
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
@@ -106,32 +108,27 @@ class PlacedDataset(Dataset[Any]):
 
 
 @contextmanager
-def placed_data() -> Iterator[None]:
-    """While open, `basicsr.train` builds its training data so."""
-    names = ("build_dataset", "build_dataloader", "EnlargedSampler")
-    before = {name: getattr(basicsr.train, name) for name in names}
+def placed_data(pipeline: ModuleType) -> Iterator[None]:
+    """While open, a module like `basicsr.train` builds its training data so."""
+    build, build_loader = pipeline.build_dataset, pipeline.build_dataloader
 
-    @functools.wraps(before["build_dataset"])
+    @functools.wraps(build)
     def build_dataset(dataset_opt: dict[str, Any]) -> Any:
-        dataset = before["build_dataset"](dataset_opt)
+        dataset = build(dataset_opt)
         return PlacedDataset(dataset) if dataset_opt["phase"] == "train" else dataset
 
-    @functools.wraps(before["build_dataloader"])
+    @functools.wraps(build_loader)
     def build_dataloader(dataset: Any, dataset_opt: dict[str, Any], **keywords: Any) -> DataLoader[Any]:
-        loader = before["build_dataloader"](dataset, dataset_opt, **keywords)
+        loader: DataLoader[Any] = build_loader(dataset, dataset_opt, **keywords)
         # Each pass draws a seed, by default from the global generator: a resumed run makes other passes.
         loader.generator = torch.Generator()
         loader.worker_init_fn = functools.partial(start_worker, loader.worker_init_fn)
         return loader
 
-    replaced = (build_dataset, build_dataloader, PlacedSampler)
-    for name, value in zip(names, replaced, strict=True):
-        setattr(basicsr.train, name, value)
-    try:
+    with replaced(
+        pipeline, build_dataset=build_dataset, build_dataloader=build_dataloader, EnlargedSampler=PlacedSampler
+    ):
         yield
-    finally:
-        for name, value in before.items():
-            setattr(basicsr.train, name, value)
 
 
 def start_worker(init: Callable[[int], None] | None, worker_id: int) -> None:

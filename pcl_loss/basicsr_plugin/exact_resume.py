@@ -12,9 +12,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-import basicsr.train
 import torch
 from basicsr.models.base_model import BaseModel
 from basicsr.utils import get_root_logger
@@ -23,6 +23,7 @@ from basicsr.utils.dist_util import get_dist_info
 from .._durable import UnreadableFileError, load
 from . import durable
 from .data_order import STOP_SIGNALS, PlacedSampler, kept_rng_state, rng_state, set_rng_state, skip
+from .repairs import replaced
 from .yaml_values import OptionsError
 
 KEY = "pcl_loss"  # in a training state of BasicSR
@@ -101,8 +102,8 @@ class Run:
         saved = state.get(KEY)
         if saved is None:
             yield (
-                "its training state was not written by `pcl-loss train`; its epoch's data begin anew, and random "
-                "crops, flips and dropout differ."
+                "its training state was not written by `pcl-loss train` or `run`; its epoch's data begin anew, and "
+                "random crops, flips and dropout differ."
             )
             return
         if saved["num_images"] != self.sampler.total_size:
@@ -120,16 +121,16 @@ class Run:
         optimize, validate, resume = model.optimize_parameters, model.validation, model.resume_training
         update_learning_rate, save = model.update_learning_rate, model.save
 
-        def optimize_parameters(current_iter: int) -> None:
-            optimize(current_iter)
+        def optimize_parameters(current_iter: int, *rest: Any, **keywords: Any) -> None:
+            optimize(current_iter, *rest, **keywords)
             self.num_batches += 1
 
-        def validation(loader: Any, current_iter: int, *rest: Any) -> None:
+        def validation(loader: Any, current_iter: int, *rest: Any, **keywords: Any) -> None:
             # The last validation is that of the last iteration; BasicSR's counter may be past it.
             current_iter = min(current_iter, int(self.opt["train"]["total_iter"]))
             # It may build networks of its own, whose weights are drawn; a resumed run builds them at another time.
             with kept_rng_state():
-                validate(loader, current_iter, *rest)
+                validate(loader, current_iter, *rest, **keywords)
             self._note_metrics(model, current_iter)
 
         def resume_training(state: dict[str, Any]) -> None:
@@ -260,41 +261,42 @@ def take_schedule(model: Any, state: dict[str, Any]) -> None:
 
 
 @contextmanager
-def exact_resume(files: durable.DurableTorch) -> Iterator[None]:
-    """While open, a run of `basicsr.train` saves and takes up all of itself, and signals end it with a checkpoint.
+def exact_resume(files: durable.DurableTorch, pipeline: ModuleType) -> Iterator[None]:
+    """While open, a run of a module like `basicsr.train` saves and takes up all of itself, and signals end it with a
+    checkpoint.
 
     Raises:
         StoppedError: a signal has ended it.
     """
     run = Run(files)
-    names = ("load_resume_state", "create_train_val_dataloader", "build_model")
-    before = {name: getattr(basicsr.train, name) for name in names}
+    create_loaders, build = pipeline.create_train_val_dataloader, pipeline.build_model
 
     def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
-        state: dict[str, Any] | None = before["load_resume_state"](opt)
+        state = durable.load_resume_state(opt)
         run.begin(opt, state)
         return state
 
     def create_train_val_dataloader(opt: dict[str, Any], logger: Any) -> tuple[Any, ...]:
-        loader, sampler, val_loaders, _, total_iters = before["create_train_val_dataloader"](opt, logger)
+        loader, sampler, val_loaders, _, total_iters = create_loaders(opt, logger)
         return loader, sampler, val_loaders, run.take_data(loader, sampler), total_iters
 
-    @functools.wraps(before["build_model"])
+    @functools.wraps(build)
     def build_model(opt: dict[str, Any]) -> BaseModel:
-        model = before["build_model"](opt)
+        model: BaseModel = build(opt)
         run.watch(model)
         return model
 
-    replaced = (load_resume_state, create_train_val_dataloader, build_model)
-    for name, value in zip(names, replaced, strict=True):
-        setattr(basicsr.train, name, value)
     handlers = {number: signal.signal(number, run.on_signal) for number in STOP_SIGNALS}
     children = set(multiprocessing.active_children())
     try:
-        yield
+        with replaced(
+            pipeline,
+            load_resume_state=load_resume_state,
+            create_train_val_dataloader=create_train_val_dataloader,
+            build_model=build_model,
+        ):
+            yield
     finally:
-        for name, value in before.items():
-            setattr(basicsr.train, name, value)
         for number, handler in handlers.items():
             signal.signal(number, handler)
         if isinstance(sys.exc_info()[1], StoppedError):

@@ -7,22 +7,25 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from types import ModuleType
 from typing import Any
 
-import basicsr.train
 from basicsr.utils.dist_util import get_dist_info
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
+
+from .repairs import replaced
 
 SHOWN = ("l_pix", "l_pcl", "margin")
 
 
 @contextmanager
-def progress_line() -> Iterator[None]:
-    """While open, every model that `basicsr.train` builds shows iteration, rate, time left, and `l_pix`, `l_pcl` and
-    `margin` where it logs them. It shows nothing where standard error is no terminal, nor on ranks other than 0.
+def progress_line(pipeline: ModuleType) -> Iterator[None]:
+    """While open, every model that a module like `basicsr.train` builds shows iteration, rate, time left, and `l_pix`,
+    `l_pcl` and `margin` where it logs them. It shows nothing where standard error is no terminal, nor on ranks other
+    than 0.
     """
-    build_model = basicsr.train.build_model
+    build_model = pipeline.build_model
     with ExitStack() as open_lines:
 
         @functools.wraps(build_model)
@@ -32,11 +35,8 @@ def progress_line() -> Iterator[None]:
                 _show_iterations(model, int(opt["train"]["total_iter"]), open_lines)
             return model
 
-        basicsr.train.build_model = build_with_line
-        try:
+        with replaced(pipeline, build_model=build_with_line):
             yield
-        finally:
-            basicsr.train.build_model = build_model
 
 
 def _show_iterations(model: Any, total: int, open_lines: ExitStack) -> None:

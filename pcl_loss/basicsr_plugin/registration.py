@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
@@ -39,6 +40,9 @@ OPTIONAL = (
     (ARCH_REGISTRY, "archs.rcan_arch", ".han_arch", ("HAN",)),
     (MODEL_REGISTRY, "models.swinir_model", ".swinir_models", ("PCLSwinIRModel", "SpeedSwinIRModel")),
 )
+
+before_training: list[Callable[[ModuleType], None]] = []
+"""What is called with the module whose train pipeline is about to parse its options."""
 
 
 def register() -> None:
@@ -88,6 +92,8 @@ def _complete_parsed_options(module: ModuleType) -> None:
 
     @functools.wraps(parse_options)
     def parse_and_complete(root_path: str, is_train: bool = True, *args: Any, **keywords: Any) -> Any:
+        for begin in before_training if is_train else ():
+            begin(sys.modules[sys._getframe(1).f_globals["__name__"]])
         with loaded_options(functools.partial(check_file, is_train=is_train)):
             parsed = parse_options(root_path, is_train, *args, **keywords)
         opt = parsed[0] if isinstance(parsed, tuple) else parsed

@@ -79,6 +79,19 @@ def distribute_without_cuda() -> bool:
     return True
 
 
+@contextmanager
+def replaced(owner: Any, **values: Any) -> Iterator[None]:
+    """While open, these attributes of a module or class have these values."""
+    before = {name: getattr(owner, name) for name in values}
+    for name, value in values.items():
+        setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(owner, name, value)
+
+
 def end_warmup(model: Any, current_iter: int, warmup_iter: int) -> None:
     """Set a model's full learning rate where its warm-up ends, if it is not there yet, and log that.
 
@@ -109,8 +122,5 @@ def end_warmup_of_every_model() -> Iterator[None]:
         end_warmup(self, current_iter, warmup_iter)
         update_learning_rate(self, current_iter, warmup_iter)
 
-    BaseModel.update_learning_rate = update
-    try:
+    with replaced(BaseModel, update_learning_rate=update):
         yield
-    finally:
-        BaseModel.update_learning_rate = update_learning_rate

@@ -237,7 +237,7 @@ def _repairs(basicsr: str) -> tuple[dict[str, str], list[Check]]:
     except Exception as error:  # BasicSR of another version
         return {}, [_failure("BasicSR knows us", error)]
     states = {name: "applied" if applied else "not needed" for name, applied in repairs.report().items()}
-    return states | dict.fromkeys(REPAIRS, "by `pcl-loss train` alone"), []
+    return states | dict.fromkeys(REPAIRS, "by `pcl-loss train` and `run` alone"), []
 
 
 # The training step

@@ -120,7 +120,7 @@ def test_a_mere_register_leaves_basicsrs_data_alone(small: Options) -> None:
     from basicsr.data import build_dataset
     from basicsr.data.data_sampler import EnlargedSampler
 
-    with data_order.placed_data():
+    with data_order.placed_data(basicsr.train):
         assert basicsr.train.EnlargedSampler is PlacedSampler
     assert basicsr.train.EnlargedSampler is EnlargedSampler
     assert basicsr.train.build_dataset is build_dataset

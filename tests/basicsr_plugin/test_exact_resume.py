@@ -16,7 +16,7 @@ import torch
 import yaml
 from basicsr.models import lr_scheduler
 from basicsr.utils import get_root_logger
-from basicsr_fixtures import Options, assert_equal_weights
+from basicsr_fixtures import Options, all_files, assert_equal_weights
 
 from pcl_loss.basicsr_plugin import OptionsError, PCLModel, exact_resume
 from pcl_loss.basicsr_plugin.durable import DurableTorch
@@ -42,25 +42,6 @@ def dropout(monkeypatch: pytest.MonkeyPatch, small: Options) -> Options:
     small["logger"] |= {"save_checkpoint_freq": 1, "use_tb_logger": False}
     small["val"]["val_freq"] = 1
     return small
-
-
-def all_files(folder: Path, iteration: int) -> dict[str, Any]:
-    """The checkpoints of an iteration, flat, by name."""
-    flat: dict[str, Any] = {}
-
-    def walk(name: str, value: Any) -> None:
-        if isinstance(value, dict):
-            for key, entry in value.items():
-                walk(f"{name}.{key}", entry)
-        elif isinstance(value, list | tuple):
-            for key, entry in enumerate(value):
-                walk(f"{name}.{key}", entry)
-        else:
-            flat[name] = value if isinstance(value, torch.Tensor) else torch.tensor(hash(value))
-
-    for path in [*folder.rglob(f"*_{iteration}.pth"), *folder.rglob(f"{iteration}.state")]:
-        walk(path.name, torch.load(path, weights_only=True))
-    return flat
 
 
 def best_lines(log: str) -> list[str]:
@@ -174,7 +155,10 @@ def test_data_that_make_no_batch_are_refused(monkeypatch: pytest.MonkeyPatch) ->
     import basicsr.train
 
     monkeypatch.setattr(basicsr.train, "create_train_val_dataloader", lambda opt, logger: ([], None, [], 1, 4))
-    with exact_resume.exact_resume(DurableTorch()), pytest.raises(OptionsError, match="a batch is larger than the"):
+    with (
+        exact_resume.exact_resume(DurableTorch(), basicsr.train),
+        pytest.raises(OptionsError, match="a batch is larger than the"),
+    ):
         basicsr.train.create_train_val_dataloader({}, None)
 
 
