@@ -18,7 +18,7 @@ from .exact_resume import StoppedError, exact_resume
 from .progress import progress_line
 from .yaml_values import OptionsError
 
-REPAIRS = ("end_warmup", "durable_files", "placed_data", "exact_resume")
+REPAIRS = ("end_warmup", "durable_files", "load_resume_state", "placed_data", "exact_resume", "take_schedule")
 """What `whole_course` mends in BasicSR, by the functions' names."""
 
 

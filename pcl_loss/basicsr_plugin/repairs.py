@@ -2,7 +2,8 @@
 
 Each repair is one function that changes one thing, and changes nothing where BasicSR is already right. What `apply`
 does lets models run that could not; how the others train stays as it is. The repair of BasicSR's import is
-`pcl_loss.import_repair`, which must come before BasicSR is there.
+`pcl_loss.import_repair`, which must come before BasicSR is there; that of its YAML loader, which runs code, is
+`yaml_loading`, and what changes a run's course is `course`. `pcl-loss doctor` lists all of them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import basicsr.train
 import torch
 from basicsr.models import base_model
 from basicsr.models.base_model import BaseModel
-from basicsr.utils import dist_util, get_root_logger
+from basicsr.utils import dist_util, get_root_logger, options
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.torch_version import TorchVersion
@@ -34,11 +35,17 @@ def apply() -> None:
 
 
 def report() -> dict[str, bool]:
-    """Each repair's name, that of the import among them, and whether it was needed here and applied.
+    """Each repair's name, those of the import and of the YAML's loader among them, and whether it was needed here and
+    applied.
 
-    Call it after `apply`.
+    Call it after `register`.
     """
-    return {"import_repair": import_repair.is_used(), **BaseModel.repaired_by_pcl_loss}
+    is_loader_safe = hasattr(options.parse_options, "completes_pcl")
+    return {
+        "import_repair": import_repair.is_used(),
+        "loaded_options": is_loader_safe,
+        **BaseModel.repaired_by_pcl_loss,
+    }
 
 
 def resume_without_cuda() -> bool:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import copy
 import importlib.util
 import inspect
+import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +27,13 @@ from .yaml_schema import LOSS, METRIC, OPTIMIZER, SCHEDULER
 from .yaml_values import BLOCK, SWITCH, TEXT, Kind, Options, OptionsError, choice, number, shown
 
 LOSS_BLOCKS = ("pixel_opt", "perceptual_opt", "gan_opt", "ldl_opt", "feature_matching_opt")
+# Of one network: seconds to build. The largest of BasicSR have 1,700.
+MOST_TENSORS = 5_000
+# The words in which PyTorch says that a tensor on its device "meta" has no values, or that another one is elsewhere.
+ASKS_FOR_STORAGE = re.compile(
+    r"\bmeta (device type )?tensors?\b|\bdevice[ =]meta\b|\bdevices.* meta\b|\bat meta\b|'meta' backend|register_meta",
+    re.IGNORECASE,
+)
 
 
 def check_blocks(opt: Options) -> None:
@@ -40,7 +49,7 @@ def check_blocks(opt: Options) -> None:
     for name in [key for key in opt if key.startswith("network_") and opt[key] is not None]:
         # A PCL model has a default for it.
         if not (name == "network_d" and issubclass(model, PCLMixin) and "type" not in opt[name]):
-            networks[name] = _check_network(name, opt[name])
+            networks[name] = _check_network(name, opt)
     for name, metric in ((opt.get("val") or {}).get("metrics") or {}).items():
         _check_metric(f"val.metrics.{name}", metric)
     # A file for testing may keep the block of its training.
@@ -137,33 +146,72 @@ def attempt(where: str, build: Callable[[], Any]) -> Any:
 
 
 class _Weightless(TorchFunctionMode):
-    """Parameters have no storage, but numbers that a constructor reads are there."""
+    """Parameters have no storage, but numbers that a constructor reads are there; all are counted.
+
+    Args:
+        device: another one than "meta" gives them their storage all the same.
+        most_bytes: how much that may be.
+    """
 
     FACTORIES = (torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn)
 
+    def __init__(self, device: str = "meta", most_bytes: float = float("inf")) -> None:
+        super().__init__()
+        self.device, self.most_bytes = device, most_bytes
+        self.num_tensors = self.num_bytes = 0
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        if func in self.FACTORIES:
-            kwargs["device"] = "meta"
-        return func(*args, **kwargs)
+        if func not in self.FACTORIES:
+            return func(*args, **kwargs)
+        tensor = func(*args, **kwargs | {"device": "meta"})
+        self.num_tensors += 1
+        self.num_bytes += tensor.nbytes
+        if self.num_tensors > MOST_TENSORS:
+            raise MemoryError(f"it has more than {MOST_TENSORS} tensors")
+        if self.num_bytes > self.most_bytes:
+            raise MemoryError(f"it has more than {self.most_bytes / 1e9:.2g} GB of weights")
+        return tensor if self.device == "meta" else func(*args, **kwargs)
 
 
-def _build_network(where: str, block: Options) -> Any:
+def _build_network(where: str, opt: Options) -> Any:
     """The network without storage; None where it cannot be had so."""
-    keywords = copy.deepcopy(block)
-    constructor = check_type(f"{where}.type", keywords.pop("type"), ARCH_REGISTRY)
+    block = opt[where]
+    constructor = check_type(f"{where}.type", block["type"], ARCH_REGISTRY)
+    has, memory = _memory(opt)
+    copies = 4 if "train" in opt else 1
+    for made in (_Weightless(), _Weightless("cpu", memory / copies)):
+        keywords = {key: copy.deepcopy(value) for key, value in block.items() if key != "type"}
+        try:
+            with torch.random.fork_rng(devices=[]), made:
+                network = constructor(**keywords)
+        except Exception as error:
+            # A constructor may need the values of its tensors: what it raises with them counts.
+            if made.device == "meta" and not isinstance(error, MemoryError):
+                continue
+            raise _not_built(where, error) from error
+        if (needed := copies * made.num_bytes) > memory:
+            raise OptionsError(
+                f"{where} takes {needed / 1e9:.0f} GB"
+                + (" in training (weights, gradients and Adam's two moments)" if copies > 1 else "")
+                + f", but {has} has {memory / 1e9:.0f} GB; lower its numbers of channels and blocks"
+            )
+        return network if made.device == "meta" else None
+
+
+def _memory(opt: Options) -> tuple[str, float]:
+    """What holds the networks, and its bytes; infinite where nobody tells."""
+    if torch.cuda.is_available() and opt["num_gpu"] != 0:
+        return "the GPU", torch.cuda.get_device_properties(0).total_memory
     try:
-        with torch.random.fork_rng(devices=[]), _Weightless():
-            return constructor(**keywords)
-    except Exception as error:
-        if _asks_for_storage(error):
-            return None
-        raise _not_built(where, error) from error
+        return "this machine", os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError):  # Windows
+        return "this machine", float("inf")
 
 
 def _asks_for_storage(error: Exception) -> bool:
-    """Whether PyTorch says so of a tensor on its device "meta", by the type of the error or in its words."""
-    return isinstance(error, NotImplementedError) or "meta" in str(error).lower()
+    """Whether PyTorch says so of a tensor on its device "meta"."""
+    return isinstance(error, (RuntimeError, TypeError)) and ASKS_FOR_STORAGE.search(str(error)) is not None
 
 
 def _not_built(where: str, error: Exception) -> OptionsError:
@@ -171,14 +219,15 @@ def _not_built(where: str, error: Exception) -> OptionsError:
     return OptionsError(f"{where} cannot be built: {text[:300]}; change its values")
 
 
-def _check_network(where: str, block: Options) -> Any:
+def _check_network(where: str, opt: Options) -> Any:
+    block = opt[where]
     if "type" not in block:
         raise OptionsError(f"{where}.type is missing; it must name a network, such as EDSR")
     constructor = check_type(f"{where}.type", block["type"], ARCH_REGISTRY)
     check_keywords(where, block, constructor, {})
     # VGG, and what has a `spynet_path`, read weights while they are built.
     reads_files = block["type"] == "VGGEmbedding" or any(key.endswith("_path") for key in block)
-    return None if reads_files else _build_network(where, block)
+    return None if reads_files else _build_network(where, opt)
 
 
 def _check_patch(opt: Options, network: Any) -> None:

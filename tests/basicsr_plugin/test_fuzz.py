@@ -21,12 +21,12 @@ from pcl_loss.basicsr_plugin import OptionsError
 Options = dict[str, Any]
 Parse = Callable[..., Options]
 
-# Values are bounded: a net of any size can be asked for, and no machine can hold all of them.
 SCALARS = st.one_of(
     st.none(),
     st.booleans(),
     st.integers(-3, 70),
     st.floats(-3, 70),
+    st.sampled_from([5000, 10**6, 10**9, 10**15]),
     st.sampled_from([math.nan, math.inf, -math.inf, 1e30, 1e-30, 5e3, "1e-4", "5e3", "", "~", "true", "none"]),
     st.text(max_size=8),
     st.dates(),
@@ -110,6 +110,7 @@ def check_case(options: Options, path: tuple[str, ...], value: Any, parse: Parse
         opt = parse(text)
     except OptionsError as error:
         message = str(error)
+    assert time.perf_counter() - start < 5
     if message is not None:
         assert "\n" not in message
         assert [entry.name for entry in Path().iterdir()] == ["run.yml"]

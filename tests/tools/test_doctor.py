@@ -56,7 +56,9 @@ def test_the_text_tells_which_repairs_were_applied(healthy: Diagnosis) -> None:
     without_gpu = "not needed" if torch.cuda.is_available() else "applied"
     assert healthy.repairs["resume_without_cuda"] == healthy.repairs["distribute_without_cuda"] == without_gpu
     has_module = not importlib.import_module("pcl_loss.import_repair").is_used()
-    assert healthy.repairs["durable_files"] == healthy.repairs["exact_resume"] == "by `pcl-loss train` and `run` alone"
+    for name in ("end_warmup", "durable_files", "load_resume_state", "placed_data", "exact_resume", "take_schedule"):
+        assert healthy.repairs[name] == "by `pcl-loss train` and `run` alone"
+    assert healthy.repairs["loaded_options"] == "applied"
     assert healthy.repairs["import_repair"] == ("not needed" if has_module else "applied")
 
 
