@@ -1,5 +1,6 @@
 """A killed run, a full disk and broken files cost no checkpoint that was whole."""
 
+import logging
 import multiprocessing
 import os
 import pickle
@@ -17,6 +18,7 @@ import pytest
 import torch
 import yaml
 from basicsr.models import base_model
+from basicsr.utils.logger import initialized_logger
 from basicsr_fixtures import Options
 
 from pcl_loss import _durable
@@ -290,6 +292,9 @@ def leg(folder: str, log: str, slow: bool) -> None:
     """The process of one leg: trains until it is killed."""
     os.chdir(folder)
     sys.stdout = sys.stderr = open(log, "w", buffering=1)  # noqa: SIM115
+    # The handlers of the process that was forked write to its own streams.
+    logging.getLogger("basicsr").handlers.clear()
+    initialized_logger.clear()
     save = torch.save
 
     def save_slowly(content: Any, file: Any) -> None:
