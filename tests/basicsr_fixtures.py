@@ -181,7 +181,7 @@ def light(with_pcl: Options) -> Options:
 @pytest.fixture
 def build(registered: None, tmp_path: Path) -> Build:
     """Builds a training model from options, without a train loop."""
-    from basicsr.models import build_model
+    from basicsr import models
     from basicsr.utils import set_random_seed
 
     def build(options: Options) -> Any:
@@ -191,7 +191,7 @@ def build(registered: None, tmp_path: Path) -> Build:
             (tmp_path / key).mkdir(exist_ok=True)
             options["path"][key] = str(tmp_path / key)
         set_random_seed(options["manual_seed"])
-        return build_model(options)
+        return models.build_model(options)
 
     return build
 

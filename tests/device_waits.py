@@ -30,3 +30,13 @@ class WaitCounter(TorchDispatchMode):
             if source.device.type != target.type and not goes_on:
                 self.waits.append(f"{func} from {source.device.type} to {target.type}, {tuple(source.shape)}")
         return func(*args, **kwargs)
+
+
+class Reads(TorchDispatchMode):
+    """Counts the tensors, on whatever device, of which Python reads the value."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))

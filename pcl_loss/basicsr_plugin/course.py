@@ -15,10 +15,19 @@ from . import durable, repairs
 from .bad_steps import BadStepsError
 from .data_order import placed_data
 from .exact_resume import StoppedError, exact_resume
+from .guarded_models import guarded_models
 from .progress import progress_line
 from .yaml_values import OptionsError
 
-REPAIRS = ("end_warmup", "durable_files", "load_resume_state", "placed_data", "exact_resume", "take_schedule")
+REPAIRS = (
+    "end_warmup",
+    "durable_files",
+    "load_resume_state",
+    "placed_data",
+    "exact_resume",
+    "take_schedule",
+    "guarded_models",
+)
 """What `whole_course` mends in BasicSR, by the functions' names."""
 
 
@@ -65,6 +74,7 @@ def whole_course(pipeline: ModuleType = basicsr.train) -> Iterator[None]:
                 flush=True,
             )
         if not lacks:
+            stack.enter_context(guarded_models(pipeline))
             stack.enter_context(placed_data(pipeline))
             stack.enter_context(exact_resume(files, pipeline))
             stack.enter_context(progress_line(pipeline))

@@ -25,6 +25,19 @@ from .yaml_checks import AMP_DTYPES, SPEED_KEYS, OptionsError, complete_speed
 USED_LOSSES = {"cri_pix", "cri_perceptual", "cri_pcl", "cri_cld"}
 
 
+def fused_by_default(optim_type: str, keywords: dict[str, Any]) -> dict[str, Any]:
+    """The keywords of an optimizer, in which an Adam is a fused one unless they say otherwise."""
+    fused = optim_type in ("Adam", "AdamW") and not keywords.get("foreach")
+    return {"fused": True} | keywords if fused else keywords
+
+
+def keep_fused(optimizers: Sequence[torch.optim.Optimizer], states: Sequence[dict[str, Any]]) -> None:
+    """Let saved states of optimizers, changed in place, leave them fused, or not, as they are."""
+    for optimizer, saved in zip(optimizers, states, strict=False):
+        for group, saved_group in zip(optimizer.param_groups, saved["param_groups"], strict=False):
+            saved_group["fused"] = group.get("fused")
+
+
 class SpeedMixin(SavingMixin):
     """Gives a BasicSR model that derives from `SRModel` three keys under `train:`, of which none is required.
 
@@ -114,9 +127,7 @@ class SpeedMixin(SavingMixin):
         """As the base model, and its fused Adam, which skips a step whose gradients are not finite on the device
         itself: any other waits for the device to say whether they are.
         """
-        if optim_type in ("Adam", "AdamW") and not keywords.get("foreach"):
-            keywords.setdefault("fused", True)
-        return super().get_optimizer(optim_type, params, lr, **keywords)
+        return super().get_optimizer(optim_type, params, lr, **fused_by_default(optim_type, keywords))
 
     def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
         """As the base model, whose warm-up stops short of the full rate: see `repairs.end_warmup`."""
@@ -253,9 +264,7 @@ class SpeedMixin(SavingMixin):
 
     def resume_training(self, resume_state: dict[str, Any]) -> None:
         """As the base model, also where the run was saved with another `train.amp`."""
-        for optimizer, saved in zip(self.optimizers, resume_state["optimizers"], strict=False):
-            for group, saved_group in zip(optimizer.param_groups, saved["param_groups"], strict=False):
-                saved_group["fused"] = group["fused"]
+        keep_fused(self.optimizers, resume_state["optimizers"])
         super().resume_training(resume_state)
 
 

@@ -214,6 +214,7 @@ def _check_perceptual_loss(opt: Options, train: Options, is_pcl_model: bool) -> 
         raise ValueError(
             "train.perceptual_opt: PCLPerceptualLoss and train.pcl_opt are the same loss twice; drop one of the two"
         )
+    _check_max_bad_steps(train)
     where = "train.perceptual_opt"
     loss = _check_block(where, block, PCLPerceptualLoss)
     _check_samples(where, loss.pcl, opt)
@@ -267,8 +268,12 @@ def _check_grad_ratio(train: Options) -> None:
         )
 
 
-def _check_speed(train: Options) -> None:
+def _check_max_bad_steps(train: Options) -> None:
     check_count("train.max_bad_steps", train.setdefault("max_bad_steps", DEFAULT_MAX_BAD_STEPS), 1)
+
+
+def _check_speed(train: Options) -> None:
+    _check_max_bad_steps(train)
     amp = train.setdefault("amp", None)
     if amp is not None and amp not in list(AMP_DTYPES):
         raise ValueError(f"train.amp must be one of {list(AMP_DTYPES)}, or left out for float32, got {amp!r}")

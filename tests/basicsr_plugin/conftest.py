@@ -1,3 +1,4 @@
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -33,3 +34,26 @@ def parse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Opti
         return opt
 
     return parse
+
+
+@pytest.fixture
+def logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    from basicsr.utils import get_root_logger
+
+    monkeypatch.setattr(get_root_logger(), "propagate", True)
+    return caplog
+
+
+@pytest.fixture
+def bad_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every image that is read has a pixel that is not a number."""
+    import basicsr.data.paired_image_dataset as module
+
+    decode = module.imfrombytes
+
+    def decode_and_spoil(*args: Any, **keywords: Any) -> Any:
+        image = decode(*args, **keywords)
+        image[::10, ::10] = math.nan
+        return image
+
+    monkeypatch.setattr(module, "imfrombytes", decode_and_spoil)

@@ -18,7 +18,7 @@ from basicsr_fixtures import (
     weights,
     with_options,
 )
-from torch.utils._python_dispatch import TorchDispatchMode
+from device_waits import Reads
 
 from pcl_loss import _known_gradient, functional
 from pcl_loss.basicsr_plugin import SpeedSRModel, complete_options
@@ -178,16 +178,6 @@ def test_a_baseline_trains_at_the_precision_of_the_run_with_pcl(
         train_on(net, batches[:3])
     assert_equal_weights(weights(plain.net_g), weights(with_pcl.net_g))
     assert any(not torch.equal(value, weights(exact.net_g)[key]) for key, value in weights(plain.net_g).items())
-
-
-class Reads(TorchDispatchMode):
-    """Counts the tensors of which Python reads the value."""
-
-    count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += func is torch.ops.aten._local_scalar_dense.default
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("train", [{}, {"amp": "fp16"}], ids=str)
