@@ -23,8 +23,9 @@ from .._durable import TEMPORARY, UnreadableFileError, load, replacing
 Options = dict[str, Any]
 
 SECONDS_TO_SECOND_TRY = 1.0
+KEY = "pcl_loss"  # in a training state of BasicSR
 
-_failed: list[str] | None = None
+_run: DurableTorch | None = None
 
 
 def save(content: Any, path: str | Path) -> None:
@@ -36,16 +37,18 @@ def save(content: Any, path: str | Path) -> None:
     Raises:
         OSError, RuntimeError: it cannot be written, outside such a run.
     """
+    if _run is not None:
+        _run.of_this_save.append(Path(path))
     for is_last in (False, True):
         try:
             with replacing(Path(path)) as file:
                 torch.save(content, file)
             return
         except (OSError, RuntimeError) as error:
-            if _failed is None:
+            if _run is None:
                 raise
             if is_last:
-                _failed.append(str(path))
+                _run.failed.append(str(path))
                 get_root_logger().error(
                     f"{path} could not be saved: {_reason(error)}. A file of that name is as it was. The run goes on; "
                     "its exit status will be 1."
@@ -78,26 +81,30 @@ class DurableTorch(Torch):
 
     def __init__(self) -> None:
         self.extra: Options = {}
-        """What the next training states hold beside what BasicSR puts there, which reads over it."""
+        """What the next training states hold under `KEY` beside what BasicSR puts there, which reads over it; with it
+        they hold the names of the files that belong to them."""
+        self.of_this_save: list[Path] = []
         self.failed: list[str] = []
         """The files that could not be written."""
 
     def save(self, content: Any, path: str) -> None:
         """What BasicSR calls."""
-        save(content | self.extra if path.endswith(".state") else content, path)
+        if path.endswith(".state") and self.extra:
+            files = [file.name for file in self.of_this_save if file.parent.name == "models"]
+            content = content | {KEY: self.extra | {"files": files}}
+        save(content, path)
 
 
 @contextmanager
 def durable_files() -> Iterator[DurableTorch]:
     """While open, BasicSR's networks and training states are written by `save`."""
-    global _failed
+    global _run
     before = base_model.torch
-    files = DurableTorch()
-    base_model.torch, _failed = files, files.failed
+    base_model.torch = _run = files = DurableTorch()
     try:
         yield files
     finally:
-        base_model.torch, _failed = before, None
+        base_model.torch, _run = before, None
 
 
 # --- what to resume ---
@@ -155,15 +162,22 @@ def _load_whole(opt: Options, path: Path) -> Options:
     if not (isinstance(state, dict) and {"epoch", "iter", "optimizers", "schedulers"} <= state.keys()):
         raise UnreadableFileError(f"{path} is no training state of BasicSR")
     models = Path(opt["path"]["models"])
-    ignored = opt["path"].get("ignore_resume_networks") or ()
-    labels = [key.removeprefix("network_") for key in opt if key.startswith("network_") and key not in ignored]
+    ignored = tuple(key.removeprefix("network_") for key in opt["path"].get("ignore_resume_networks") or ())
+    if (names := state.get(KEY, {}).get("files")) is None:
+        names = _expected(opt, models, state["iter"])
+    for name in names:
+        if not name.startswith(tuple(f"net_{label}_" for label in ignored)):
+            load(models / name)
+    return state
+
+
+def _expected(opt: Options, models: Path, iteration: int) -> list[str]:
+    """The files of a training state that does not say which are its own, as one of plain BasicSR."""
+    labels = [key.removeprefix("network_") for key in opt if key.startswith("network_")]
     # A network of which nothing was ever saved is none that is resumed.
     needed = [f"net_{label}" for label in labels if any(models.glob(f"net_{label}_*.pth"))] or ["net_g"]
-    files = [models / f"{name}_{state['iter']}.pth" for name in needed]
-    files += [file for name in ("pcl_state", "pcl") if (file := models / f"{name}_{state['iter']}.pth").exists()]
-    for file in files:
-        load(file)
-    return state
+    ours = [name for name in ("pcl_state", "pcl") if (models / f"{name}_{iteration}.pth").exists()]
+    return [f"{name}_{iteration}.pth" for name in [*needed, *ours]]
 
 
 def _remove_leftovers(*folders: Path) -> None:

@@ -23,10 +23,9 @@ from basicsr.utils.dist_util import get_dist_info
 from .._durable import UnreadableFileError, load
 from . import durable
 from .data_order import STOP_SIGNALS, PlacedSampler, kept_rng_state, rng_state, set_rng_state, skip
+from .durable import KEY
 from .repairs import replaced
 from .yaml_values import OptionsError
-
-KEY = "pcl_loss"  # in a training state of BasicSR
 
 
 class StoppedError(Exception):
@@ -148,7 +147,8 @@ class Run:
             update_learning_rate(current_iter, **keywords)
 
         def save_and_note(epoch: int, current_iter: int) -> None:
-            self.files.extra = {} if current_iter == -1 else {KEY: self.state_dict()}
+            self.files.extra = {} if current_iter == -1 else self.state_dict()
+            self.files.of_this_save.clear()
             save(epoch, current_iter)
             self.saved = current_iter
 

@@ -43,12 +43,14 @@ def options_of(folder: Path, **path: Any) -> Options:
     return {"network_g": {}, "network_d": {}, "auto_resume": True, "path": {"resume_state": None} | places | path}
 
 
-def write_sets(folder: Path, *iterations: int) -> None:
+def write_sets(folder: Path, *iterations: int, by_basicsr: bool = True) -> None:
     for name in ("models", "training_states"):
         (folder / name).mkdir()
     for iteration in iterations:
+        files = [Path(name.format(iteration)).name for name in NAMES[1:]]
         for name in NAMES:
-            torch.save(STATE | {"iter": iteration}, folder / name.format(iteration))
+            more = {} if by_basicsr else {"pcl_loss": {"files": files}}
+            torch.save(STATE | {"iter": iteration} | more, folder / name.format(iteration))
 
 
 def damage(path: Path, how: str) -> None:
@@ -164,17 +166,55 @@ def test_the_newest_whole_set_is_taken(tmp_path: Path) -> None:
 def test_a_broken_file_is_named_and_the_set_before_it_taken(
     name: str, how: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_sets(tmp_path, 2, 10)
+    write_sets(tmp_path, 2, 10, by_basicsr=False)
     damage(tmp_path / name.format(10), how)
     state = durable.load_resume_state(options_of(tmp_path))
     said = capsys.readouterr().out
-    if name.startswith("models/pcl_state") and how == "deleted":
-        # Not every run has that file; one that needs it says that it starts anew.
-        assert state == STATE | {"iter": 10}
-        return
-    assert state == STATE | {"iter": 2}
+    assert state is not None
+    assert state["iter"] == 2
     assert "--auto_resume passes over iteration 10" in said
     assert str(tmp_path / name.format(10)) in said
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_so_it_is_where_plain_basicsr_has_saved_but_for_our_files_which_it_may_lack(name: str, tmp_path: Path) -> None:
+    write_sets(tmp_path, 2, 10)
+    (tmp_path / name.format(10)).unlink()
+    state = durable.load_resume_state(options_of(tmp_path))
+    assert state == STATE | {"iter": 10 if "pcl_state" in name else 2}
+
+
+@pytest.mark.parametrize("by_basicsr", [False, True])
+def test_a_network_that_is_not_to_be_resumed_may_be_missing(by_basicsr: bool, tmp_path: Path) -> None:
+    write_sets(tmp_path, 2, 10, by_basicsr=by_basicsr)
+    (tmp_path / "models/net_d_10.pth").unlink()
+    state = durable.load_resume_state(options_of(tmp_path, ignore_resume_networks=["network_d"]))
+    assert state is not None
+    assert state["iter"] == 10
+
+
+@pytest.mark.parametrize("road", ["PCL", "perceptual"])
+def test_a_run_knows_its_files_also_where_only_one_set_was_saved(
+    road: str, small: Options, baseline: Options, run_pipeline: Callable[..., str], tmp_path: Path, capsys: Any
+) -> None:
+    if road == "perceptual":
+        small = baseline
+        small["train"]["perceptual_opt"] = {"type": "PCLPerceptualLoss", "num_feat": 2}
+    small["train"]["amp"] = "fp16"
+    small["logger"]["save_checkpoint_freq"] = 4
+    run_pipeline(small)
+    models = tmp_path / "experiments/tiny/models"
+    names = {path.stem.removesuffix("_4") for path in models.glob("*_4.pth")}
+    assert names == {"net_g", "pcl_state"} | ({"net_d"} if road == "PCL" else {"pcl"})
+    for name in sorted(names):
+        paths = [path for path in models.glob(f"{name}_*.pth") if path.stem in (f"{name}_4", f"{name}_latest")]
+        kept = [path.rename(path.with_suffix(".kept")) for path in paths]
+        with pytest.raises(SystemExit, match=r"finds no iteration in .* of which every file is whole"):
+            run_pipeline(small, "--auto_resume")
+        assert f"{models / name}_4.pth" in capsys.readouterr().out
+        for path in kept:
+            path.rename(path.with_suffix(".pth"))
+    assert "Resuming training from epoch: 0, iter: 4." in run_pipeline(small, "--auto_resume")
 
 
 def test_networks_without_a_training_state_are_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
