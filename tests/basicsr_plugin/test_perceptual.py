@@ -62,9 +62,15 @@ def test_a_resumed_run_takes_up_e_d_and_its_optimizer(
     assert all(torch.equal(value, saved[key]) for key, value in embedding.items())
 
 
-def test_a_resume_without_e_ds_file_says_so(stock: Options, run_pipeline: Callable[..., str], tmp_path: Path) -> None:
+def test_a_resume_of_plain_basicsrs_files_says_that_e_d_starts_anew(
+    stock: Options, run_pipeline: Callable[..., str], tmp_path: Path
+) -> None:
     run_pipeline(stock)
     (tmp_path / "experiments/tiny/models/pcl_4.pth").unlink()
+    path = tmp_path / "experiments/tiny/training_states/4.state"
+    state = torch.load(path, weights_only=True)
+    del state["pcl_loss"]
+    torch.save(state, path)
     stock["train"]["total_iter"] = 5
     assert "the discriminator of PCLPerceptualLoss starts anew" in run_pipeline(stock, "--auto_resume")
 
