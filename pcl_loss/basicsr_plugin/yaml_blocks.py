@@ -178,9 +178,9 @@ def _build_network(where: str, opt: Options) -> Any:
     """The network without storage; None where it cannot be had so."""
     block = opt[where]
     constructor = check_type(f"{where}.type", block["type"], ARCH_REGISTRY)
-    has, memory = _memory(opt)
+    # Training has gradients too, and Adam its two moments.
     copies = 4 if "train" in opt else 1
-    for made in (_Weightless(), _Weightless("cpu", memory / copies)):
+    for made in (_Weightless(), _Weightless("cpu", _memory(opt)[1] / copies)):
         keywords = {key: copy.deepcopy(value) for key, value in block.items() if key != "type"}
         try:
             with torch.random.fork_rng(devices=[]), made:
@@ -190,13 +190,16 @@ def _build_network(where: str, opt: Options) -> Any:
             if made.device == "meta" and not isinstance(error, MemoryError):
                 continue
             raise _not_built(where, error) from error
-        if (needed := copies * made.num_bytes) > memory:
-            raise OptionsError(
-                f"{where} takes {needed / 1e9:.0f} GB"
-                + (" in training (weights, gradients and Adam's two moments)" if copies > 1 else "")
-                + f", but {has} has {memory / 1e9:.0f} GB; lower its numbers of channels and blocks"
-            )
+        _check_memory(opt, where, copies * made.num_bytes, "its numbers of channels and blocks")
         return network if made.device == "meta" else None
+
+
+def _check_memory(opt: Options, what: str, needed: int, knobs: str) -> None:
+    has, memory = _memory(opt)
+    if needed > memory:
+        raise OptionsError(
+            f"{what} takes {needed / 1e9:.3g} GB or more, but {has} has {memory / 1e9:.3g} GB; lower {knobs}"
+        )
 
 
 def _memory(opt: Options) -> tuple[str, float]:
@@ -242,6 +245,9 @@ def _check_patch(opt: Options, network: Any) -> None:
             f"{max(gt_size // scale, 1) * scale}"
         )
     channels = 1 if dataset.get("color") == "y" else 3
+    # HR, SR and its gradient.
+    num_bytes = 3 * 4 * dataset["batch_size_per_gpu"] * channels * gt_size**2
+    _check_memory(opt, "datasets.train: a batch", num_bytes, "batch_size_per_gpu or gt_size")
     for key in ("num_in_ch", "in_chans", "num_out_ch"):
         # A mean of three colours would be spread over one channel, and the network run all the same.
         if block.get(key, channels) != channels:

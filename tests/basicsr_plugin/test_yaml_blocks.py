@@ -151,8 +151,16 @@ def test_a_network_that_does_not_fit_the_memory_is_refused(baseline: Options, pa
     assert num_bytes(790) < 1e9 < num_bytes(800)
     parse(baseline)
     baseline["network_g"]["num_feat"] = 5000
-    expected = rf"network_g takes {num_bytes(5000) / 1e9:.0f} GB in training .* but this machine has 1 GB; lower"
+    expected = rf"network_g takes {num_bytes(5000) / 1e9:.3g} GB or more, but this machine has 1 GB; lower"
     refuses(parse, baseline, expected)
+
+
+@pytest.mark.usefixtures("small_machine")
+def test_a_batch_that_does_not_fit_the_memory_is_refused(baseline: Options, parse: Parse) -> None:
+    baseline["datasets"]["train"] |= {"batch_size_per_gpu": 6000, "dataset_enlarge_ratio": 10_000}
+    parse(baseline)  # HR, SR and the gradient take 3 x 6000 x 3 x 64 x 64 numbers of 4 bytes: .88 GB
+    baseline["datasets"]["train"]["batch_size_per_gpu"] = 7000
+    refuses(parse, baseline, "datasets.train: a batch takes 1.03 GB or more, but this machine has 1 GB; lower batch")
 
 
 @pytest.mark.usefixtures("small_machine")
