@@ -4,6 +4,8 @@ bytes.
 
 from __future__ import annotations
 
+import copy
+import functools
 import os
 import struct
 import warnings
@@ -14,17 +16,22 @@ from typing import NamedTuple
 
 import torch
 from basicsr.utils.dist_util import get_dist_info
+from basicsr.utils.registry import DATASET_REGISTRY
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from .._datasets import DATASETS, expected_layout
+from .._durable import UnreadableFileError, load
+from .data_order import kept_rng_state
+from .yaml_blocks import attempt
 from .yaml_values import Options, OptionsError, warn
 
 PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 # OpenCV reads these, and Pillow does not.
 UNCHECKED = (".exr", ".hdr", ".pfm", ".pic")
-SSIM_WINDOW = 11
+# Of a metric, in pixels.
+SMALLEST = {"calculate_ssim": 11, "calculate_niqe": 96}
 
 ALPHA = "have an alpha channel, which is dropped"
 SIXTEEN_BITS = "have 16 bits per channel, of which 8 are kept"
@@ -65,6 +72,9 @@ def check_files(opt: Options) -> None:
         for key, path in network.items() if name.startswith("network_") and network else ():
             if key.endswith("_path") and isinstance(path, str):
                 _check_exists(f"{name}.{key}", path, "change the path, or set it to ~")
+    for phase, dataset in opt.get("datasets", {}).items():
+        if dataset.get("prefetch_mode") == "cuda" and not torch.cuda.is_available():
+            raise OptionsError(f"datasets.{phase}.prefetch_mode: cuda needs a GPU, and torch sees none; set cpu, or ~")
     num_gpu = opt.get("num_gpu", 0)
     if num_gpu != "auto" and num_gpu > torch.cuda.device_count():
         raise OptionsError(
@@ -109,19 +119,62 @@ def check_data(opt: Options) -> None:
                 _check_batch(opt, dataset, len(pairs))
         elif dataset["type"] == "SingleImageDataset":
             _images(where, dataset, "dataroot_lq")
+            compares = [metric["type"] for metric in _metrics(opt).values() if metric["type"] != "calculate_niqe"]
+            if phase == "train" or compares:
+                needs = "a training" if phase == "train" else compares[0]
+                raise OptionsError(
+                    f"{where}: a SingleImageDataset has no HR, which {needs} needs; take PairedImageDataset"
+                )
+        elif phase == "train":
+            with kept_rng_state():
+                attempt(where, functools.partial(DATASET_REGISTRY.get(dataset["type"]), copy.deepcopy(dataset)))
+
+
+def check_weights(opt: Options, networks: Options) -> None:
+    """Refuse weights that BasicSR could not load into its networks.
+
+    Args:
+        opt: BasicSR's options, whose files `check_files` has found.
+        networks: those of `check_blocks`.
+
+    Raises:
+        OptionsError: a file of `path.pretrain_network_*` cannot be read, or does not fit.
+    """
+    for key, path in opt["path"].items():
+        where, label = f"path.{key}", key.removeprefix("pretrain_network_")
+        if label == key or path is None:
+            continue
+        try:
+            saved = load(path)
+        except (OSError, UnreadableFileError) as error:
+            raise OptionsError(f"{where}: {error}") from error
+        name = opt["path"].get(f"param_key_{label}", "params")
+        if name is not None:
+            saved = saved.get(name, saved.get("params")) if isinstance(saved, dict) else None
+        if not isinstance(saved, dict):
+            raise OptionsError(f"{where}: {path} has no {name}; set path.param_key_{label} to ~, or to what it has")
+        network = networks.get(f"network_{label}")
+        if network is None or not opt["path"].get(f"strict_load_{label}", True):
+            continue
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that a network without storage stays so
+                network.load_state_dict({name.removeprefix("module."): value for name, value in saved.items()})
+        except RuntimeError as error:
+            text = " ".join(str(error).split())
+            raise OptionsError(f"{where}: {path} does not fit network_{label}: {text[:300]}") from error
 
 
 def _images(where: str, dataset: Options, key: str) -> dict[str, ImageFile]:
     """The images of a folder or LMDB by name."""
-    folder, where = dataset[key], f"{where}.{key}"
+    folder, listed = dataset[key], dataset.get("meta_info_file")
+    names = [line.split(" ")[0] for line in _lines(f"{where}.meta_info_file", listed)] if listed else []
+    where = f"{where}.{key}"
     if dataset["io_backend"]["type"] == "lmdb":
         return _images_of_lmdb(where, folder)
     if not os.path.isdir(folder):
         raise OptionsError(f"{where}: {folder} is a file; give the folder that has the images")
-    listed = dataset.get("meta_info_file")
     if listed:
-        lines = Path(listed).read_text(encoding="utf-8").splitlines()
-        names = [line.split(" ")[0] for line in lines]
         if key == "dataroot_lq" and dataset["type"] == "PairedImageDataset":
             names = [_name_of_lq(dataset, name) for name in names]
     else:
@@ -144,7 +197,7 @@ def _images_of_lmdb(where: str, folder: str) -> dict[str, ImageFile]:
             "--lmdb` makes one, or set io_backend.type: disk"
         )
     images = {}
-    for line in meta.read_text(encoding="utf-8").splitlines():
+    for line in _lines(where, meta):
         try:
             name, shape, *_ = line.split(" ")
             height, width, *_ = (int(number) for number in shape.strip("()").split(","))
@@ -258,14 +311,23 @@ def _check_size(where: str, opt: Options, phase: str, gt: ImageFile, lq: ImageFi
             f"{where}.gt_size is {dataset['gt_size']}, but {gt.path} is {height}x{width}; lower gt_size, or take the "
             "image out"
         )
-    metrics = (opt.get("val") or {}).get("metrics") or {}
-    for name, metric in metrics.items() if phase != "train" else ():
-        needed = SSIM_WINDOW if metric["type"] == "calculate_ssim" else 1
-        if min(height, width) - 2 * metric.get("crop_border", 0) < needed:
+    for name, metric in _metrics(opt).items() if phase != "train" else ():
+        if min(height, width) - 2 * metric.get("crop_border", 0) < SMALLEST.get(metric["type"], 1):
             raise OptionsError(
                 f"val.metrics.{name}.crop_border is {metric['crop_border']}, which leaves too little of {gt.path}, "
-                f"{height}x{width}; lower it, usually to scale, {scale}"
+                f"{height}x{width}, for {metric['type']}; lower it, usually to scale, {scale}, or take the image out"
             )
+
+
+def _metrics(opt: Options) -> Options:
+    return (opt.get("val") or {}).get("metrics") or {}
+
+
+def _lines(where: str, path: str | Path) -> list[str]:
+    try:
+        return Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionsError(f"{where}: {path} cannot be read: {error}; give a file of names") from error
 
 
 def _check_batch(opt: Options, dataset: Options, num_images: int) -> None:

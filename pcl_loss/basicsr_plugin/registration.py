@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import functools
 import importlib
+import logging
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
 import basicsr
+from basicsr.utils import logger
 from basicsr.utils.dist_util import get_dist_info
 from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
 
@@ -19,7 +22,7 @@ from ..discriminator import WaveletDiscriminator
 from ..embedding import FixedEmbedding, VGGEmbedding
 from ..loss import ContrastiveDiscriminatorLoss, PCLLoss
 from . import perceptual, repairs
-from .data_checks import check_data, check_files
+from .data_checks import check_data, check_files, check_weights
 from .lpips_metric import calculate_lpips
 from .model import PCLMixin, PCLModel
 from .speed import SpeedSRModel
@@ -84,6 +87,19 @@ def _say_what_is_missing() -> None:
         print(f"[pcl_loss] the BasicSR in {basicsr.__path__[0]} has {missing}; the rest of pcl_loss is there")
 
 
+@contextmanager
+def _unopened_log() -> Iterator[None]:
+    """What is built for its checks alone may log; BasicSR opens its log file later, and only if there is no log yet."""
+    root, opened = logging.getLogger("basicsr"), dict(logger.initialized_logger)
+    handlers = list(root.handlers)
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        logger.initialized_logger.clear()
+        logger.initialized_logger.update(opened)
+
+
 def _complete_parsed_options(module: ModuleType) -> None:
     """Let `module.parse_options` complete what it returns: the options, or, since 1.3.4, those and the flags."""
     parse_options = getattr(module, "parse_options", None)
@@ -98,11 +114,12 @@ def _complete_parsed_options(module: ModuleType) -> None:
             parsed = parse_options(root_path, is_train, *args, **keywords)
         opt = parsed[0] if isinstance(parsed, tuple) else parsed
         _say_what_is_missing()
-        check_files(opt)
-        check_blocks(opt)
-        if is_train:
-            complete_options(opt, is_pcl_model=issubclass(MODEL_REGISTRY.get(opt["model_type"]), PCLMixin))
-        check_data(opt)
+        with _unopened_log():
+            check_files(opt)
+            check_weights(opt, check_blocks(opt))
+            if is_train:
+                complete_options(opt, is_pcl_model=issubclass(MODEL_REGISTRY.get(opt["model_type"]), PCLMixin))
+            check_data(opt)
         return parsed
 
     parse_and_complete.completes_pcl = True  # type: ignore[attr-defined]

@@ -7,10 +7,9 @@ before it writes anything.
 from __future__ import annotations
 
 import copy
+import functools
 import importlib.util
 import inspect
-import os
-import re
 from collections.abc import Callable, Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -18,26 +17,23 @@ from typing import Any
 import torch
 from basicsr.models.base_model import BaseModel
 from basicsr.models.sr_model import SRModel
+from basicsr.utils import FileClient
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
-from torch.overrides import TorchFunctionMode
 
 from .._checks import check_keys, nearest
 from .model import PCLMixin
-from .yaml_schema import LOSS, METRIC, OPTIMIZER, SCHEDULER
-from .yaml_values import BLOCK, SWITCH, TEXT, Kind, Options, OptionsError, choice, number, shown
+from .weightless import Weightless, asks_for_storage, check_memory, memory_of
+from .yaml_schema import LOSS, METRIC, NETWORK, OPTIMIZER, SCHEDULER
+from .yaml_values import BLOCK, SWITCH, TEXT, Kind, Options, OptionsError, choice, number, shown, warn
 
 LOSS_BLOCKS = ("pixel_opt", "perceptual_opt", "gan_opt", "ldl_opt", "feature_matching_opt")
-# Of one network: seconds to build. The largest of BasicSR have 1,700.
-MOST_TENSORS = 5_000
-# The words in which PyTorch says that a tensor on its device "meta" has no values, or that another one is elsewhere.
-ASKS_FOR_STORAGE = re.compile(
-    r"\bmeta (device type )?tensors?\b|\bdevice[ =]meta\b|\bdevices.* meta\b|\bat meta\b|'meta' backend|register_meta",
-    re.IGNORECASE,
-)
 
 
-def check_blocks(opt: Options) -> None:
+def check_blocks(opt: Options) -> Options:
     """Check every such block of an option file that `check_file` has passed, for training or testing.
+
+    Returns:
+        The networks without storage by their blocks' names; None for one that cannot be had so.
 
     Raises:
         OptionsError: a type that nobody has registered, a keyword that the type has not, or a value that it refuses.
@@ -45,6 +41,9 @@ def check_blocks(opt: Options) -> None:
     model = check_type("model_type", opt["model_type"], MODEL_REGISTRY)
     for phase, dataset in opt["datasets"].items():
         check_type(f"datasets.{phase}.type", dataset["type"], DATASET_REGISTRY)
+        backend = dict(dataset.get("io_backend") or {"type": "lmdb"})
+        if (kind := backend.pop("type")) != "lmdb":
+            attempt(f"datasets.{phase}.io_backend", functools.partial(FileClient, kind, **backend))
     networks = {}
     for name in [key for key in opt if key.startswith("network_") and opt[key] is not None]:
         # A PCL model has a default for it.
@@ -60,6 +59,7 @@ def check_blocks(opt: Options) -> None:
             raise OptionsError("train.pixel_opt and train.perceptual_opt are both missing; set one of the two")
         if issubclass(model, SRModel) and opt["datasets"]["train"]["type"] == "PairedImageDataset":
             _check_patch(opt, networks["network_g"])
+    return networks
 
 
 def check_type(where: str, name: Any, registry: Any) -> Any:
@@ -113,17 +113,17 @@ def check_keywords(
         if key in kinds:
             block[key] = kinds[key].check(f"{where}.{key}", block[key])
         elif key in named:
-            block[key] = _like(named[key].default, block[key]).check(f"{where}.{key}", block[key])
+            block[key] = _like(key, named[key].default, block[key]).check(f"{where}.{key}", block[key])
 
 
-def _like(default: Any, value: Any) -> Kind:
+def _like(key: str, default: Any, value: Any) -> Kind:
     """The kind that a default value lets expect: a keyword of BasicSR's networks may be a float where its default is an
     integer, such as res_scale.
     """
     if isinstance(default, bool):
         return SWITCH
     if isinstance(default, (int, float)):
-        kind = number()
+        kind = number(0) if key.startswith("num_") and default >= 0 else number()
         is_whole_float = isinstance(default, int) and isinstance(value, float) and value.is_integer()
         return kind._replace(take=int) if is_whole_float else kind
     if isinstance(default, str):
@@ -145,42 +145,13 @@ def attempt(where: str, build: Callable[[], Any]) -> Any:
         raise _not_built(where, error) from error
 
 
-class _Weightless(TorchFunctionMode):
-    """Parameters have no storage, but numbers that a constructor reads are there; all are counted.
-
-    Args:
-        device: another one than "meta" gives them their storage all the same.
-        most_bytes: how much that may be.
-    """
-
-    FACTORIES = (torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn)
-
-    def __init__(self, device: str = "meta", most_bytes: float = float("inf")) -> None:
-        super().__init__()
-        self.device, self.most_bytes = device, most_bytes
-        self.num_tensors = self.num_bytes = 0
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
-        if func not in self.FACTORIES:
-            return func(*args, **kwargs)
-        tensor = func(*args, **kwargs | {"device": "meta"})
-        self.num_tensors += 1
-        self.num_bytes += tensor.nbytes
-        if self.num_tensors > MOST_TENSORS:
-            raise MemoryError(f"it has more than {MOST_TENSORS} tensors")
-        if self.num_bytes > self.most_bytes:
-            raise MemoryError(f"it has more than {self.most_bytes / 1e9:.2g} GB of weights")
-        return tensor if self.device == "meta" else func(*args, **kwargs)
-
-
 def _build_network(where: str, opt: Options) -> Any:
     """The network without storage; None where it cannot be had so."""
     block = opt[where]
     constructor = check_type(f"{where}.type", block["type"], ARCH_REGISTRY)
     # Training has gradients too, and Adam its two moments.
     copies = 4 if "train" in opt else 1
-    for made in (_Weightless(), _Weightless("cpu", _memory(opt)[1] / copies)):
+    for made in (Weightless(), Weightless("cpu", memory_of(opt)[1] / copies)):
         keywords = {key: copy.deepcopy(value) for key, value in block.items() if key != "type"}
         try:
             with torch.random.fork_rng(devices=[]), made:
@@ -190,35 +161,14 @@ def _build_network(where: str, opt: Options) -> Any:
             if made.device == "meta" and not isinstance(error, MemoryError):
                 continue
             raise _not_built(where, error) from error
-        _check_memory(opt, where, copies * made.num_bytes, "its numbers of channels and blocks")
+        check_memory(opt, where, copies * made.num_bytes, "its numbers of channels and blocks")
         return network if made.device == "meta" else None
-
-
-def _check_memory(opt: Options, what: str, needed: int, knobs: str) -> None:
-    has, memory = _memory(opt)
-    if needed > memory:
-        raise OptionsError(
-            f"{what} takes {needed / 1e9:.3g} GB or more, but {has} has {memory / 1e9:.3g} GB; lower {knobs}"
-        )
-
-
-def _memory(opt: Options) -> tuple[str, float]:
-    """What holds the networks, and its bytes; infinite where nobody tells."""
-    if torch.cuda.is_available() and opt["num_gpu"] != 0:
-        return "the GPU", torch.cuda.get_device_properties(0).total_memory
-    try:
-        return "this machine", os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError):  # Windows
-        return "this machine", float("inf")
-
-
-def _asks_for_storage(error: Exception) -> bool:
-    """Whether PyTorch says so of a tensor on its device "meta"."""
-    return isinstance(error, (RuntimeError, TypeError)) and ASKS_FOR_STORAGE.search(str(error)) is not None
 
 
 def _not_built(where: str, error: Exception) -> OptionsError:
     text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, KeyError):
+        text = f"it has no key {text}"
     return OptionsError(f"{where} cannot be built: {text[:300]}; change its values")
 
 
@@ -227,7 +177,7 @@ def _check_network(where: str, opt: Options) -> Any:
     if "type" not in block:
         raise OptionsError(f"{where}.type is missing; it must name a network, such as EDSR")
     constructor = check_type(f"{where}.type", block["type"], ARCH_REGISTRY)
-    check_keywords(where, block, constructor, {})
+    check_keywords(where, block, constructor, NETWORK)
     # VGG, and what has a `spynet_path`, read weights while they are built.
     reads_files = block["type"] == "VGGEmbedding" or any(key.endswith("_path") for key in block)
     return None if reads_files else _build_network(where, opt)
@@ -247,7 +197,7 @@ def _check_patch(opt: Options, network: Any) -> None:
     channels = 1 if dataset.get("color") == "y" else 3
     # HR, SR and its gradient.
     num_bytes = 3 * 4 * dataset["batch_size_per_gpu"] * channels * gt_size**2
-    _check_memory(opt, "datasets.train: a batch", num_bytes, "batch_size_per_gpu or gt_size")
+    check_memory(opt, "datasets.train: a batch", num_bytes, "batch_size_per_gpu or gt_size")
     for key in ("num_in_ch", "in_chans", "num_out_ch"):
         # A mean of three colours would be spread over one channel, and the network run all the same.
         if block.get(key, channels) != channels:
@@ -259,10 +209,10 @@ def _check_patch(opt: Options, network: Any) -> None:
         return
     lq_shape, gt_shape = ((1, channels, size, size) for size in (gt_size // scale, gt_size))
     try:
-        with torch.no_grad(), _Weightless():
+        with torch.no_grad(), Weightless():
             sr = network(torch.zeros(lq_shape))
     except Exception as error:
-        if _asks_for_storage(error):
+        if asks_for_storage(error):
             return
         text = " ".join(str(error).split())
         raise OptionsError(
@@ -283,6 +233,10 @@ def _check_metric(where: str, block: Any) -> None:
     metric = check_type(f"{where}.type", block["type"], METRIC_REGISTRY)
     allowed = {key: value for key, value in block.items() if key != "better"}
     check_keywords(where, allowed, metric, METRIC, given=("img", "img2"))
+    known = {"type", *METRIC, *inspect.signature(metric).parameters}
+    if ignored := [key for key in block if key not in known]:
+        # BasicSR's metrics take any keyword.
+        warn(f"{block['type']} reads no key {', '.join(f'{where}.{key}' for key in ignored)}")
     for key in METRIC.keys() & block.keys():
         block[key] = METRIC[key].check(f"{where}.{key}", block[key])
 
@@ -304,7 +258,11 @@ def _check_loss(where: str, block: Options) -> None:
     if "type" not in block:
         raise OptionsError(f"{where}.type is missing; it must name a loss, such as L1Loss")
     loss = check_type(f"{where}.type", block["type"], LOSS_REGISTRY)
-    if block["type"] == "PCLPerceptualLoss":
+    home = {"PCLLoss": "train.pcl_opt", "ContrastiveDiscriminatorLoss": "train.cld_opt"}
+    home["PCLPerceptualLoss"] = "train.perceptual_opt"
+    if home.get(block["type"], where) != where:
+        raise OptionsError(f"{where}: {block['type']} belongs into {home[block['type']]}; take L1Loss here")
+    if block["type"] in home:
         return  # yaml_checks knows more of it
     check_keywords(where, block, loss, LOSS)
     if block["type"] == "PerceptualLoss":
@@ -317,6 +275,7 @@ def _check_perceptual_loss(where: str, block: Options) -> None:
     """BasicSR's own, which is not built: that would fetch VGG."""
     from basicsr.archs.vgg_arch import NAMES
 
+    choice("l1", "l2", "fro").check(f"{where}.criterion", block.get("criterion", "l1"))
     vgg = choice(*NAMES).check(f"{where}.vgg_type", block.get("vgg_type", "vgg19"))
     BLOCK.check(f"{where}.layer_weights", block["layer_weights"])
     for layer, weight in block["layer_weights"].items():
@@ -362,6 +321,11 @@ def _check_scheduler(train: Options) -> None:
     for key in SCHEDULER.keys() & block.keys():
         block[key] = SCHEDULER[key].check(f"{where}.{key}", block[key])
     attempt(where, lambda: _schedule(copy.deepcopy(train)))
+    if block.get("eta_min", 0) > (lr := train["optim_g"]["lr"]):
+        raise OptionsError(f"{where}.eta_min is {block['eta_min']}, above train.optim_g.lr, {lr}; lower it")
+    for key in ("warmup_iter", "pcl_start_iter"):
+        if isinstance(first := train.get(key), int) and first >= train["total_iter"]:
+            warn(f"train.{key} is {first}: the run ends before, at total_iter, {train['total_iter']}")
     periods = block.get("periods")
     if periods is not None and sum(periods) < train["total_iter"] - 1:
         raise OptionsError(

@@ -23,6 +23,7 @@ PCL_KEYS = ("pcl_opt", "pcl_start_iter", "pcl_every", "pcl_grad_ratio", "cld_opt
 SPEED_KEYS = ("amp", "channels_last", "compile")
 # What BasicSR's own models are built as where one of the latter is set.
 SPEED_TWINS = {"SRModel": "SpeedSRModel", "SwinIRModel": "SpeedSwinIRModel"}
+STOCK_MODELS = (*SPEED_TWINS, *SPEED_TWINS.values())
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -51,6 +52,9 @@ def complete_options(opt: Options, *, is_pcl_model: bool) -> None:
         _check_perceptual_loss(opt, train, is_pcl_model)
     except (TypeError, ValueError) as error:
         raise OptionsError(str(error)) from error
+    for key in ("gan_opt", "ldl_opt", "feature_matching_opt") if is_pcl_model or model_type in STOCK_MODELS else ():
+        if train.get(key):
+            raise OptionsError(f"`model_type: {model_type}` ignores train.{key} and would train without it; drop it")
     if not is_pcl_model:
         _refuse_ignored_keys(model_type, train)
         if model_type in SPEED_TWINS and _wants_twin(train):
@@ -94,8 +98,7 @@ def _wants_twin(train: Options) -> bool:
 
 def _refuse_ignored_keys(model_type: str | None, train: Options) -> None:
     # Other models than BasicSR's own two and their twins may well read a `cld_opt` of theirs.
-    ours = PCL_KEYS if model_type in (*SPEED_TWINS, *SPEED_TWINS.values()) else ("pcl_opt",)
-    for key in ours:
+    for key in PCL_KEYS if model_type in STOCK_MODELS else ("pcl_opt",):
         if train.get(key):
             raise OptionsError(
                 f"`model_type: {model_type}` ignores train.{key} and would train without it; change that line to "
@@ -105,6 +108,9 @@ def _refuse_ignored_keys(model_type: str | None, train: Options) -> None:
 
 def _complete(opt: Options, train: Options) -> None:
     check_keys("train", [key for key in train if key.startswith(("pcl_", "cld_", "net_d_"))], PCL_KEYS)
+    misplaced = sorted(train.keys() & inspect.signature(PCLLoss).parameters.keys())
+    if misplaced:
+        raise ValueError(f"train.{misplaced[0]} is read by nobody; {misplaced[0]} belongs into train.pcl_opt")
     train.setdefault("pcl_start_iter", 0)
     train.setdefault("pcl_every", 1)
     _whole_floats(train, ("pcl_start_iter", "pcl_every"))
@@ -115,7 +121,7 @@ def _complete(opt: Options, train: Options) -> None:
     _check_grad_ratio(train)
     _check_preview(opt)
 
-    _set_default(train["pcl_opt"], "type", "PCLLoss")
+    _set_default("train.pcl_opt", train["pcl_opt"], "PCLLoss")
     # The model seeds the samples of every iteration from manual_seed: a seed here would have no effect.
     pcl = _check_block("train.pcl_opt", train["pcl_opt"], PCLLoss, without=("seed",))
     _check_samples("train.pcl_opt", pcl, opt)
@@ -125,7 +131,7 @@ def _complete(opt: Options, train: Options) -> None:
     _check_block("train.cld_opt", train["cld_opt"], ContrastiveDiscriminatorLoss)
 
     _set_block(opt, "network_d", {"type": "WaveletDiscriminator", "num_in_ch": num_sr_channels(opt), "num_feat": 64})
-    _set_default(opt["network_d"], "type", "WaveletDiscriminator")
+    _set_default("network_d", opt["network_d"], "WaveletDiscriminator")
     _check_embedding(opt["network_d"], pcl, num_sr_channels(opt))
     is_e_d = opt["network_d"]["type"] == "WaveletDiscriminator"
     if frozen and is_e_d and not opt["path"].get("pretrain_network_d"):
@@ -285,6 +291,10 @@ def _check_speed(train: Options) -> None:
     elif isinstance(keywords, dict):
         allowed = [key for key in inspect.signature(torch.compile).parameters if key != "model"]
         check_keys("train.compile", keywords, allowed)
+        try:
+            torch.compile(torch.nn.Identity(), **keywords)
+        except Exception as error:
+            raise ValueError(f"train.compile: {' '.join(str(error).split())[:300]}") from error
     elif keywords is not None:
         raise TypeError(
             f"train.compile must be true, false, or a block of torch.compile's keywords such as "
@@ -354,10 +364,10 @@ def _set_block(parent: Options, key: str, default: Options) -> None:
         raise TypeError(f"{key} must be a block of keys, got {parent[key]!r}")
 
 
-def _set_default(block: Options, key: str, default: Any) -> None:
+def _set_default(name: str, block: Options, default: str) -> None:
     if not isinstance(block, dict):
-        raise TypeError(f"expected a block of keys such as {{type: {default}}}, got {block!r}")
-    block.setdefault(key, default)
+        raise TypeError(f"{name} must be a block of keys such as {{type: {default}}}, got {block!r}")
+    block.setdefault("type", default)
 
 
 def _pcl_twin(model_type: str | None) -> str:

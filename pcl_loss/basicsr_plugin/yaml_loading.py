@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
@@ -17,7 +18,21 @@ from .yaml_values import Options, OptionsError
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, which also refuses a key that stands twice: YAML would keep the last one without a word."""
+    """The safe loader, which also refuses what YAML would take without a word: a key that stands twice, of which it
+    keeps the last, and integers of another base, since 064 is 52 and 5:00 is 300.
+    """
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        is_scalar = isinstance(node, yaml.ScalarNode)
+        try:
+            value = super().construct_object(node, deep)
+        except (LookupError, ValueError, OverflowError) as error:
+            text = f"{node.value!r} is no {node.tag.rpartition(':')[2]}" if is_scalar else str(error)
+            raise yaml.constructor.ConstructorError(None, None, text, node.start_mark) from error
+        if is_scalar and type(value) in (int, float) and re.match(r"[-+]?(0\d|0_|.*:)", node.value):
+            problem = f"YAML reads {node.value} as {value}; write a decimal number, or quotes"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()

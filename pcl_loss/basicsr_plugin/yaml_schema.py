@@ -68,7 +68,7 @@ FILE: dict[str, Kind] = {
 }
 
 DATASET: dict[str, Kind] = {
-    "name": TEXT,
+    "name": NAME,
     "type": TEXT,
     "dataroot_gt": optional(TEXT),
     "dataroot_lq": optional(TEXT),
@@ -180,7 +180,10 @@ OPTIMIZER: dict[str, Kind] = {
     "betas": list_of(number(0, 1, below=True), 2),
     "weight_decay": number(0, 10),
     "eps": number(0, 1, above=True),
+    "maximize": Kind("false, or left out", lambda value: value is False),
 }
+# Of a network.
+NETWORK: dict[str, Kind] = {"img_range": number(0, 1e6, above=True)}
 SCHEDULER: dict[str, Kind] = {
     "periods": list_of(COUNT),
     "restart_weights": list_of(number(0, 1e3)),
@@ -201,6 +204,9 @@ METRIC: dict[str, Kind] = {
     "input_order": choice("HWC"),
     "test_y_channel": SWITCH,
     "better": choice("higher", "lower"),
+    # Of NIQE and LPIPS.
+    "convert_to": choice("y", "gray"),
+    "net": choice("alex", "vgg", "squeeze"),
 }
 
 PAIRED = ("PairedImageDataset", "RealESRGANPairedDataset")
@@ -232,11 +238,21 @@ def check_file(opt: Options, is_train: bool) -> None:
             raise OptionsError("val.suffix is missing, which val.save_img: true needs; set it to ~ or to text")
     elif not is_train:
         raise OptionsError("val must be a block of keys, got None")
+    if is_train and opt.get("val") is not None and len(opt["datasets"]) == 1:
+        warn("the block val validates nothing, since there is no datasets.val; set val to ~ if that is meant")
     unknown += _check_logger(opt)
     if opt.get("dist_params") is not None:
         unknown += check_table("dist_params", opt["dist_params"], DIST)
     if unknown:
-        warn(f"BasicSR reads no key {', '.join(unknown)}; only a class of your own may")
+        warn(f"BasicSR reads no key {', '.join(map(_with_its_home, unknown))}; only a class of your own may")
+
+
+def _with_its_home(name: str) -> str:
+    """The name of an unknown key, and where a key so called is read."""
+    key = name.rpartition(".")[2]
+    tables = {"": FILE, "datasets.train": DATASET, "train": TRAIN, "val": VAL, "logger": LOGGER}
+    homes = [dotted(where, key) for where, table in tables.items() if key in table]
+    return f"{name} (there is {homes[0]})" if homes else name
 
 
 def check_path(opt: Options) -> list[str]:
@@ -247,13 +263,14 @@ def check_path(opt: Options) -> list[str]:
     table |= {"resume_state": optional(TEXT), "ignore_resume_networks": optional(FOLDERS)}
     unknown = check_table("path", opt["path"], table)
     for name in unknown:
-        # BasicSR makes a folder of each.
-        TEXT.check(name, opt["path"][name.removeprefix("path.")])
+        if not TEXT.accepts(value := opt["path"][name.removeprefix("path.")]):
+            raise OptionsError(f"unknown key {name!r}: BasicSR makes a folder of it, but it is {shown(value)}; drop it")
     return unknown
 
 
 def _check_datasets(opt: Options, is_train: bool) -> list[str]:
     datasets, unknown = opt["datasets"], []
+    titles: dict[str, str] = {}
     names = ("train", "val") if is_train else ("test", "val")
     for phase, dataset in datasets.items():
         where = dotted("datasets", phase)
@@ -270,10 +287,18 @@ def _check_datasets(opt: Options, is_train: bool) -> list[str]:
             TEXT.check(f"{where}.{key}", dataset[key])
         if "io_backend" in dataset:
             unknown += check_table(f"{where}.io_backend", dataset["io_backend"], IO_BACKEND, ("type",))
+        # BasicSR keeps the best results by name.
+        if (first := titles.setdefault(dataset["name"], where)) != where:
+            raise OptionsError(f"{where}.name is that of {first}, {dataset['name']}; give each data set its own")
         if dataset.get("type") in PAIRED and "scale" not in opt:
             raise OptionsError("scale is missing; it must be the factor between LR and HR, such as 4")
         if dataset.get("prefetch_mode") == "cuda" and dataset.get("pin_memory") is not True:
             raise OptionsError(f"{where}.prefetch_mode: cuda needs {where}.pin_memory: true; set it, or set ~")
+        if phase == "train" and dataset.get("prefetch_mode") == "cpu" and not dataset["num_worker_per_gpu"]:
+            warn(
+                f"{where}.prefetch_mode: cpu with num_worker_per_gpu: 0 draws random numbers in a thread beside the "
+                "training: a resumed run is not bit for bit the uninterrupted one; set num_worker_per_gpu: 1, or ~"
+            )
         if dataset.get("persistent_workers") and not dataset.get("num_worker_per_gpu"):
             raise OptionsError(f"{where}.persistent_workers: true needs {where}.num_worker_per_gpu above 0")
         if (dataset.get("mean") is None) != (dataset.get("std") is None):

@@ -1,14 +1,20 @@
 """What is wrong with an option file is said in one line that names the key and the fix, before anything is written."""
 
 import contextlib
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from basicsr.archs.edsr_arch import EDSR
+from basicsr.data.paired_image_dataset import PairedImageDataset
+from basicsr.utils import get_root_logger, logger
 from basicsr.utils import options as basicsr_options
+from basicsr.utils.registry import DATASET_REGISTRY
 
 from pcl_loss.basicsr_plugin import OptionsError
 
@@ -118,7 +124,7 @@ BROKEN: list[tuple[str, Any, str]] = [
     ("network_g.type", "ESDR", r"^network_g\.type: there is no ESDR; did you mean EDSR\?"),
     ("network_g.num_feats", 4, r"unknown key 'num_feats' in network_g; allowed are.*did you mean 'num_feat'\?"),
     ("network_g.num_feat", "64", rf"network_g\.num_feat must be a number.*{TEXT_FOR_A_NUMBER}"),
-    ("network_g.num_feat", -4, r"^network_g cannot be built"),
+    ("network_g.num_feat", -4, r"^network_g\.num_feat must be a number from 0"),
     ("network_g.num_in_ch", GONE, r"network_g\.num_in_ch is missing, which EDSR needs"),
     ("network_g.num_in_ch", 1, r"network_g\.num_in_ch is 1, but the images .* have 3 channels.*color: y"),
     ("network_g.num_out_ch", 1, r"network_g\.num_out_ch is 1, but the images .* have 3 channels"),
@@ -201,7 +207,6 @@ BROKEN: list[tuple[str, Any, str]] = [
     ("train.scheduler.milestones", [1], r"^train\.scheduler cannot be built: .*milestones"),
     # ours
     ("train.pcl_opt", GONE, r"needs train\.pcl_opt"),
-    ("train.pcl_opt", 1.0, r"expected a block of keys"),
     ("train.pcl_opt.type", "PCLoss", r"train\.pcl_opt\.type must be PCLLoss, got PCLoss"),
     ("train.pcl_opt.data_range", 255.0, r"train\.pcl_opt\.data_range must be 1\.0, got 255: .*drop data_range"),
     ("train.pcl_opt.loss_weight", 1e30, r"train\.pcl_opt\.loss_weight must be a number from 0 to 1e\+06"),
@@ -258,6 +263,52 @@ BROKEN: list[tuple[str, Any, str]] = [
     ("logger.use_tb_loger", True, r"did you mean 'use_tb_logger'\?"),
     ("logger.wandb", {"project": 3}, r"logger\.wandb\.project must be text"),
     ("dist_params", {"backend": "nccl", "port": "x"}, r"dist_params\.port must be"),
+    # what was found by writing files as users get them wrong
+    (
+        "datasets.train.type",
+        "SingleImageDataset",
+        r"^datasets\.train: a SingleImageDataset has no HR, which a tr",
+    ),
+    (
+        "datasets.val.type",
+        "SingleImageDataset",
+        r"^datasets\.val: a SingleImageDataset has no HR, which calculate_p",
+    ),
+    ("datasets.train.type", "FFHQDataset", r"^datasets\.train cannot be built: it has no key 'mean'"),
+    ("datasets.train.type", "RealESRGANDataset", r"^datasets\.train cannot be built: it has no key 'meta_info'"),
+    ("datasets.train.io_backend.type", "memcached", r"^datasets\.train\.io_backend cannot be built: .*server_list_cfg"),
+    ("datasets.train.meta_info_file", ".", r"^datasets\.train\.meta_info_file: \. cannot be read: .*directory"),
+    ("datasets.val.name", "../other", r"^datasets\.val\.name must be text that can name a folder"),
+    (
+        "datasets.val.name",
+        "pairs",
+        r"^datasets\.val\.name is that of datasets\.train, pairs; give each data",
+    ),
+    ("network_g.num_block", -16, r"^network_g\.num_block must be a number from 0"),
+    ("network_g.img_range", 0, r"^network_g\.img_range must be a number above 0"),
+    ("path.pretrain_network_g", ".", r"^path\.pretrain_network_g: .*directory"),
+    ("path.pretrain_network_g", "run.yml", r"^path\.pretrain_network_g: run\.yml is no readable checkpoint"),
+    (
+        "path.pretrain_model_g",
+        None,
+        r"^unknown key 'path\.pretrain_model_g': BasicSR makes a folder of it, but it is ",
+    ),
+    ("train.optim_g.maximize", True, r"^train\.optim_g\.maximize must be false"),
+    ("train.scheduler.eta_min", 0.01, r"^train\.scheduler\.eta_min is 0\.01, above train\.optim_g\.lr, 0\.001"),
+    ("train.pixel_opt", {"type": "PCLLoss"}, r"^train\.pixel_opt: PCLLoss belongs into train\.pcl_opt"),
+    ("train.pixel_opt", {"type": "PCLPerceptualLoss"}, r"PCLPerceptualLoss belongs into train\.perceptual_opt"),
+    (
+        "train.perceptual_opt",
+        {"type": "PerceptualLoss", "layer_weights": {"conv5_4": 1}, "criterion": "huber"},
+        r"^train\.perceptual_opt\.criterion must be one of l1, l2, fro, got 'huber'",
+    ),
+    ("train.gan_opt", {"type": "GANLoss", "gan_type": "vanilla"}, r"`model_type: PCLModel` ignores train\.gan_opt"),
+    ("train.compile", {"mode": "fastest"}, r"^train\.compile: Unrecognized mode=fastest"),
+    ("train.pcl_opt", True, r"^train\.pcl_opt must be a block of keys such as {type: PCLLoss}, got True"),
+    ("train.recipe", "light", r"^train\.recipe is read by nobody; recipe belongs into train\.pcl_opt"),
+    ("val.metrics.psnr.net", "alexnet", r"^val\.metrics\.psnr\.net must be one of alex, vgg, squeeze"),
+    ("val.metrics.psnr", {"type": "calculate_niqe", "crop_border": 4, "convert_to": "luma"}, r"must be one of y, gray"),
+    ("val.metrics.psnr", {"type": "calculate_niqe", "crop_border": 4}, r"too little of .*, 96x96, for calculate_niqe"),
 ]
 
 
@@ -280,10 +331,16 @@ def test_a_broken_option_names_its_key_and_the_fix(
         ("name: 'tiny\n", r"run\.yml, line 2, column 1 is not YAML"),
         ("name: tiny\n\tscale: 4\n", r"run\.yml, line 2, column 1 is not YAML"),
         ("name: tiny\nscale: 2\nname: other\n", r"line 3, column 1 is not YAML: the key 'name' stands twice"),
-        ("name: !!float tiny\n", r"run\.yml: could not convert string to float: 'tiny'"),
+        ("name: !!float tiny\n", r"run\.yml, line 1, column 7 is not YAML: 'tiny' is no float"),
         ("name: &a [*a]\n", r"run\.yml: Circular reference"),
         ("3: 4\n", r"3: a key must be text, got 3"),
-        ("name: 2026-13-45\n", r"run\.yml: month must be in 1\.\.12"),
+        ("name: 2026-13-45\n", r"run\.yml, line 1, column 7 is not YAML: '2026-13-45' is no timestamp"),
+        ("name: !!bool maybe\n", r"run\.yml, line 1, column 7 is not YAML: 'maybe' is no bool"),
+        (
+            "scale: 04\n",
+            r"run\.yml, line 1, column 8 is not YAML: YAML reads 04 as 4; write a decimal number",
+        ),
+        ("scale: 5:00\n", r"run\.yml, line 1, column 8 is not YAML: YAML reads 5:00 as 300; write"),
     ],
 )
 def test_what_is_no_option_file_is_said_with_its_line(parse: Parse, text: str, message: str) -> None:
@@ -381,6 +438,91 @@ def test_keys_that_nobody_reads_are_one_warning(
     assert all(key in line for key in ("tile", "datasets.train.use_shuffle", "val.other"))
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "line"),
+    [
+        ("train.val_freq", 5, r"BasicSR reads no key train.val_freq (there is val.val_freq); only"),
+        ("train.network_d", {}, r"BasicSR reads no key train.network_d (there is network_d); only"),
+        ("train.warmup_iter", 4, "train.warmup_iter is 4: the run ends before, at total_iter, 4"),
+        ("train.pcl_start_iter", 9, "train.pcl_start_iter is 9: the run ends before, at total_iter, 4"),
+        ("val.metrics.psnr.test_y", True, "calculate_psnr reads no key val.metrics.psnr.test_y"),
+        ("datasets.val", GONE, "the block val validates nothing, since there is no datasets.val; set val to ~"),
+        (
+            "datasets.train.prefetch_mode",
+            "cpu",
+            "a resumed run is not bit for bit the uninterrupted one; set",
+        ),
+    ],
+)
+def test_what_may_be_meant_is_one_warning(
+    with_pcl: Options, parse: Parse, capsys: pytest.CaptureFixture[str], path: str, value: Any, line: str
+) -> None:
+    parse(with_pcl)
+    assert not capsys.readouterr().err
+    set_at(with_pcl, path, value)
+    parse(with_pcl)
+    (said,) = capsys.readouterr().err.splitlines()
+    assert line in said
+
+
+def test_a_prefetcher_with_a_worker_is_exact(
+    with_pcl: Options, parse: Parse, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_pcl["datasets"]["train"] |= {"prefetch_mode": "cpu", "num_worker_per_gpu": 1}
+    parse(with_pcl)
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_prefetcher_for_a_gpu_needs_one(with_pcl: Options, parse: Parse) -> None:
+    with_pcl["datasets"]["train"] |= {"prefetch_mode": "cuda", "pin_memory": True}
+    refuses(parse, with_pcl, r"^datasets\.train\.prefetch_mode: cuda needs a GPU, and torch sees none; set cpu, or ~")
+
+
+def weights_of(options: Options, file: Path, **content: Any) -> dict[str, torch.Tensor]:
+    """A network's weights; the file gets them, or what is given."""
+    state = EDSR(**{key: value for key, value in options["network_g"].items() if key != "type"}).state_dict()
+    torch.save(content or {"params": state}, file)
+    return state
+
+
+def test_weights_that_a_network_cannot_take_are_refused(with_pcl: Options, parse: Parse, tmp_path: Path) -> None:
+    file = tmp_path / "net.pth"
+    with_pcl["path"]["pretrain_network_g"] = str(file)
+    state = weights_of(with_pcl, file)
+    parse(with_pcl)
+    weights_of(with_pcl, file, params={f"module.{key}": value for key, value in state.items()})
+    parse(with_pcl)
+    weights_of(with_pcl, file, params_ema=state)
+    refuses(parse, with_pcl, r"net\.pth has no params; set path\.param_key_g to ~, or to what it has")
+    with_pcl["path"]["param_key_g"] = "params_ema"
+    parse(with_pcl)
+    weights_of(with_pcl, file, **state)
+    refuses(parse, with_pcl, r"net\.pth has no params_ema; set path\.param_key_g")
+    with_pcl["path"]["param_key_g"] = None
+    parse(with_pcl)
+    with_pcl["network_g"]["num_feat"] = 5
+    refuses(parse, with_pcl, r"path\.pretrain_network_g: .*net\.pth does not fit network_g: .*size mismatch")
+    with_pcl["path"]["strict_load_g"] = False
+    parse(with_pcl)
+
+
+def test_the_checks_leave_the_log_unopened(baseline: Options, parse: Parse, monkeypatch: pytest.MonkeyPatch) -> None:
+    # BasicSR opens its log file where it first asks for its log, and never later.
+    class Talkative(PairedImageDataset):
+        def __init__(self, opt: Options) -> None:
+            super().__init__(opt)
+            get_root_logger().info("here I am")
+
+    monkeypatch.setitem(DATASET_REGISTRY._obj_map, "Talkative", Talkative)
+    monkeypatch.setattr(logger, "initialized_logger", {})
+    baseline["datasets"]["train"]["type"] = "Talkative"
+    handlers = list(logging.getLogger("basicsr").handlers)
+    parse(baseline)
+    assert not logger.initialized_logger
+    assert logging.getLogger("basicsr").handlers == handlers
+
+
 def test_a_key_that_this_basicsr_reads_is_no_slip(
     with_pcl: Options, parse: Parse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -396,7 +538,6 @@ def test_the_runs_random_numbers_do_not_depend_on_the_checks(with_pcl: Options, 
     import random
 
     import numpy as np
-    import torch
     from basicsr.utils import set_random_seed
 
     parse(with_pcl)

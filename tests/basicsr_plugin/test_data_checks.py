@@ -123,7 +123,7 @@ def test_hr_with_what_a_division_leaves_over_is_for_validation_alone(
 def test_what_is_converted_is_said_once_for_each_folder(
     options: Options, folders: Path, parse: Parse, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    del options["datasets"]["val"]
+    del options["datasets"]["val"], options["val"]
     rgb = Image.open(folders / "gt" / "coffee.png")
     rgb.convert("RGBA").save(folders / "gt" / "coffee.png")
     rgb.convert("RGBA").save(folders / "gt" / "chelsea.png")

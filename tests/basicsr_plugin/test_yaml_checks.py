@@ -156,7 +156,7 @@ def test_a_pcl_model_without_pcl_opt_is_refused(baseline: Options) -> None:
         ("train", "net_d_frozen", True, r"path\.pretrain_network_d"),
         ("train", "optim_d", 1e-4, r"optim_d must be a block"),
         ("train", "optim_d", {"type": "Adam", "lr": 1e-4, "fused": False}, r"train\.optim_d must be fused"),
-        ("train", "pcl_opt", True, r"expected a block"),
+        ("train", "pcl_opt", True, r"train\.pcl_opt must be a block of keys such as"),
     ],
 )
 def test_a_bad_value_names_itself_and_the_fix(

@@ -11,7 +11,7 @@ import pytest
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 
-from pcl_loss.basicsr_plugin import OptionsError, yaml_blocks
+from pcl_loss.basicsr_plugin import OptionsError, weightless, yaml_blocks
 
 Options = dict[str, Any]
 Parse = Callable[..., Options]
@@ -98,7 +98,7 @@ def test_a_network_that_needs_its_weights_values_passes(
     ids=str,
 )
 def test_each_wording_of_pytorch_is_known(error: Exception) -> None:
-    assert yaml_blocks._asks_for_storage(error)
+    assert weightless.asks_for_storage(error)
 
 
 def fail_with(error: Exception) -> Callable[[torch.Tensor], Any]:
@@ -137,7 +137,8 @@ def test_a_constructor_that_needs_values_and_then_fails_is_said(network_that: Ca
 
 @pytest.fixture
 def small_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(yaml_blocks, "_memory", lambda opt: ("this machine", 1e9))
+    for module in (weightless, yaml_blocks):
+        monkeypatch.setattr(module, "memory_of", lambda opt: ("this machine", 1e9))
 
 
 @pytest.mark.usefixtures("small_machine")
@@ -200,8 +201,8 @@ def test_a_network_that_needs_its_values_is_counted_before_it_takes_memory(basel
 
 
 def test_the_memory_is_that_of_what_holds_the_networks(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert yaml_blocks._memory({"num_gpu": 0})[1] > 1e8
+    assert weightless.memory_of({"num_gpu": 0})[1] > 1e8
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: type("Card", (), {"total_memory": 7}))
-    assert yaml_blocks._memory({"num_gpu": "auto"}) == ("the GPU", 7)
-    assert yaml_blocks._memory({"num_gpu": 0})[0] == "this machine"
+    assert weightless.memory_of({"num_gpu": "auto"}) == ("the GPU", 7)
+    assert weightless.memory_of({"num_gpu": 0})[0] == "this machine"
