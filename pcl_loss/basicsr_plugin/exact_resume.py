@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from basicsr.models.base_model import BaseModel
@@ -40,8 +40,8 @@ class StoppedError(Exception):
 class Run:
     """What of a run BasicSR does not save: its place in the data, the generators of all ranks, and the best metrics.
 
-    A signal that ends runs is taken note of, and obeyed between two iterations, by all ranks at the same one. A second
-    one is obeyed at once, without a checkpoint.
+    A signal that ends runs is taken note of, and obeyed between two iterations, by all ranks at the same one; of a
+    single process it also ends a validation. A second one is obeyed at once, without a checkpoint.
     """
 
     def __init__(self, files: durable.DurableTorch) -> None:
@@ -49,9 +49,10 @@ class Run:
         self.state: dict[str, Any] | None = None
         self.sampler: PlacedSampler
         self.loader: Any
+        self.val_loaders: Any
         self.num_batches = 0  # of this epoch, that were trained on
         self.saved: int | None = None
-        self.has_begun = False
+        self.has_begun = self.is_validating = self.is_leaving = self.owes_validation = False
         self.received = 0
         self._agreed: Any = None
 
@@ -66,7 +67,7 @@ class Run:
                 print(f"manual_seed is {seed['manual_seed']}, that of the run which is resumed.", flush=True)
             opt["manual_seed"] = seed["manual_seed"]
 
-    def take_data(self, loader: Any, sampler: PlacedSampler) -> int:
+    def take_data(self, loader: Any, sampler: PlacedSampler, val_loaders: Any) -> int:
         """Begin where the resumed run was; returns the number of the run's last epoch.
 
         BasicSR counts its epochs with the batch that is not full, which its loader leaves out: with 9 images and
@@ -78,6 +79,7 @@ class Run:
                 "lower the batch"
             )
         self.loader, self.sampler = loader, sampler
+        self.val_loaders = val_loaders if isinstance(val_loaders, list) else [val_loaders]  # one, up to BasicSR 1.3.3
         sampler.manual_seed = self.opt["manual_seed"]
         iteration = epoch = 0
         if self.state is not None:
@@ -127,10 +129,19 @@ class Run:
         def validation(loader: Any, current_iter: int, *rest: Any, **keywords: Any) -> None:
             # The last validation is that of the last iteration; BasicSR's counter may be past it.
             current_iter = min(current_iter, int(self.opt["train"]["total_iter"]))
-            # It may build networks of its own, whose weights are drawn; a resumed run builds them at another time.
-            with kept_rng_state():
-                validate(loader, current_iter, *rest, **keywords)
-            self._note_metrics(model, current_iter)
+            self.is_validating = True
+            try:
+                # It may build networks of its own, whose weights are drawn; a resumed run builds them at another time.
+                with kept_rng_state():
+                    if self.received and get_dist_info()[1] == 1:
+                        raise StoppedError(self.received, self.saved)
+                    validate(loader, current_iter, *rest, **keywords)
+            except StoppedError as error:
+                stop(error.status - 128, current_iter)
+            finally:
+                self.is_validating = False
+            if loader is self.val_loaders[-1]:
+                self._note_metrics(model, current_iter)
 
         def resume_training(state: dict[str, Any]) -> None:
             take_schedule(model, state)
@@ -141,10 +152,19 @@ class Run:
             self.has_begun = True
             number = self._signal()
             if number:
-                if self.saved != current_iter - 1:
-                    model.save(self.sampler.epoch, current_iter - 1)
-                raise StoppedError(number, current_iter - 1)
+                stop(number, current_iter - 1)
+            if self.owes_validation:
+                self.owes_validation = False
+                get_root_logger().info(f"The validation of iteration {current_iter - 1} was not finished; here it is.")
+                for loader in self.val_loaders:
+                    model.validation(loader, current_iter - 1, None, self.opt["val"]["save_img"])
             update_learning_rate(current_iter, **keywords)
+
+        def stop(number: int, iteration: int) -> NoReturn:
+            if self.saved != iteration:
+                model.save(self.sampler.epoch, iteration)
+            self.is_leaving = True
+            raise StoppedError(number, iteration)
 
         def save_and_note(epoch: int, current_iter: int) -> None:
             self.files.extra = {} if current_iter == -1 else self.state_dict()
@@ -182,6 +202,11 @@ class Run:
         known = {i: best for i, best in self._best_metrics().items() if i <= state["iter"]}
         if known:
             model.best_metric_results = copy.deepcopy(known[max(known)])
+        val = self.opt.get("val") or {}
+        has_best = val.get("metrics") and hasattr(model, "_initialize_best_metric_results")
+        # A run that ended between an iteration's checkpoint and the end of its validation.
+        is_due = saved is not None and has_best and state["iter"] % val["val_freq"] == 0
+        self.owes_validation = bool(is_due) and state["iter"] not in known
 
     # --- the best metrics, which are known only after an iteration's checkpoint was saved ---
 
@@ -215,8 +240,10 @@ class Run:
 
     def on_signal(self, number: int, _frame: Any) -> None:
         """The handler of `STOP_SIGNALS`."""
+        if self.is_leaving:
+            return
         is_second, self.received = bool(self.received), number
-        if is_second or not self.has_begun:
+        if is_second or not self.has_begun or (self.is_validating and get_dist_info()[1] == 1):
             raise StoppedError(number, self.saved)
 
     def _signal(self) -> int:
@@ -278,7 +305,7 @@ def exact_resume(files: durable.DurableTorch, pipeline: ModuleType) -> Iterator[
 
     def create_train_val_dataloader(opt: dict[str, Any], logger: Any) -> tuple[Any, ...]:
         loader, sampler, val_loaders, _, total_iters = create_loaders(opt, logger)
-        return loader, sampler, val_loaders, run.take_data(loader, sampler), total_iters
+        return loader, sampler, val_loaders, run.take_data(loader, sampler, val_loaders), total_iters
 
     @functools.wraps(build)
     def build_model(opt: dict[str, Any]) -> BaseModel:

@@ -228,6 +228,14 @@ def test_a_signal_ends_the_run_with_a_checkpoint_and_one_line(
         if current_iter == 3:
             os.kill(os.getpid(), number)
 
+    init = exact_resume.StoppedError.__init__
+
+    def init_and_signal(self: Any, *arguments: Any) -> None:
+        """When all is saved a second signal changes nothing."""
+        init(self, *arguments)
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(exact_resume.StoppedError, "__init__", init_and_signal)
     monkeypatch.setattr(PCLModel, "optimize_parameters", step_and_signal)
     import multiprocessing
 
@@ -241,6 +249,77 @@ def test_a_signal_ends_the_run_with_a_checkpoint_and_one_line(
     assert saved >= {"net_g_3.pth", "net_d_3.pth"}
     assert set(multiprocessing.active_children()) <= children
     assert "Resuming training from epoch: 0, iter: 3." in run_pipeline(small, "--auto_resume")
+
+
+def best_metrics(folder: Path) -> dict[int, Any]:
+    saved: dict[int, Any] = torch.load(folder / "training_states/best_metrics.pth", weights_only=True)
+    return saved
+
+
+@pytest.mark.parametrize("end", ["signal", "crash"])
+def test_a_validation_that_did_not_end_is_made_up_for_when_the_run_is_resumed(
+    end: str, dropout: Options, run_pipeline: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dropout["logger"]["save_checkpoint_freq"] = 2 if end == "crash" else 8
+    dropout["val"]["val_freq"] = 2
+    run_pipeline(dropout | {"name": "whole"})
+    validate = PCLModel.nondist_validation
+    went_on = []
+
+    def validate_until_the_end(self: Any, loader: Any, current_iter: int, *rest: Any) -> None:
+        if current_iter == 4:
+            torch.rand(7)
+            if end == "crash":
+                raise RuntimeError("the machine has stopped")
+            os.kill(os.getpid(), signal.SIGTERM)
+            went_on.append(current_iter)
+        validate(self, loader, current_iter, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PCLModel, "nondist_validation", validate_until_the_end)
+        with pytest.raises((SystemExit, RuntimeError)) as stop:
+            run_pipeline(dropout)
+    if end == "signal":
+        assert stop.value.code == 143  # type: ignore[union-attr]
+    assert not went_on
+    assert 4 not in best_metrics(tmp_path / "experiments/tiny")
+    log = run_pipeline(dropout, "--auto_resume")
+    assert "Resuming training from epoch: 1, iter: 4." in log
+    assert log.count("The validation of iteration 4 was not finished; here it is.") == 1
+    resumed, whole = (tmp_path / "experiments" / name for name in ("tiny", "whole"))
+    assert_equal_weights(all_files(resumed, 8), all_files(whole, 8))
+    assert best_metrics(resumed) == best_metrics(whole)
+    assert "was not finished" not in run_pipeline(dropout, "--auto_resume")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_signal_while_the_run_waits_for_data_is_obeyed_when_they_are_there(
+    workers: int, small: Options, run_pipeline: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from basicsr.data.paired_image_dataset import PairedImageDataset
+
+    small["logger"]["save_checkpoint_freq"] = 1000
+    small["val"] = None
+    small["train"]["total_iter"] = 20
+    small["datasets"]["train"]["num_worker_per_gpu"] = workers
+    read, main = PairedImageDataset.__getitem__, os.getpid()
+    calls: list[int] = []
+
+    def read_and_signal(self: Any, index: int) -> Any:
+        calls.append(index)
+        # Behind what is read before the first iteration, by one of the processes that read.
+        if len(calls) == (7 if workers else 3) and not (tmp_path / "sent").exists():
+            (tmp_path / "sent").touch()
+            os.kill(main, signal.SIGTERM)
+            time.sleep(0.5)
+        return read(self, index)
+
+    monkeypatch.setattr(PairedImageDataset, "__getitem__", read_and_signal)
+    with pytest.raises(SystemExit) as stop:
+        run_pipeline(small)
+    assert stop.value.code == 143
+    (saved,) = (tmp_path / "experiments/tiny/training_states").glob("*.state")
+    assert 1 <= int(saved.stem) < 20
 
 
 def start(options: Options, folder: Path, *launcher: str) -> subprocess.Popen[str]:
