@@ -92,7 +92,6 @@ def check_keywords(
     Raises:
         OptionsError: one is not.
     """
-    BLOCK.check(where, block)
     parameters = inspect.signature(call).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     named = {
@@ -317,7 +316,6 @@ def _check_scheduler(train: Options) -> None:
     where, block = "train.scheduler", train["scheduler"]
     if "type" not in block:
         raise OptionsError(f"{where}.type is missing; it must name a scheduler, such as MultiStepLR")
-    TEXT.check(f"{where}.type", block["type"])
     for key in SCHEDULER.keys() & block.keys():
         block[key] = SCHEDULER[key].check(f"{where}.{key}", block[key])
     attempt(where, lambda: _schedule(copy.deepcopy(train)))

@@ -167,7 +167,6 @@ def _check_embedding(block: Options, pcl: PCLLoss, num_ch: int) -> None:
             )
         return
     if constructor is VGGEmbedding:  # building it may fetch its weights
-        _check_keywords("network_d", block, constructor)
         most = whole(1, 16).check("network_d.num_layers", block.get("num_layers", 4))
     else:
         embedding = _check_block("network_d", block, constructor)

@@ -1,6 +1,7 @@
 """What is wrong with an option file is said in one line that names the key and the fix, before anything is written."""
 
 import contextlib
+import importlib.util
 import logging
 import sys
 from collections.abc import Callable
@@ -263,6 +264,27 @@ BROKEN: list[tuple[str, Any, str]] = [
     ("logger.use_tb_loger", True, r"did you mean 'use_tb_logger'\?"),
     ("logger.wandb", {"project": 3}, r"logger\.wandb\.project must be text"),
     ("dist_params", {"backend": "nccl", "port": "x"}, r"dist_params\.port must be"),
+    ("train.pcl_grad_ratio", 1e5, r"train\.pcl_grad_ratio must be a number from 0 to 10000"),
+    ("train.max_bad_steps", 0, r"train\.max_bad_steps must be at least 1, got 0"),
+    ("network_g.type", ["EDSR"], r"^network_g\.type must be text, got \['EDSR'\]"),
+    ("network_g.spynet_path", "gone.pth", r"^network_g\.spynet_path: there is no gone\.pth"),
+    ("train.optim_g.type", ["Adam"], r"^train\.optim_g\.type must be text, got \['Adam'\]"),
+    (
+        "train.optim_g",
+        {"type": "Adam", "lr": 1e-4, "foreach": True, "fused": True},
+        r"^train\.optim_g cannot be built: `fused` and `foreach`",
+    ),
+    ("train.gan_opt", {"type": "GANLoss", "gan_type": "vanila"}, r"^train\.gan_opt cannot be built: GAN type vanila"),
+    (
+        "train.perceptual_opt",
+        {"type": "PerceptualLoss", "layer_weights": ["conv5_4"]},
+        r"^train\.perceptual_opt\.layer_weights must be a block of keys",
+    ),
+    (
+        "train.perceptual_opt",
+        {"type": "PerceptualLoss", "layer_weights": {"conv5_4": "1"}},
+        r"^train\.perceptual_opt\.layer_weights\.conv5_4 must be a number",
+    ),
     # what was found by writing files as users get them wrong
     (
         "datasets.train.type",
@@ -411,6 +433,7 @@ def test_force_yml_is_checked_as_the_file_is(with_pcl: Options, parse: Parse, ov
 
 
 def test_whole_floats_are_integers(with_pcl: Options, parse: Parse) -> None:
+    with_pcl["train"]["pcl_opt"]["num_layers"] = 3.0
     text = yaml.safe_dump(with_pcl)
     for key, number in (
         ("val_freq: 2", 5e3),
@@ -423,7 +446,8 @@ def test_whole_floats_are_integers(with_pcl: Options, parse: Parse) -> None:
     opt = parse(text.replace("pcl_opt:", "pcl_every: !!float 2\n  pcl_opt:"))
     found = (opt["val"]["val_freq"], opt["logger"]["save_checkpoint_freq"], opt["train"]["total_iter"])
     found += (opt["datasets"]["train"]["gt_size"], opt["train"]["pcl_every"])
-    assert found == (5000, 5000, 20, 32, 2)
+    found += (opt["train"]["pcl_opt"]["num_layers"],)
+    assert found == (5000, 5000, 20, 32, 2, 3)
     assert all(type(value) is int for value in found)
 
 
@@ -463,6 +487,15 @@ def test_what_may_be_meant_is_one_warning(
     parse(with_pcl)
     (said,) = capsys.readouterr().err.splitlines()
     assert line in said
+
+
+def test_wandb_needs_its_package(with_pcl: Options, parse: Parse, monkeypatch: pytest.MonkeyPatch) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "wandb" else find_spec(name))
+    with_pcl["logger"]["wandb"] = {"project": "sr"}
+    refuses(parse, with_pcl, r"^logger\.wandb\.project needs the package wandb: pip install wandb")
+    with_pcl["logger"]["use_tb_logger"] = False
+    refuses(parse, with_pcl, r"^logger\.wandb\.project needs logger\.use_tb_logger: true")
 
 
 def test_a_prefetcher_with_a_worker_is_exact(
@@ -550,6 +583,8 @@ def test_the_runs_random_numbers_do_not_depend_on_the_checks(with_pcl: Options, 
     ("path", "value", "message"),
     [
         ("val", GONE, r"^val is missing"),
+        ("val", None, r"^val must be a block of keys, got None"),
+        ("datasets", {}, r"^datasets is empty"),
         ("val.save_img", True, r"^val\.suffix is missing"),
         ("datasets.train", {}, r"^datasets\.train: a data set is called test, val or test_1"),
         ("network_g.type", "ESDR", r"did you mean EDSR"),
@@ -568,6 +603,32 @@ def test_the_verb_test_checks_its_file_too(
 def test_a_file_for_testing_may_keep_the_block_of_its_training(baseline: Options, parse: Parse) -> None:
     baseline["datasets"] = {"test_1": baseline["datasets"]["val"]}
     parse(baseline, is_train=False)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("network_d", {"num_feat": 8}, r"recipe: light has an embedding of its own.*drop the block network_d"),
+        (
+            "network_d",
+            {"type": "WaveletDiscriminator"},
+            r"drop the block network_d \({type: WaveletDiscriminator, \.\.\.}",
+        ),
+        ("train.optim_d", {"type": "Adam", "lr": 1e-4}, r"recipe: light trains no discriminator; drop train\.optim_d"),
+        (
+            "train.cld_opt",
+            {"type": "ContrastiveDiscriminatorLoss"},
+            r"light trains no discriminator; drop train\.cld_opt",
+        ),
+        ("train.net_d_frozen", True, r"light trains no discriminator; drop train\.net_d_frozen"),
+    ],
+)
+def test_the_light_recipe_takes_nothing_of_a_discriminator(
+    light: Options, parse: Parse, path: str, value: Any, message: str
+) -> None:
+    parse(light)
+    set_at(light, path, value)
+    refuses(parse, light, message)
 
 
 def test_pcl_perceptual_loss_is_checked_under_any_model(baseline: Options, parse: Parse) -> None:

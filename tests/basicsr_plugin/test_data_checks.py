@@ -189,6 +189,8 @@ def test_an_lmdb_is_checked_by_its_list(options: Options, folders: Path, parse: 
     refuses(parse, options, r"gt\.lmdb, b\.png is 96x96 and .*lq\.lmdb, b\.png 25x24")
     meta.write_text("a.png (24,24,3) 1\n")
     refuses(parse, options, r"1 of 2 HR images have no LR image")
+    meta.write_text("")
+    refuses(parse, options, r"dataroot_lq: .*meta_info\.txt lists no images")
     meta.write_text("a.png\n")
     refuses(parse, options, r"meta_info\.txt has a line 'a\.png'")
     meta.unlink()
