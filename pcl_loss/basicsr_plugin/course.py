@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import os
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from . import durable, repairs
 from .bad_steps import BadStepsError
 from .data_order import placed_data
 from .exact_resume import StoppedError, exact_resume
+from .full_disk import lasting_logs
 from .guarded_models import guarded_models
 from .progress import progress_line
 from .yaml_values import OptionsError
@@ -46,8 +48,9 @@ PARTS = {
     "build_dataset": None,
     "build_dataloader": None,
     "EnlargedSampler": None,
+    "init_tb_loggers": ("opt",),
 }
-"""What of `basicsr.train` an exact resume takes the place of, and the parameters where they matter."""
+"""What of `basicsr.train` the whole course takes the place of, and the parameters where they matter."""
 
 
 @contextmanager
@@ -60,7 +63,7 @@ def whole_course(pipeline: ModuleType = basicsr.train) -> Iterator[None]:
             durably and the warm-up is ended, and a line says what is missing.
 
     Raises:
-        NotSavedError: at the end, if a file could not be saved.
+        NotSavedError: at the end, if a file could not be saved; or the disk is full where the run cannot go on.
         StoppedError: a signal has ended the run.
     """
     with ExitStack() as stack:
@@ -74,14 +77,20 @@ def whole_course(pipeline: ModuleType = basicsr.train) -> Iterator[None]:
                 flush=True,
             )
         if not lacks:
+            stack.enter_context(lasting_logs(pipeline, files))
             stack.enter_context(guarded_models(pipeline))
             stack.enter_context(placed_data(pipeline))
             stack.enter_context(exact_resume(files, pipeline))
             stack.enter_context(progress_line(pipeline))
-        yield
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise NotSavedError(f"the disk is full: {error}") from error
         if files.failed:
-            names = ", ".join(files.failed)
-            raise NotSavedError(f"{len(files.failed)} files could not be saved, the disk may be full: {names}")
+            names = ", ".join(failed := list(dict.fromkeys(files.failed)))
+            raise NotSavedError(f"{len(failed)} files could not be saved, the disk may be full: {names}")
 
 
 def _has(pipeline: ModuleType, name: str, parameters: tuple[str, ...] | None) -> bool:

@@ -1,5 +1,6 @@
 """A killed run, a full disk and broken files cost no checkpoint that was whole."""
 
+import contextlib
 import logging
 import multiprocessing
 import os
@@ -7,10 +8,12 @@ import pickle
 import random
 import re
 import resource
+import shutil
 import signal
+import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -409,3 +412,63 @@ def kill_often(options: Options, folder: Path, kills: int) -> None:
 @pytest.mark.slow
 def test_thirty_kills_half_of_them_inside_a_save_lose_nothing(small: Options, tmp_path: Path) -> None:
     kill_often(small, tmp_path, 31)
+
+
+# --- a disk that is really full ---
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a tmpfs cannot be mounted here")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.slow
+def test_a_run_on_a_full_disk_keeps_the_older_files_names_the_failed_ones_and_ends_with_1(
+    small: Options, tiny_disk: Path
+) -> None:
+    """Its log and TensorBoard's events lie there too."""
+    small["train"]["total_iter"] = 6
+    small["logger"]["save_checkpoint_freq"] = 3
+    (tiny_disk / "tiny.yml").write_text(yaml.safe_dump(small))
+
+    def train(*flags: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "pcl_loss.train", "-opt", "tiny.yml", *flags],
+            cwd=tiny_disk,
+            text=True,
+            capture_output=True,
+            check=False,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+
+    done = train()
+    assert done.returncode == 0, done.stderr
+    experiment = tiny_disk / "experiments/tiny"
+    before = {path: path.read_bytes() for path in experiment.rglob("*") if path.suffix in (".pth", ".state")}
+    small["train"]["total_iter"] = 9
+    (tiny_disk / "tiny.yml").write_text(yaml.safe_dump(small))
+    with (tiny_disk / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+        while True:
+            filler.write(bytes(1024))
+    done = train("--auto_resume")
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("pcl-loss train: ")
+    assert "the disk may be full" in last
+    for name in ("9.state", "net_g_9.pth", "net_d_9.pth", "net_g_latest.pth", "net_d_latest.pth"):
+        assert name in last
+    assert "Traceback" not in done.stdout + done.stderr
+    for path, content in before.items():
+        if path.name != "best_metrics.pth":
+            assert path.read_bytes() == content
+    assert not list(experiment.rglob(".tmp-*"))
+    (tiny_disk / "filler").unlink()
+    done = train("--auto_resume")
+    assert done.returncode == 0, done.stderr
+    assert (experiment / "training_states/9.state").exists()
