@@ -5,66 +5,20 @@ repository. What is not there is skipped. HAT, DRCT, DAT and CAT need einops and
 `pyproject.toml` names.
 """
 
-import argparse
-import os
 import re
-import shutil
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import pytest
 import torch
+import upstream
 import yaml
-from skimage import data
+from upstream import copy_of, pcl_patch, python, tree
 
-import pcl_loss
-from pcl_loss.tools import patch
-
-UPSTREAM = os.environ.get("PCL_UPSTREAM")
-PACKAGE = Path(pcl_loss.__file__).parent.parent
 RUN = ("-m", "pcl_loss", "run")
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not UPSTREAM, reason="set PCL_UPSTREAM=DIR, a folder with checkouts of the codebases"),
-]
-
-
-def copy_of(name: str, to: Path) -> Path:
-    source = Path(UPSTREAM or "") / name
-    if not source.is_dir():
-        pytest.skip(f"there is no {source}")
-    ignored = shutil.ignore_patterns(".git", "__pycache__", "experiment*", "*.pt", "*.pth")
-    return Path(shutil.copytree(source, to / name, ignore=ignored))
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    """The files as they are, but for what a training leaves behind."""
-    left = {"experiment", "experiments", "__pycache__"}
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and not left & set(path.relative_to(folder).parts)
-    }
-
-
-def pcl_patch(folder: Path, *flags: str) -> None:
-    parser = argparse.ArgumentParser()
-    patch.add_arguments(parser)
-    assert patch.run(parser.parse_args([str(folder), *flags])) == 0
-
-
-def python(cwd: Path, *arguments: str) -> str:
-    path = os.pathsep.join([str(PACKAGE), *filter(None, [os.environ.get("PYTHONPATH")])])
-    env = os.environ | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, *arguments], cwd=cwd, env=env, text=True, capture_output=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
+pytestmark = upstream.MARKS
 
 
 SWIN = {"upscale": 4, "in_chans": 3, "img_size": 16, "img_range": 1.0, "num_heads": [2], "resi_connection": "1conv"}
@@ -130,19 +84,6 @@ def test_a_codebase_of_basicsr_trains_and_resumes_without_an_edit(
     assert "Loading PCLPerceptualLoss from" in output
     assert len(re.findall(r"l_percep: [\d.]+e", output)) == 2
     assert tree(folder) == before
-
-
-@pytest.fixture(scope="module")
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four images and their quarters, laid out as DIV2K."""
-    folder = tmp_path_factory.mktemp("pairs")
-    for number, name in enumerate(("astronaut", "coffee", "chelsea", "rocket"), 1):
-        hr = np.ascontiguousarray(getattr(data, name)()[20:148, 100:228, ::-1])
-        lr = cv2.resize(hr, (32, 32), interpolation=cv2.INTER_AREA)
-        for file, image in ((f"HR/{number:04}.png", hr), (f"LR_bicubic/X4/{number:04}x4.png", lr)):
-            (folder / "DIV2K" / f"DIV2K_train_{file}").parent.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(folder / "DIV2K" / f"DIV2K_train_{file}"), image)
-    return folder
 
 
 @dataclass(frozen=True)

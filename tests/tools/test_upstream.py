@@ -5,10 +5,8 @@ DIR holds checkouts of the codebases named here; those of EDSR-PyTorch, RCAN, HA
 CAT, RGT and SRFormer need timm and einops.
 """
 
-import argparse
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,24 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+import upstream
 import yaml
-from skimage import data
+from upstream import PACKAGE, copy_of, pcl_patch, python, tree
 
-import pcl_loss
 from pcl_loss.tools import patch
 
-UPSTREAM = os.environ.get("PCL_UPSTREAM")
-PACKAGE = Path(pcl_loss.__file__).parent.parent
 TESTS = Path(__file__).parents[1]
 PATCHES = TESTS.parent / "patches"
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not UPSTREAM, reason="set PCL_UPSTREAM=DIR, a folder with checkouts of the codebases"),
-]
+pytestmark = upstream.MARKS
 
 
 @dataclass(frozen=True)
@@ -74,72 +66,11 @@ FAMILY = {
 }
 
 
-@pytest.fixture(scope="module")
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four images and their quarters, laid out as each of the codebases wants them."""
-    import cv2
-
-    folder = tmp_path_factory.mktemp("pairs")
-    for number, name in enumerate(("astronaut", "coffee", "chelsea", "rocket"), 1):
-        hr = np.ascontiguousarray(getattr(data, name)()[20:148, 100:228, ::-1])
-        lr = cv2.resize(hr, (32, 32), interpolation=cv2.INTER_AREA)
-        files = {
-            f"DIV2K/DIV2K_train_HR/{number:04}.png": hr,
-            f"DIV2K/DIV2K_train_LR_bicubic/X4/{number:04}x4.png": lr,
-            f"TrainHR/{number:04}_HR.png": hr,
-            f"TrainLR/X4/{number:04}_LR.png": lr,
-            "Set5/HR/0001_HR.png": hr,
-            "Set5/LR/X4/0001_LR.png": lr,
-        }
-        for file, image in files.items():
-            (folder / file).parent.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(folder / file), image)
-    return folder
-
-
-def copy_of(name: str, to: Path) -> Path:
-    source = Path(UPSTREAM or "") / name
-    if not source.is_dir():
-        pytest.skip(f"there is no {source}")
-    return Path(shutil.copytree(source, to / name, ignore=shutil.ignore_patterns(".git", "__pycache__", "experiment*")))
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    """The files as they are, but for what a training leaves behind."""
-    left = {"experiment", "experiments", "results", "__pycache__"}
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and not left & set(path.relative_to(folder).parts) and path.name != "pcl.yml"
-    }
-
-
 def git_apply(folder: Path, *flags: str) -> None:
     command = ["git", "apply", "--unidiff-zero", "--whitespace=nowarn", *flags, str(PATCHES / f"{folder.name}.patch")]
     # In a copy without .git, git would look for one further up, and skip files that are not its own.
     env = os.environ | {"GIT_CEILING_DIRECTORIES": str(folder.parent)}
     subprocess.run(command, cwd=folder, env=env, check=True)
-
-
-def pcl_patch(folder: Path, *flags: str) -> None:
-    parser = argparse.ArgumentParser()
-    patch.add_arguments(parser)
-    assert patch.run(parser.parse_args([str(folder), *flags])) == 0
-
-
-def python(cwd: Path, *arguments: str, **env: str) -> str:
-    env = os.environ | {"PYTHONPATH": str(PACKAGE), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"} | env
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        cwd=cwd,
-        env=env,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
 
 
 class Trainer:
