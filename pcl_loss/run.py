@@ -27,7 +27,8 @@ from typing import Any
 
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from . import _ending, import_repair
+from . import import_repair
+from .train import end_in_one_line
 
 PLUGIN = "pcl_loss.basicsr_plugin"
 NO_REGISTRY = (
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with course:
             _execute(os.path.abspath(script))
 
-    _ending.end_in_one_line("run", run, _errors)
+    end_in_one_line("run", run, _errors)
 
 
 def _errors() -> tuple[type[Exception], ...]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from . import _ending, _extras, import_repair  # noqa: F401  (at module level: the workers of a spawning data loader need it too)
+from . import _extras, import_repair  # noqa: F401  (at module level: the workers of a spawning data loader need it too)
+from .train import end_in_one_line
 
 
 def main() -> None:
@@ -21,7 +22,7 @@ def main() -> None:
             basicsr.test.test_pipeline(os.getcwd())
 
     register()
-    _ending.end_in_one_line("test", test, lambda: ERRORS)
+    end_in_one_line("test", test, lambda: ERRORS)
 
 
 if __name__ == "__main__":

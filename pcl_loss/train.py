@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Callable
 
-from . import _ending, _extras, import_repair  # noqa: F401  (at module level: the workers of a spawning data loader need it too)
+from . import _extras, import_repair  # noqa: F401  (at module level: the workers of a spawning data loader need it too)
 
 
 def main() -> None:
@@ -20,7 +22,23 @@ def main() -> None:
             basicsr.train.train_pipeline(os.getcwd())
 
     register()
-    _ending.end_in_one_line("train", train, lambda: ERRORS)
+    end_in_one_line("train", train, lambda: ERRORS)
+
+
+def end_in_one_line(verb: str, run: Callable[[], None], errors: Callable[[], tuple[type[Exception], ...]]) -> None:
+    """Call `run`; one of the `errors`, which are asked for only then, ends the process with its message in one line,
+    and with its `.status` if it has one, else 1.
+    """
+    try:
+        run()
+        return
+    except errors() as error:
+        line, status = f"pcl-loss {verb}: {error}", getattr(error, "status", 1)
+    # Only here: the error would keep alive what the run still holds, its data's workers among it.
+    if status == 1:
+        sys.exit(line)
+    print(line, file=sys.stderr)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ LINES = (
     "criterion",
     "__init__ edsr_plugin trainner_plugin basicsr_plugin",
     "tools",
-    "cli train test run",
+    "train",
+    "cli test run",
     "__main__",
 )
 LEVELS = {name: level for level, line in enumerate(LINES) for name in line.split()}
