@@ -52,7 +52,7 @@ class Run:
         self.val_loaders: Any
         self.num_batches = 0  # of this epoch, that were trained on
         self.saved: int | None = None
-        self.has_begun = self.is_validating = self.is_leaving = self.owes_validation = False
+        self.has_begun = self.is_validating = self.owes_validation = False
         self.received = 0
         self._agreed: Any = None
 
@@ -163,7 +163,6 @@ class Run:
         def stop(number: int, iteration: int) -> NoReturn:
             if self.saved != iteration:
                 model.save(self.sampler.epoch, iteration)
-            self.is_leaving = True
             raise StoppedError(number, iteration)
 
         def save_and_note(epoch: int, current_iter: int) -> None:
@@ -240,8 +239,6 @@ class Run:
 
     def on_signal(self, number: int, _frame: Any) -> None:
         """The handler of `STOP_SIGNALS`."""
-        if self.is_leaving:
-            return
         is_second, self.received = bool(self.received), number
         if is_second or not self.has_begun or (self.is_validating and get_dist_info()[1] == 1):
             raise StoppedError(number, self.saved)

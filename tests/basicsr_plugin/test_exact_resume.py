@@ -228,14 +228,20 @@ def test_a_signal_ends_the_run_with_a_checkpoint_and_one_line(
         if current_iter == 3:
             os.kill(os.getpid(), number)
 
-    init = exact_resume.StoppedError.__init__
+    from basicsr.data.paired_image_dataset import PairedImageDataset
 
-    def init_and_signal(self: Any, *arguments: Any) -> None:
-        """When all is saved a second signal changes nothing."""
-        init(self, *arguments)
-        os.kill(os.getpid(), number)
+    read = PairedImageDataset.__getitem__
+    reads: list[int] = []
 
-    monkeypatch.setattr(exact_resume.StoppedError, "__init__", init_and_signal)
+    def read_or_hang(self: Any, index: int) -> Any:
+        """What each worker reads for the iterations that will not come takes a minute."""
+        if torch.utils.data.get_worker_info() is not None:
+            reads.append(index)
+            if len(reads) >= 7:
+                time.sleep(60)
+        return read(self, index)
+
+    monkeypatch.setattr(PairedImageDataset, "__getitem__", read_or_hang)
     monkeypatch.setattr(PCLModel, "optimize_parameters", step_and_signal)
     import multiprocessing
 
@@ -261,13 +267,14 @@ def test_a_validation_that_did_not_end_is_made_up_for_when_the_run_is_resumed(
     end: str, dropout: Options, run_pipeline: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dropout["logger"]["save_checkpoint_freq"] = 2 if end == "crash" else 8
+    dropout["datasets"]["val_2"] = dropout["datasets"]["val"] | {"name": "second"}
     dropout["val"]["val_freq"] = 2
     run_pipeline(dropout | {"name": "whole"})
     validate = PCLModel.nondist_validation
     went_on = []
 
     def validate_until_the_end(self: Any, loader: Any, current_iter: int, *rest: Any) -> None:
-        if current_iter == 4:
+        if current_iter == 4 and loader.dataset.opt["name"] == "second":
             torch.rand(7)
             if end == "crash":
                 raise RuntimeError("the machine has stopped")
