@@ -85,6 +85,12 @@ def whole_course(pipeline: ModuleType = basicsr.train) -> Iterator[None]:
         try:
             yield
         except OSError as error:
+            # What BasicSR says, where OpenCV does not say why.
+            if "Failed in writing images" in str(error):
+                raise NotSavedError(
+                    "images of the validation could not be written, the disk may be full; make room, or set "
+                    "val.save_img: false"
+                ) from error
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise NotSavedError(f"the disk is full: {error}") from error

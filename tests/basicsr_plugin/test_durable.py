@@ -151,6 +151,16 @@ def test_a_full_disk_keeps_the_older_files_and_ends_in_an_error(
     assert "Just ignore it" not in log
 
 
+def test_images_of_a_validation_that_cannot_be_written_end_the_run_in_one_line(
+    small: Options, run_pipeline: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small["val"] |= {"save_img": True, "suffix": None}
+    monkeypatch.setattr("cv2.imwrite", lambda *_: False)
+    with pytest.raises(SystemExit, match=r"pcl-loss train: images of the validation could not be written, .*save_img"):
+        run_pipeline(small)
+    assert (tmp_path / "experiments/tiny/models/net_g_2.pth").is_file()
+
+
 # --- what is resumed ---
 
 
