@@ -132,7 +132,7 @@ class VGGEmbedding(nn.Module):
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
         if weights is not None:
-            self._load(_imagenet_weights(vgg) if weights == "imagenet" else Path(weights))
+            self._load(imagenet_weights(vgg) if weights == "imagenet" else Path(weights))
         self.requires_grad_(False)
         self.eval()
 
@@ -176,8 +176,12 @@ class VGGEmbedding(nn.Module):
         self.load_state_dict({key: state[key] for key in own})
 
 
-def _imagenet_weights(vgg: str) -> Path:
-    """Torchvision's file of ImageNet weights, downloaded if it is not there."""
+def imagenet_weights(vgg: str) -> Path:
+    """Torchvision's file of a VGG's ImageNet weights, downloaded if it is not there.
+
+    Raises:
+        FileNotFoundError: it cannot be downloaded.
+    """
     import torchvision
 
     url = torchvision.models.get_weight(f"{vgg.upper()}_Weights.IMAGENET1K_V1").url

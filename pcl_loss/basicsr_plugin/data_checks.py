@@ -10,11 +10,12 @@ import os
 import struct
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from basicsr.archs.vgg_arch import VGG_PRETRAIN_PATH
 from basicsr.utils.dist_util import get_dist_info
 from basicsr.utils.registry import DATASET_REGISTRY
 from PIL import Image, UnidentifiedImageError
@@ -22,7 +23,9 @@ from tqdm import tqdm
 
 from .._datasets import DATASETS, expected_layout
 from .._durable import UnreadableFileError, load
+from ..embedding import imagenet_weights
 from .data_order import kept_rng_state
+from .lpips_metric import fetch_backbone
 from .yaml_blocks import attempt
 from .yaml_values import Options, OptionsError, warn
 
@@ -163,6 +166,35 @@ def check_weights(opt: Options, networks: Options) -> None:
         except RuntimeError as error:
             text = " ".join(str(error).split())
             raise OptionsError(f"{where}: {path} does not fit network_{label}: {text[:300]}") from error
+
+
+def fetch_weights(opt: Options) -> None:
+    """Download, on the first process, what the run's losses and metrics would ask for once it is under way.
+
+    Args:
+        opt: BasicSR's options, whose blocks `check_blocks` has seen.
+
+    Raises:
+        OptionsError: it is not there and cannot be downloaded; the message says where to put it by hand.
+    """
+    if get_dist_info()[0] != 0:
+        return
+    train, net_d = opt.get("train") or {}, opt.get("network_d") or {}
+    wanted: dict[str, Callable[[], object]] = {
+        f"val.metrics.{name}": functools.partial(fetch_backbone, metric.get("net", "alex"))
+        for name, metric in _metrics(opt).items()
+        if metric["type"] == "calculate_lpips"
+    }
+    if (train.get("perceptual_opt") or {}).get("type") == "PerceptualLoss" and not os.path.exists(VGG_PRETRAIN_PATH):
+        vgg = train["perceptual_opt"].get("vgg_type", "vgg19")
+        wanted["train.perceptual_opt"] = functools.partial(imagenet_weights, vgg)
+    if train and net_d.get("type") == "VGGEmbedding" and net_d.get("weights", "imagenet") == "imagenet":
+        wanted["network_d"] = functools.partial(imagenet_weights, net_d.get("vgg", "vgg19"))
+    for where, fetch in wanted.items():
+        try:
+            fetch()
+        except (ImportError, FileNotFoundError) as error:
+            raise OptionsError(f"{where}: {error}") from error
 
 
 def _images(where: str, dataset: Options, key: str) -> dict[str, ImageFile]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -117,14 +118,25 @@ def _to_tensor(image: npt.NDArray[Any], crop_border: int) -> torch.Tensor:
     return (tensor / 127.5 - 1).expand(1, 3, -1, -1)
 
 
-@functools.cache
-def _model(net: str, device: str) -> Any:
+def fetch_backbone(net: str = "alex") -> None:
+    """Download the backbone's weights if they are not at hand.
+
+    Raises:
+        ImportError, FileNotFoundError, ValueError: as `calculate_lpips`.
+    """
     try:
-        import lpips
+        importlib.import_module("lpips")
     except ImportError as error:
         raise ImportError("calculate_lpips needs the lpips package: pip install 'pcl_loss[metrics]'") from error
-    # Before lpips would fetch it without a word.
     download(_url(net), f"{_backbone(net).title}'s weights for LPIPS")
+
+
+@functools.cache
+def _model(net: str, device: str) -> Any:
+    # Before lpips would fetch it without a word.
+    fetch_backbone(net)
+    import lpips
+
     with (
         warnings.catch_warnings(),
         # Layers are initialised at random before the weights are loaded: that must not change the training around.

@@ -22,7 +22,7 @@ from ..discriminator import WaveletDiscriminator
 from ..embedding import FixedEmbedding, VGGEmbedding
 from ..loss import ContrastiveDiscriminatorLoss, PCLLoss
 from . import perceptual, repairs
-from .data_checks import check_data, check_files, check_weights
+from .data_checks import check_data, check_files, check_weights, fetch_weights
 from .lpips_metric import calculate_lpips
 from .model import PCLMixin, PCLModel
 from .speed import SpeedSRModel
@@ -120,6 +120,7 @@ def _complete_parsed_options(module: ModuleType) -> None:
             if is_train:
                 complete_options(opt, is_pcl_model=issubclass(MODEL_REGISTRY.get(opt["model_type"]), PCLMixin))
             check_data(opt)
+            fetch_weights(opt)
         return parsed
 
     parse_and_complete.completes_pcl = True  # type: ignore[attr-defined]

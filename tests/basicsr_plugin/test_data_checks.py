@@ -5,10 +5,12 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pcl_loss.basicsr_plugin import OptionsError
@@ -216,3 +218,46 @@ def test_many_images_take_little_time(tmp_path: Path) -> None:
     start = time.process_time()
     assert len(_images("datasets.train", dataset, "dataroot_gt")) == 2000
     assert time.process_time() - start < 2
+
+
+# --- what is downloaded ---
+
+VGG_LOSS = {"type": "PerceptualLoss", "layer_weights": {"conv5_4": 1.0}}
+DOWNLOADS = {
+    "train.perceptual_opt": ("vgg19-dcbb9e9d.pth", lambda opt: opt["train"].update(perceptual_opt=VGG_LOSS)),
+    "network_d": ("vgg16-397923af.pth", lambda opt: opt.update(network_d={"type": "VGGEmbedding", "vgg": "vgg16"})),
+    "val.metrics.lpips": (
+        "alexnet-owt-7be5be79.pth",
+        lambda opt: opt["val"]["metrics"].update(lpips={"type": "calculate_lpips", "crop_border": 4}),
+    ),
+}
+
+
+@pytest.mark.parametrize("where", DOWNLOADS)
+def test_weights_that_cannot_be_downloaded_are_named_before_anything_is_written(
+    where: str, options: Options, parse: Parse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("lpips")
+    home = tmp_path / "home"
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    monkeypatch.setenv("TORCH_HOME", str(home))
+    asked = []
+
+    def offline(url: str, *_: Any, **__: Any) -> None:
+        asked.append(url)
+        raise URLError("no network")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    name, change = DOWNLOADS[where]
+    options["train"].pop("perceptual_opt", None)
+    change(options)
+    file = home / "hub/checkpoints" / name
+    with pytest.raises(
+        OptionsError, match=rf"^{re.escape(where)}: .* could not be downloaded .* at {file}, "
+    ) as raised:
+        parse(options)
+    assert "\n" not in str(raised.value)
+    assert not Path("experiments").exists()
+    file.write_bytes(b"")
+    parse(options)
+    assert [url.rpartition("/")[2] for url in asked] == [name]
