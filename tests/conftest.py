@@ -21,7 +21,6 @@ if find_spec("basicsr") is None:
     collect_ignore = [
         "basicsr_plugin",
         "benchmarks",
-        "test_import_repair.py",
         "tools/demo",
         "tools/report",
         "tools/test_convert.py",

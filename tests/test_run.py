@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from basicsr_fixtures import all_files, assert_equal_weights
+from helpers import ctrl_c_as_in_a_terminal
 
 from pcl_loss import run
 
@@ -43,6 +44,7 @@ def our_lines(done: Done) -> list[str]:
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A codebase with a `basicsr/` of its own, as a fresh clone has it: BasicSR itself, without `version.py`."""
+    pytest.importorskip("basicsr")
     (installed,) = find_spec("basicsr").submodule_search_locations  # type: ignore[union-attr, misc]
     ignored = shutil.ignore_patterns("__pycache__", "version.py")
     shutil.copytree(installed, tmp_path / "checkout" / "basicsr", ignore=ignored)
@@ -88,14 +90,10 @@ def test_the_exit_status_is_that_of_the_script(tmp_path: Path, ending: str) -> N
 
 def test_ctrl_c_ends_the_script(tmp_path: Path) -> None:
     write(tmp_path / "main.py", "import time\nprint('begun', flush=True)\ntime.sleep(60)")
-    # Where these tests run in the background of a shell, Ctrl-C is ignored, and a child inherits that.
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
-    try:
+    with ctrl_c_as_in_a_terminal():
         process = subprocess.Popen(
             [sys.executable, *RUN, "main.py"], cwd=tmp_path, env=ENV, text=True, stdout=subprocess.PIPE, stderr=-1
         )
-    finally:
-        signal.signal(signal.SIGINT, before)
     assert process.stdout is not None
     assert process.stdout.readline() == "begun\n"
     process.send_signal(signal.SIGINT)
@@ -319,6 +317,7 @@ def test_a_training_pipeline_of_another_kind_is_run_as_it_is_and_a_line_says_so(
 
 
 def test_a_loop_that_takes_losses_of_basicsr_alone_is_told_that_saves_and_signals_are_its_own(tmp_path: Path) -> None:
+    pytest.importorskip("basicsr")
     write(
         tmp_path / "main.py",
         """

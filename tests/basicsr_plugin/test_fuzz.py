@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from basicsr.data import build_dataloader, build_dataset
+from basicsr.data.data_sampler import EnlargedSampler
 from basicsr.models import build_model
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
@@ -88,8 +89,10 @@ def working_options(with_pcl: Options) -> Options:
 
 def run_one_iteration(opt: Options) -> None:
     """What `train_pipeline` does with options up to the end of one iteration, without its folders."""
-    train_set = build_dataset(opt["datasets"]["train"])
-    loader = build_dataloader(train_set, opt["datasets"]["train"], num_gpu=opt["num_gpu"], seed=opt["manual_seed"])
+    dataset_opt = opt["datasets"]["train"]
+    train_set = build_dataset(dataset_opt)
+    sampler = EnlargedSampler(train_set, 1, 0, dataset_opt.get("dataset_enlarge_ratio", 1))
+    loader = build_dataloader(train_set, dataset_opt, num_gpu=opt["num_gpu"], sampler=sampler, seed=opt["manual_seed"])
     model = build_model(opt)
     model.update_learning_rate(1, warmup_iter=opt["train"].get("warmup_iter", -1))
     model.feed_data(next(iter(loader)))

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import skimage.data
 import yaml
+from helpers import ctrl_c_as_in_a_terminal
 
 import pcl_loss.basicsr_plugin  # before anything that imports basicsr
 from pcl_loss.tools import prepare as module
@@ -499,14 +500,15 @@ def test_a_dead_worker_is_no_riddle(hr: Path, tmp_path: Path, monkeypatch: pytes
 
 def start(hr: Path, out: Path, *flags: Any) -> subprocess.Popen[str]:
     """The command in a process group of its own, as a terminal would start it."""
-    return subprocess.Popen(
-        [sys.executable, "-c", COMMAND, "--hr", str(hr), "--out", str(out), *map(str, flags)],
-        env={**os.environ, "PYTHONPATH": str(Path(pcl_loss.__file__).parents[1])},
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-    )
+    with ctrl_c_as_in_a_terminal():
+        return subprocess.Popen(
+            [sys.executable, "-c", COMMAND, "--hr", str(hr), "--out", str(out), *map(str, flags)],
+            env={**os.environ, "PYTHONPATH": str(Path(pcl_loss.__file__).parents[1])},
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+        )
 
 
 def wait_for_images(out: Path, process: subprocess.Popen[str]) -> None:
