@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from pcl_loss import (
     ContrastiveDiscriminatorLoss,
+    FixedEmbedding,
     PCLCriterion,
     VGGEmbedding,
     WaveletDiscriminator,
@@ -225,12 +226,12 @@ def feature_l1(context: Context) -> Loss:
     return lambda sr, hr: _l1_of_maps(net_d.embed(sr), net_d.embed(hr))
 
 
-def cosine(context: Context) -> Loss:
-    """One minus equation 9's similarity to GT, by the trained E_D: no negatives."""
-    net_d = trained_embedding(context)
+def cosine(context: Context, light: bool = False) -> Loss:
+    """One minus equation 9's similarity to GT, by the trained E_D or the light recipe's bands: no negatives."""
+    net = FixedEmbedding() if light else trained_embedding(context)
 
     def loss(sr: Tensor, hr: Tensor) -> Tensor:
-        pairs = zip(net_d.embed(sr), net_d.embed(hr), strict=True)
+        pairs = zip(net.embed(sr), net.embed(hr), strict=True)
         return torch.stack([1 - functional.similarity(f, p[None]).mean() for f, p in pairs]).mean()
 
     return loss

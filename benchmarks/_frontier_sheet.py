@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,11 +10,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from _frontier_run import Image, Job, Setting, load_sets, sr_function, upscale_image
-from numpy.typing import NDArray
+from _frontier_tables import title
 from torch.nn import functional as F
 
-CROP, ENLARGED = 64, 3
+from pcl_loss.tools import _panels
+
+CROP = 64
 BORDER = 8
+LINE = 16  # letters of a title
 
 
 class Spot(NamedTuple):
@@ -52,30 +56,14 @@ def draw_sheet(setting: Setting, jobs: Sequence[Job], set_name: str, count: int,
     Returns:
         The crops, in the order of the rows.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     pairs = load_sets(setting)[set_name]
     images = {"HR": [hr for _, hr in pairs]}
     for job in jobs:
         upscale, _ = sr_function(setting, job)
-        title = job.method.replace(",", "\n") + ("" if job.ratio is None else f"\nratio {job.ratio:g}")
-        images[title] = [upscale_image(upscale, lr) for lr, _ in pairs]
+        name = textwrap.fill(title(job.method), LINE) + ("" if job.ratio is None else f"\nr {job.ratio:g}")
+        images[name] = [upscale_image(upscale, lr) for lr, _ in pairs]
     spots = find_spots(list(images.values())[1:], count)
-    figure, axes = pyplot.subplots(len(spots), len(images), figsize=(2 * len(images), 2.1 * len(spots)), squeeze=False)
-    for spot, row in zip(spots, axes, strict=True):
-        for (title, own), axis in zip(images.items(), row, strict=True):
-            axis.imshow(_enlarge(spot.cut(own[spot.image])), interpolation="nearest")
-            axis.set_axis_off()
-            if spot is spots[0]:
-                axis.set_title(title, fontsize=7)
-    figure.tight_layout(pad=0.3)
+    rows = [[_panels.Panel(spot.cut(own[spot.image]), name, "") for name, own in images.items()] for spot in spots]
+    figure, _ = _panels.draw(rows)
     figure.savefig(file, dpi=130)
-    pyplot.close(figure)
     return spots
-
-
-def _enlarge(image: Image) -> NDArray[np.uint8]:
-    return image.repeat(ENLARGED, 0).repeat(ENLARGED, 1)

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from _frontier_methods import L1, REORDERED, UNSHARP, VGG16_LOSSES, parse_method
-from _step_tables import table
 from scipy.interpolate import PchipInterpolator
+
+from pcl_loss.tools._markdown import table
 
 Record = Mapping[str, Any]
 Pair = tuple[str, int]
@@ -19,7 +20,26 @@ Pair = tuple[str, int]
 Curve = list[tuple[float, float, float]]
 
 PAIRS_TO_JUDGE = 6
-PSNR_LOSSES = (0.01, 0.02, 0.04)
+PSNR_LOSSES = (0.02, 0.04)
+
+LIGHT = "pcl_bands,c=0.01,scales=1,overlap=True"
+TITLES = {
+    L1: "L1",
+    REORDERED: "L1, another order of the batches",
+    UNSHARP: "unsharp masking of L1's output",
+    "unsharp,factor=1.4": "unsharp masking of L1's output, 1.4",
+    "cosine": "similarity to GT by a trained E_D",
+    "cosine,light=True": "similarity to GT by light's bands",
+    "feature_l1": "L1 between the maps of a trained E_D",
+    "vgg": "L1 between VGG16's maps",
+    "dists": "DISTS as a loss",
+    "pcl_paper": "PCL, the paper's recipe",
+    "pcl_trained": "PCL, E_D trained before and frozen",
+    "pcl_random": "PCL, small random E_D",
+    "pcl_bands,c=0.01,scales=1": "PCL, bands at every second pixel",
+    LIGHT: "PCL, light",
+}
+"""What a reader is shown, in the order of the rows; other methods are candidates that were looked at on the way."""
 
 
 class Metric(NamedTuple):
@@ -45,11 +65,12 @@ class Results:
 
     def __init__(self, records: Iterable[Record], on: str, iters: int) -> None:
         self.records = [record for record in records if (record["on"], record["iters"]) == (on, iters)]
+        self.records.sort(key=lambda record: _place(record["method"], record["ratio"]))
         self.l1 = {_pair(record): record for record in self.records if record["method"] == L1}
         self.sets = list(dict.fromkeys(name for record in self.records for name in record["scores"]))
 
     def rows(self) -> list[tuple[str, float | None]]:
-        """The methods and ratios, in the order of their first record, L1 left out."""
+        """The methods and ratios, in the order of `TITLES`, other methods after them; L1 left out."""
         rows = dict.fromkeys((record["method"], record["ratio"]) for record in self.records)
         return [row for row in rows if row[0] != L1]
 
@@ -100,6 +121,16 @@ def curve_name(method: str) -> str:
     return UNSHARP if parse_method(method)[0] == UNSHARP else method
 
 
+def title(method: str) -> str:
+    """What a method or curve is called in tables and pictures."""
+    return TITLES.get(method, method)
+
+
+def _place(method: str, ratio: float | None) -> tuple[int, float]:
+    order = list(TITLES)
+    return (order.index(method) if method in TITLES else len(order), ratio or 0.0)
+
+
 def _strength(method: str, ratio: float | None) -> float:
     return float(parse_method(method)[1]["factor"]) - 1 if ratio is None else ratio
 
@@ -131,8 +162,14 @@ def _first_crossing(curve: Curve, psnr: float) -> float | None:
 # Text
 
 
-def describe(results: Results) -> str:
-    """All tables, Markdown."""
+def describe(results: Results, sets: Iterable[str], every: bool = False) -> str:
+    """The tables of test sets, Markdown.
+
+    Args:
+        results: what they are of.
+        sets: the names.
+        every: also the methods that have no title.
+    """
     pairs = sorted(results.l1)
     parts = [
         f"Pairs of net and seed with L1: {', '.join(f'{net} {seed}' for net, seed in pairs)}. Mean difference to L1 of "
@@ -140,42 +177,48 @@ def describe(results: Results) -> str:
         f"where all {PAIRS_TO_JUDGE} pairs agree in sign and the mean exceeds twice the noise floor. † shares its "
         "backbone, VGG16, with the loss."
     ]
-    for set_name in results.sets:
-        parts += [f"### {set_name}", _differences_table(results, set_name), _equal_psnr_table(results, set_name)]
+    for set_name in sets:
+        tables = (make(results, set_name, every) for make in (differences_table, equal_psnr_table))
+        parts += [f"### {set_name}", *filter(None, tables)]
     return "\n\n".join(parts)
 
 
-def _differences_table(results: Results, set_name: str) -> str:
-    header = ["method", "ratio", "pairs", *(f"{m.title}, {m.unit}" for m in METRICS.values()), "CPU s/step", "alpha"]
+def differences_table(results: Results, set_name: str, every: bool = False) -> str:
+    """A row for each method and ratio: what it changes against L1."""
+    header = ["second loss", "r", "pairs", *(f"{m.title}, {m.unit}" for m in METRICS.values()), "CPU s/step"]
     absolute = [_mean(record["scores"][set_name][metric] for record in results.l1.values()) for metric in METRICS]
-    rows = [["l1 (its values)", "", str(len(results.l1)), *(f"{value:.4f}" for value in absolute)]]
-    rows[0] += [_log_mean(results, L1, None, "seconds_per_step"), ""]
+    rows = [["none: the values of L1", "", str(len(results.l1)), *(f"{value:.4f}" for value in absolute)]]
+    rows[0].append(_seconds(results, L1, None))
     floor = [results.noise_floor(set_name, metric) for metric in METRICS]
-    rows.append(["noise floor", "", "", *(f"{value:.3f}" for value in floor), "", ""])
+    rows.append(["noise floor: the next row's RMS", "", "", *(f"{value:.3f}" for value in floor), ""])
     for method, ratio in results.rows():
-        cells = [method, "" if ratio is None else f"{ratio:g}"]
+        if not every and method not in TITLES:
+            continue
+        cells = [title(method), "" if ratio is None else f"{ratio:g}"]
         cells.append(str(len(results.differences(method, ratio, set_name, "psnr"))))
         for metric in METRICS:
             cells.append(_cell(results, results.differences(method, ratio, set_name, metric), method, set_name, metric))
-        cells += [_log_mean(results, method, ratio, name) for name in ("seconds_per_step", "alpha")]
-        rows.append(cells)
-    return table(header, rows)
+        rows.append([*cells, _seconds(results, method, ratio)])
+    return table([header, *rows])
 
 
-def _equal_psnr_table(results: Results, set_name: str) -> str:
+def equal_psnr_table(results: Results, set_name: str, every: bool = False) -> str:
+    """A row for each curve and net: LPIPS and DISTS where the same PSNR is lost; empty where no curve goes there."""
     columns = [(metric, loss) for metric in ("lpips", "dists") for loss in PSNR_LOSSES]
     header = ["at equal PSNR", "net", *(f"{METRICS[metric].title} at -{loss:g} dB" for metric, loss in columns)]
-    nets = sorted({net for net, _ in results.l1})
-    rows = []
+    rows = [header]
     for name in results.curves():
+        if not every and name not in TITLES:
+            continue
         at_loss = [results.at_psnr_loss(name, loss, set_name, metric) for metric, loss in columns]
-        for title, of in [*((net, [net]) for net in nets), ("all", nets)]:
+        for net in sorted({net for net, _ in results.l1}):
             cells = []
             for (metric, _), found in zip(columns, at_loss, strict=True):
-                values = {pair: value for pair, value in found.items() if pair[0] in of}
+                values = {pair: value for pair, value in found.items() if pair[0] == net}
                 cells.append(_cell(results, values, name, set_name, metric) + (f", n={len(values)}" if values else ""))
-            rows.append([name, title, *cells])
-    return table(header, (row for row in rows if any(cell != "-" for cell in row[2:])))
+            if any(cell != "-" for cell in cells):
+                rows.append([title(name), net, *cells])
+    return table(rows) if len(rows) > 1 else ""
 
 
 def _cell(results: Results, values: Mapping[Pair, float], method: str, set_name: str, metric: str) -> str:
@@ -189,10 +232,10 @@ def _cell(results: Results, values: Mapping[Pair, float], method: str, set_name:
     return f"{mark}{text}{mark}"
 
 
-def _log_mean(results: Results, method: str, ratio: float | None, name: str) -> str:
+def _seconds(results: Results, method: str, ratio: float | None) -> str:
     runs = [record for record in results.records if (record["method"], record["ratio"]) == (method, ratio)]
-    values = [record[name] for record in runs if record.get(name) is not None]
-    return f"{_mean(values):.3g}" if values else ""
+    seconds = _mean(record.get("seconds_per_step", 0.0) for record in runs)
+    return f"{seconds:.3f}" if seconds else ""
 
 
 def _mean(values: Iterable[float]) -> float:
@@ -217,7 +260,7 @@ def draw(results: Results, file: Path, methods: Sequence[str], set_name: str) ->
         for column, net in enumerate(nets):
             axis = axes[row][column]
             pairs = [pair for pair in results.l1 if pair[0] == net]
-            for index, name in enumerate(methods or results.curves()):
+            for index, name in enumerate(methods or [name for name in results.curves() if name in TITLES]):
                 curves = [results.curve(name, pair, set_name, metric) for pair in pairs]
                 length = max(map(len, curves))
                 points = list(zip(*(curve for curve in curves if len(curve) == length > 1), strict=True))
@@ -226,9 +269,12 @@ def draw(results: Results, file: Path, methods: Sequence[str], set_name: str) ->
                 (xs, x_bars), (ys, y_bars) = (
                     _means_and_spreads([[p[i] for p in point] for point in points]) for i in (1, 2)
                 )
-                style = {"color": colours[index % len(colours)], "marker": "osD^v"[index % 5], "markersize": 4}
+                colour = "black" if name == LIGHT else colours[index % len(colours)]
+                style = {"color": colour, "marker": "osD^v"[index % 5], "markersize": 4}
                 dash = "--" if name == UNSHARP else "-"
-                axis.errorbar(xs, ys, y_bars, x_bars, label=name, linestyle=dash, capsize=2, linewidth=1, **style)
+                axis.errorbar(
+                    xs, ys, y_bars, x_bars, label=title(name), linestyle=dash, capsize=2, linewidth=1, **style
+                )
             axis.axhline(0, color="grey", linewidth=0.5)
             axis.axvline(0, color="grey", linewidth=0.5)
             axis.set_title(f"{net}, {set_name}")

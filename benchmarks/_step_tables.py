@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from _step_measure import Report
 from _step_variants import L1, L1_PCL
+
+from pcl_loss.tools._markdown import table
 
 # In float64.
 MAX_VALUE_DIFFERENCE = 1e-9
@@ -46,16 +48,6 @@ TARGETS = {
 }
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table, its columns aligned."""
-    lines = [list(header), *map(list, rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    lines.insert(1, ["-" * width for width in widths])
-    return "\n".join(
-        f"| {' | '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))} |" for line in lines
-    )
-
-
 def describe_loss(report: Report) -> str:
     """The table of part 1."""
     header = ["the loss alone", "seconds", "PCLLoss / this"]
@@ -74,7 +66,7 @@ def describe_loss(report: Report) -> str:
             f"({report['memory']['plain']['counts']})"
         ]
     agreement = [f"{name}: {describe_agreement(difference)}" for name, difference in report["agreement"].items()]
-    return "\n".join([table(header, rows), "", *agreement, *lines])
+    return "\n".join([table([header, *rows]), "", *agreement, *lines])
 
 
 def describe_steps(net: str, report: Report) -> str:
@@ -84,11 +76,11 @@ def describe_steps(net: str, report: Report) -> str:
         [name, f"{report['median_seconds'][name]:.4g}", _spread(spread)] for name, spread in report["over_l1"].items()
     ]
     if "memory" not in report:
-        return table(header, rows)
+        return table([header, *rows])
     header.append("peak MiB")
     for row in rows:
         row.append(_mib(report["memory"].get(row[0]), "peak_mib"))
-    return f"{table(header, rows)}\n\npeak: {report['memory'][L1]['counts']}"
+    return f"{table([header, *rows])}\n\npeak: {report['memory'][L1]['counts']}"
 
 
 def describe_agreement(difference: Mapping[str, float]) -> str:
@@ -132,7 +124,7 @@ def describe_targets(report: Report) -> str:
         [name, f"{value:.3f}", f"<= {TARGETS[name].limit:g}", TARGETS[name].verdict(value)]
         for name, value in figures(report).items()
     ]
-    lines = [table(["targets on two CPU cores", "measured", "target", "met"], rows)]
+    lines = [table([["targets on two CPU cores", "measured", "target", "met"], *rows])]
     threads = torch.get_num_threads()
     if threads != THREADS_OF_TARGETS:
         lines += ["", f"they are meant for {THREADS_OF_TARGETS} threads; PyTorch has used {threads}"]

@@ -63,11 +63,12 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     command.add_argument("results", nargs="+", type=Path, metavar="RESULTS")
     command.add_argument("--on", choices=(VAL, TEST), default=TEST)
     command.add_argument("--iters", type=int, default=300)
+    command.add_argument("--every", action="store_true", help="also the candidates that were looked at on the way")
     command.add_argument("--picture", type=Path, metavar="FILE", help="draw the curves too")
     command.add_argument(
-        "--methods", nargs="*", default=[], metavar="NAME", help="curves of the picture (default: all)"
+        "--methods", nargs="*", default=[], metavar="NAME", help="curves of the picture (default: those with a title)"
     )
-    command.add_argument("--set", metavar="NAME", help="of the picture (default: the first)")
+    command.add_argument("--sets", nargs="+", metavar="NAME", help="test sets (default: all); the picture: the first")
     return parser.parse_args(arguments)
 
 
@@ -157,9 +158,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parse_arguments(sys.argv[1:] if arguments is None else arguments)
     if args.command == "tables":
         results = Results([record for file in args.results for record in read_results(file)], args.on, args.iters)
-        print(describe(results))
+        sets = args.sets or results.sets
+        print(describe(results, sets, args.every))
         if args.picture:
-            draw(results, args.picture, args.methods, args.set or results.sets[0])
+            draw(results, args.picture, args.methods, sets[0])
         return
     setting = Setting(
         net=args.net,

@@ -19,7 +19,14 @@ from torch.nn import functional as F
 
 from pcl_loss import WaveletDiscriminator, samples
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "frontier.py"
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "benchmarks" / "frontier.py"
+PAGES = [
+    ("evidence.md", "test", 300),
+    ("evidence.md", "test", 3000),
+    ("tables.md", "Set5", 300),
+    ("tables.md", "Set14", 300),
+]
 NETS, SEEDS = ("A", "B"), (0, 1, 2)
 
 
@@ -380,12 +387,23 @@ def test_results_become_tables_and_a_picture_without_a_run(
 ) -> None:
     file, picture = tmp_path / "results.jsonl", tmp_path / "curves.png"
     file.write_text("\n".join(json.dumps(each) for each in [*records, records[0] | {"iters": 3}]))
-    frontier.main(["tables", str(file), "--picture", str(picture)])
+    frontier.main(["tables", str(file), "--every", "--picture", str(picture)])
     rows = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     half = next(row for row in rows if row.startswith("| pcl_bands | 0.5"))
     # Twice PSNR's noise floor of 0 is exceeded; 5 % is more than twice 1.41 %.
     assert "| 6 | _-0.010 (0.000)_ | +0.000 (0.000) | **-5.00 (0.00)** |" in half
     assert cv2.imread(str(picture)).shape[0] > 500
+
+
+@pytest.mark.parametrize(("page", "set_name", "iters"), PAGES)
+def test_a_page_shows_the_tables_of_the_results_that_are_kept(
+    frontier: ModuleType, tables: ModuleType, page: str, set_name: str, iters: int
+) -> None:
+    records = frontier.read_results(ROOT / "benchmarks" / "frontier_results.jsonl")
+    results = tables.Results(records, "test", iters)
+    text = (ROOT / "docs" / page).read_text()
+    assert tables.differences_table(results, set_name) in text
+    assert tables.equal_psnr_table(results, set_name) in text
 
 
 def test_the_sheet_shows_where_methods_differ(frontier: ModuleType) -> None:
