@@ -186,6 +186,8 @@ def test_every_file_that_contributing_names_is_there() -> None:
         ("discriminator.py", ("WaveletDiscriminator",)),
         ("criterion.py", ("DiscriminatorStep",)),
         ("basicsr_plugin/yaml_checks.py", ("complete_options",)),
+        ("basicsr_plugin/yaml_blocks.py", ("check_blocks",)),
+        ("basicsr_plugin/course.py", ("whole_course",)),
     ],
 )
 def test_what_contributing_promises_stands_in_the_file_that_it_names(file: str, names: tuple[str, ...]) -> None:
