@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -44,15 +45,15 @@ def pcl_patch(folder: Path, *flags: str) -> None:
     assert patch.run(parser.parse_args([str(folder), *flags])) == 0
 
 
-def python(cwd: Path, *arguments: str, **env: str) -> str:
-    """What a Python says that finds this package, and what the caller's finds; `env` wins."""
-    path = os.pathsep.join([str(PACKAGE), *filter(None, [os.environ.get("PYTHONPATH")])])
+def python(cwd: Path, *arguments: str, first: Sequence[Path | str] = ()) -> str:
+    """What a Python says that finds this package, and what the caller's finds; modules in `first` before both."""
+    path = os.pathsep.join([*map(str, first), str(PACKAGE), *filter(None, [os.environ.get("PYTHONPATH")])])
     ours = {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *arguments]
     done = subprocess.run(
         command,
         cwd=cwd,
-        env=os.environ | ours | env,
+        env=os.environ | ours,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

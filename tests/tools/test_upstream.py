@@ -18,7 +18,7 @@ import pytest
 import torch
 import upstream
 import yaml
-from upstream import PACKAGE, copy_of, pcl_patch, python, tree
+from upstream import copy_of, pcl_patch, python, tree
 
 from pcl_loss.tools import patch
 
@@ -93,8 +93,9 @@ class Trainer:
             f"--rgb_range 255 --lr 1e-3 --dir_data {self.pairs}"
         )
         flags = f"{shared} {self.base.flags} --epochs {epochs + self.base.extra_epochs}".split()
-        path = os.pathsep.join([str(self.seeded), str(PACKAGE)])
-        return python(self.folder / self.base.code, *self.base.main, *flags, "--loss", loss, *where, PYTHONPATH=path)
+        return python(
+            self.folder / self.base.code, *self.base.main, *flags, "--loss", loss, *where, first=[self.seeded]
+        )
 
     def saved(self, name: str, file: str) -> dict[str, Any]:
         (path,) = (self.folder / self.base.code / ".." / "experiment" / name).resolve().glob(f"**/{file}")
@@ -249,7 +250,6 @@ def test_a_codebase_with_basicsr_trains_as_before_and_with_pcl_resumes_and_rever
     options = baseline | {"network_g": base.network_g}
     options["logger"]["use_tb_logger"] = False
     held_out, val = options["datasets"].pop("val"), options.pop("val")
-    path = f"{folder}{os.pathsep}{PACKAGE}"
 
     def train(name: str, changed: dict[str, Any], *command: str, model_type: str = "SRModel", iters: int = 4) -> str:
         train_options = options["train"] | changed | {"total_iter": iters}
@@ -257,7 +257,7 @@ def test_a_codebase_with_basicsr_trains_as_before_and_with_pcl_resumes_and_rever
         if model_type == "PCLModel":
             yml["network_d"] = {"type": "WaveletDiscriminator", "num_in_ch": 3, "num_feat": 8}
         (tmp_path / "options.yml").write_text(yaml.safe_dump(yml))
-        return python(folder, *command, "-opt", str(tmp_path / "options.yml"), PYTHONPATH=path)
+        return python(folder, *command, "-opt", str(tmp_path / "options.yml"), first=[folder])
 
     def trained(name: str) -> dict[str, Any]:
         file = folder / "experiments" / name / "models" / "net_g_latest.pth"
@@ -291,7 +291,7 @@ def test_a_codebase_with_basicsr_trains_as_before_and_with_pcl_resumes_and_rever
     paths = {"pretrain_network_g": str(folder / "experiments/with/models/net_g_latest.pth"), "strict_load_g": True}
     test = keep | {"name": "test", "datasets": {"test_1": held_out}, "path": paths, "val": val | {"suffix": None}}
     (tmp_path / "test.yml").write_text(yaml.safe_dump(test | {"model_type": "PCLModel"}))
-    assert "psnr: " in python(folder, "basicsr/test.py", "-opt", str(tmp_path / "test.yml"), PYTHONPATH=path)
+    assert "psnr: " in python(folder, "basicsr/test.py", "-opt", str(tmp_path / "test.yml"), first=[folder])
 
     pcl_patch(folder, "--revert")
     assert tree(folder) == before
