@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,18 @@ def not_finite(tensors: Sequence[Tensor]) -> Tensor:
     """1 if an element of one of the tensors, which are on one device, is not finite, else 0: 0-dim, float32."""
     norms = torch.stack([norm.float() for norm in torch._foreach_norm(list(tensors))])
     return (~norms.isfinite().all()).float()
+
+
+@torch.no_grad()
+def put_back(kept: Iterable[tuple[Tensor, Tensor]], skip: Tensor) -> None:
+    """Give tensors the values that they are kept with if `skip`, 0-dim, is 1."""
+    for tensor, before in kept:
+        tensor.copy_(torch.where(skip > 0, before, tensor))
+
+
+def skips_on_device(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether an optimizer looks at `found_inf` on its device, as a fused one does."""
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
 
 
 class GuardedStep:
@@ -38,8 +50,7 @@ class GuardedStep:
         if self.sync:
             average([bad])
         bad = bad.ceil()
-        for buffer, before in self._buffers:
-            buffer.copy_(torch.where(bad > 0, before, buffer))
+        put_back(self._buffers, bad)
         return bad
 
     @staticmethod
@@ -48,7 +59,7 @@ class GuardedStep:
 
         A fused optimizer looks at `skip` on the device; any other waits for the device to say what it is.
         """
-        if not getattr(optimizer, "_step_supports_amp_scaling", False):
+        if not skips_on_device(optimizer):
             if not skip.item():
                 optimizer.step()
             return

@@ -14,7 +14,7 @@ import torch
 from basicsr.models.base_model import BaseModel
 from torch import Tensor, nn
 
-from .._guarded_step import GuardedStep
+from .._guarded_step import GuardedStep, put_back, skips_on_device
 from ..criterion import PCLPerceptualLoss
 from .bad_steps import BadSteps
 from .repairs import replaced
@@ -52,13 +52,11 @@ class Guard:
             if self._skip is not None:
                 self.bad_steps.note(current_iter, self._files, self._skip, self._skip)
 
-        @torch.no_grad()
         def follow(*arguments: Any, **keywords: Any) -> None:
-            before = [param.clone() for param in model.net_g_ema.parameters()]
+            kept = [(param, param.detach().clone()) for param in model.net_g_ema.parameters()]
             model_ema(*arguments, **keywords)
-            for param, value in zip(model.net_g_ema.parameters(), before, strict=True):
-                if self._skip is not None:
-                    param.copy_(torch.where(self._skip > 0, value, param))
+            if self._skip is not None:
+                put_back(kept, self._skip)
 
         def log_and_look() -> Any:
             self._look()
@@ -87,7 +85,7 @@ class Guard:
             return
         skip = self._step.settle(grads)
         self._skip = skip if self._skip is None else torch.maximum(self._skip, skip)
-        if all(group.get("fused") for group in optimizer.param_groups):
+        if skips_on_device(optimizer):
             # What a GradScaler hands over.
             optimizer.found_inf, optimizer.is_guarded = self._skip, True
         elif self._skip.item():

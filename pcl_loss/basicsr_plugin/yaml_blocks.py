@@ -144,10 +144,9 @@ def attempt(where: str, build: Callable[[], Any]) -> Any:
         raise _not_built(where, error) from error
 
 
-def _build_network(where: str, opt: Options) -> Any:
+def _build_network(where: str, opt: Options, constructor: Callable[..., Any]) -> Any:
     """The network without storage; None where it cannot be had so."""
     block = opt[where]
-    constructor = check_type(f"{where}.type", block["type"], ARCH_REGISTRY)
     # Training has gradients too, and Adam its two moments.
     copies = 4 if "train" in opt else 1
     for made in (Weightless(), Weightless("cpu", memory_of(opt)[1] / copies)):
@@ -179,7 +178,7 @@ def _check_network(where: str, opt: Options) -> Any:
     check_keywords(where, block, constructor, NETWORK)
     # VGG, and what has a `spynet_path`, read weights while they are built.
     reads_files = block["type"] == "VGGEmbedding" or any(key.endswith("_path") for key in block)
-    return None if reads_files else _build_network(where, opt)
+    return None if reads_files else _build_network(where, opt, constructor)
 
 
 def _check_patch(opt: Options, network: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from bad_batches import add_batch_norm, check_no_trace, everything, spoil
+from bad_batches import add_batch_norm, check_no_trace, everything, spoil, train_unread
 from basicsr_fixtures import Batches, Build, Options, assert_equal_weights, train_on, with_options
 
 from pcl_loss._guarded_step import GuardedStep
@@ -115,9 +115,7 @@ def test_the_flags_are_read_with_the_log_and_not_before(
     small: Options, build: Build, batches: Batches, logged: pytest.LogCaptureFixture
 ) -> None:
     net = build(small)
-    for iteration, batch in enumerate(spoil(batches, "gt", math.nan, 1), 1):
-        net.feed_data(batch)
-        net.optimize_parameters(iteration)
+    train_unread(net, spoil(batches, "gt", math.nan, 1))
     assert "not finite" not in logged.text
     net.get_current_log()
     assert "Iteration 2:" in logged.text

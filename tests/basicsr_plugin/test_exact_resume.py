@@ -44,6 +44,12 @@ def dropout(monkeypatch: pytest.MonkeyPatch, small: Options) -> Options:
     return small
 
 
+def read_saved(folder: Path, name: str) -> tuple[Path, Any]:
+    """A file beside the run's training states, and what it holds."""
+    path = folder / "experiments/tiny/training_states" / name
+    return path, torch.load(path, weights_only=True)
+
+
 def best_lines(log: str) -> list[str]:
     return [line.strip() for line in log.splitlines() if "Best:" in line]
 
@@ -89,12 +95,11 @@ def test_the_best_metric_up_to_the_resumed_iteration_is_kept(
     dropout: Options, run_pipeline: Run, tmp_path: Path
 ) -> None:
     run_pipeline(dropout)
-    path = tmp_path / "experiments/tiny/training_states/best_metrics.pth"
-    saved = torch.load(path, weights_only=True)
-    assert list(saved) == list(range(1, 9))
-    saved[7]["held_out"]["psnr"] |= {"val": 98.0, "iter": 6}
-    saved[8]["held_out"]["psnr"] |= {"val": 99.0, "iter": 8}
-    torch.save(saved, path)
+    path, best = read_saved(tmp_path, "best_metrics.pth")
+    assert list(best) == list(range(1, 9))
+    best[7]["held_out"]["psnr"] |= {"val": 98.0, "iter": 6}
+    best[8]["held_out"]["psnr"] |= {"val": 99.0, "iter": 8}
+    torch.save(best, path)
     (tmp_path / "experiments/tiny/training_states/8.state").unlink()
     assert "Best: 98.0000 @ 6 iter" in run_pipeline(dropout, "--auto_resume")
     damage = path.read_bytes()[:100]
@@ -110,7 +115,7 @@ def test_without_a_seed_in_the_yaml_the_first_legs_holds(
     dropout["train"]["total_iter"] = 9
     run_pipeline(dropout, "--auto_resume")
     assert "manual_seed is 3, that of the run which is resumed." in capsys.readouterr().out
-    state = torch.load(tmp_path / "experiments/tiny/training_states/9.state", weights_only=True)
+    _, state = read_saved(tmp_path, "9.state")
     assert state["pcl_loss"]["manual_seed"] == 3
 
 
@@ -118,8 +123,7 @@ def test_a_stock_state_resumes_with_a_line_that_says_what_is_not_exact(
     dropout: Options, run_pipeline: Run, tmp_path: Path
 ) -> None:
     run_pipeline(dropout)
-    path = tmp_path / "experiments/tiny/training_states/8.state"
-    state = torch.load(path, weights_only=True)
+    path, state = read_saved(tmp_path, "8.state")
     del state["pcl_loss"]
     torch.save(state, path)
     dropout["train"]["total_iter"] = 9
@@ -133,8 +137,7 @@ def test_another_number_of_processes_resumes_with_such_a_line(
     dropout: Options, run_pipeline: Run, tmp_path: Path
 ) -> None:
     run_pipeline(dropout)
-    path = tmp_path / "experiments/tiny/training_states/8.state"
-    state = torch.load(path, weights_only=True)
+    path, state = read_saved(tmp_path, "8.state")
     state["pcl_loss"]["rng"] *= 2
     torch.save(state, path)
     dropout["train"]["total_iter"] = 9

@@ -8,7 +8,7 @@ from typing import Any
 import basicsr.models
 import pytest
 import torch
-from bad_batches import add_batch_norm, check_no_trace, spoil
+from bad_batches import add_batch_norm, check_no_trace, spoil, train_unread
 from basicsr.models.sr_model import SRModel
 from basicsr.utils.registry import MODEL_REGISTRY
 from basicsr_fixtures import Batches, Build, Options, train_on, weights
@@ -151,9 +151,7 @@ def test_the_flags_wait_for_the_log(
     logged: pytest.LogCaptureFixture,
 ) -> None:
     net = build(loops["own"])
-    for iteration, batch in enumerate(spoil(batches, "gt", math.nan, 1), 1):
-        net.feed_data(batch)
-        net.optimize_parameters(iteration)
+    train_unread(net, spoil(batches, "gt", math.nan, 1))
     assert "not finite" not in logged.text
     net.get_current_log()
     assert "Iteration 2:" in logged.text
