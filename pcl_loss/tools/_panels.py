@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ._files import Image
+from ._images import Image
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import _markdown, _panels
 from .._checkpoints import usable_device
-from .._files import Image, read_image
+from .._images import Image, read_image
 from .._panels import Panel
 from .._regions import Region, best_region
 from ..report.measure import BICUBIC, Net, find_pairs, lpips_missing, measure_all
