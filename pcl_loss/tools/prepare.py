@@ -19,12 +19,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import itertools
 import json
 import os
 import shutil
 import signal
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -92,20 +93,10 @@ def prepare(
 ) -> Prepared:
     """Make pairs of HR and bicubic LR images; the module's docstring shows what lies where.
 
-    Killed or interrupted, it leaves only complete images, and the same call finishes the rest. Grey images become
-    colour, 16 bits become 8 and an opaque alpha channel is dropped. An image that cannot be read, is too small, or is
-    transparent somewhere is left out and named in `skipped`.
-
-    Args:
-        hr: folder of HR images; its sub-folders are not looked at.
-        out: folder of the results, made if missing.
-        scale: one scale or several, from 2 to 8.
-        crop: size of square sub-images in HR pixels, a multiple of every scale; None keeps images whole.
-        step: distance of sub-images, a multiple of every scale; None is half of `crop`.
-        lmdb: write LMDBs too.
-        jobs: number of worker processes, None for one per CPU core. With more than 1, a script that calls this needs
-            an `if __name__ == "__main__":` around the call; 1 works in this process.
-        progress: show a progress bar on standard error.
+    The arguments are the flags of `pcl-loss prepare`; `progress` shows a bar on standard error. Killed or interrupted,
+    it leaves only complete images, and the same call finishes the rest. An image that cannot be read, is too small, or
+    is transparent somewhere is left out and named in `skipped`. With more than one job, a script that calls this needs
+    an `if __name__ == "__main__":` around the call.
 
     Raises:
         OSError: `hr` is no folder, or one without images; or a worker process died.
@@ -114,15 +105,29 @@ def prepare(
     """
     out, given = Path(out), [scale] if isinstance(scale, int) else scale
     scales = tuple(sorted({check_count("scale", value, 2, 8) for value in given}))
-    if not scales:
-        raise ValueError("scale is empty; give at least one, from 2 to 8")
-    step = _check_step(scales, crop, step)
+    if crop is None and step is not None:
+        raise ValueError(f"step {step} is given without crop; give the sub-images' size too, such as crop 480")
+    if crop is not None:
+        check_count("crop", crop, MIN_SIZE)
+        step = crop // 2 if step is None else check_count("step", step, 1)
+        for (name, value), factor in itertools.product((("crop", crop), ("step", step)), scales):
+            if value % factor:
+                fix = f"take {name} {max(1, value // factor) * factor}"
+                raise ValueError(f"{name} {value} is no multiple of scale {factor}, so HR and LR cannot match; {fix}")
     jobs = (os.cpu_count() or 1) if jobs is None else check_count("jobs", jobs, 1)
     sources = _find_sources(Path(hr), lmdb)
 
     work = functools.partial(prepare_image, out=out, scales=scales, crop=crop, step=step)
-    with contextlib.closing(_each(work, sources, min(jobs, len(sources)))) as done:
-        outcomes = list(tqdm(done, "images", len(sources), disable=not progress, unit="image", dynamic_ncols=True))
+    bar = functools.partial(tqdm, total=len(sources), disable=not progress, unit="image", dynamic_ncols=True)
+    if jobs == 1:
+        outcomes = list(bar(map(work, sources)))
+    else:
+        # Not by a fork: that of a process in which torch has run threads can hang.
+        with ProcessPoolExecutor(min(jobs, len(sources)), get_context("spawn"), _start_worker) as pool:
+            try:
+                outcomes = list(bar(pool.map(work, sources)))
+            except BrokenProcessPool as error:
+                raise ChildProcessError("a worker process died; if memory ran out, take fewer jobs") from error
     pairs, yaml = {}, {}
     for value in scales:
         shapes = {name: shape for found, _ in outcomes for name, shape in found.get(value, {}).items()}
@@ -131,26 +136,6 @@ def prepare(
             yaml[value] = _describe(out / f"X{value}", value, shapes, lmdb)
     skipped = {path.name: reason for path, (_, reason) in zip(sources, outcomes, strict=True) if reason}
     return Prepared(pairs, skipped, yaml)
-
-
-def _min_size(scales: Sequence[int]) -> int:
-    """What E_D needs of an HR patch, and imresize of an image (it mirrors about two LR pixels at each border)."""
-    return max(MIN_SIZE, 4 * max(scales))
-
-
-def _check_step(scales: Sequence[int], crop: int | None, step: int | None) -> int:
-    if crop is None:
-        if step is not None:
-            raise ValueError(f"step {step} is given without crop; give the sub-images' size too, such as crop 480")
-        return 0
-    check_count("crop", crop, _min_size(scales))
-    step = crop // 2 if step is None else check_count("step", step, 1)
-    for name, value in (("crop", crop), ("step", step)):
-        for scale in scales:
-            if value % scale:
-                fix = f"take {name} {max(1, value // scale) * scale}"
-                raise ValueError(f"{name} {value} is no multiple of scale {scale}, so HR and LR would not match; {fix}")
-    return step
 
 
 def _find_sources(hr: Path, for_lmdb: bool) -> list[Path]:
@@ -165,22 +150,6 @@ def _find_sources(hr: Path, for_lmdb: bool) -> list[Path]:
     return found
 
 
-def _each(work: functools.partial[Outcome], sources: Sequence[Path], jobs: int) -> Generator[Outcome]:
-    """Do all images, in their order."""
-    if jobs == 1:
-        yield from map(work, sources)
-        return
-    # Not by a fork: that of a process in which torch has run threads can hang.
-    with ProcessPoolExecutor(jobs, get_context("spawn"), _start_worker) as pool:
-        try:
-            yield from pool.map(work, sources)
-        except BrokenProcessPool as error:
-            raise ChildProcessError(
-                "a worker process died; if memory ran out, take fewer jobs (the same call finishes the rest); if this "
-                'is a script without `if __name__ == "__main__":`, add it or take jobs=1'
-            ) from error
-
-
 def _start_worker() -> None:
     import cv2
     import torch
@@ -191,7 +160,7 @@ def _start_worker() -> None:
     torch.set_num_threads(1)
 
 
-def prepare_image(source: Path, out: Path, scales: Sequence[int], crop: int | None, step: int) -> Outcome:
+def prepare_image(source: Path, out: Path, scales: Sequence[int], crop: int | None, step: int | None) -> Outcome:
     """Write what is missing of one image's pairs: whole, or in squares of `crop` every `step`."""
     import cv2
 
@@ -200,14 +169,14 @@ def prepare_image(source: Path, out: Path, scales: Sequence[int], crop: int | No
         changed = source.stat().st_mtime
     except (ValueError, OSError, cv2.error) as error:
         return {}, " ".join(str(error).split())
-    size = crop or _min_size(scales)
+    size = crop or MIN_SIZE  # of E_D; and imresize mirrors about two LR pixels at each border, 32 at the most
     if min(hr.shape[:2]) < size:
         return {}, f"is too small: {hr.shape[0]}x{hr.shape[1]} pixels, but at least {size}x{size} are needed"
     shapes: dict[int, Shapes] = {}
     for scale in scales:
         height, width = (side // scale * scale for side in hr.shape[:2])
         regions = {f"{source.stem}.png": Region(0, 0, height, width)}
-        if crop is not None:
+        if crop and step:
             squares = enumerate(tiles(height, width, crop, step), 1)
             regions = {f"{source.stem}_s{i:03d}.png": square for i, square in squares}
         lr: Image | None = None

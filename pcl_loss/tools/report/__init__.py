@@ -30,7 +30,7 @@ from .._regions import parse_square
 from .figure import Crop, default_crops, figure_rows
 from .measure import Score, lpips_missing, measure_all
 from .nets import BICUBIC, Net, Pair, find_net, find_pairs, find_results
-from .tables import Entry, report_text, tabulate, write_csv
+from .tables import Rows, report_text, tabulate, write_csv
 
 PathLike = str | os.PathLike[str]
 LPIPS = ("auto", "always", "never")
@@ -39,7 +39,7 @@ LPIPS = ("auto", "always", "never")
 class Report(NamedTuple):
     """What `make_report` did."""
 
-    entries: list[Entry]  # every number of the tables
+    rows: Rows  # every number of the tables
     scores: list[Score]  # of every net on every image
     text: str  # of `report.md`
 
@@ -157,8 +157,8 @@ def make_report(
     backbone = None if no_lpips else "alex"
     scores = measure_all(found, pairs, out / "results", scale=scale, device=device, lpips=backbone, progress=progress)
     names = [net.name for net in found]
-    entries = tabulate(names, list(sets), scores, scale)
-    text = report_text(entries, list(sets), scores, scale, no_lpips)
+    rows = tabulate(names, list(sets), scores, scale)
+    text = report_text(rows, list(sets), scores, scale, no_lpips)
     if importlib.util.find_spec("matplotlib") is None:
         text += "- There is no figure: it needs matplotlib, pip install 'pcl_loss[plots]'.\n"
     else:
@@ -167,9 +167,11 @@ def make_report(
         text += "\n![HR, bicubic, baseline and PCL crops](figure.png)\n\nCrops (`--crop`): "
         text += ", ".join(f"{p.set_name}/{p.name}:{r.top},{r.left},{r.height}" for p, r in shown) + "\n"
     (out / "report.md").write_text(text, encoding="utf-8")
-    write_csv(out / "report.csv", (entry._asdict() for entry in entries))
+    heads = ("source", "net", "kind", "set_name", "metric", "value")
+    flat = ((*key, *column, value) for key, cells in rows.items() for column, value in cells.items())
+    write_csv(out / "report.csv", (dict(zip(heads, numbers, strict=True)) for numbers in flat))
     write_csv(out / "images.csv", (score.row() for score in scores))
-    return Report(entries, scores, text)
+    return Report(rows, scores, text)
 
 
 def _find_crop(text: str, pairs: Sequence[Pair], scale: int) -> Crop:

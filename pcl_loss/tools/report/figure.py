@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,16 +23,13 @@ def default_crops(scores: Sequence[Score], scale: int) -> list[Crop]:
 
     No trained net has a say in it, so that no net can be made to look good or bad by the choice.
     """
-    worst: dict[str, Score] = {}
-    for score in sorted(scores, key=lambda score: -(score.values["psnr"] or 0)):
-        if score.net == BICUBIC:
-            worst[score.pair.set_name] = score
+    bicubic = [score for score in scores if score.net == BICUBIC]
     crops = []
-    for set_name in dict.fromkeys(score.pair.set_name for score in scores):
-        pair, sr = worst[set_name].pair, read_image(worst[set_name].sr)
-        lost = np.abs(pair.load(scale)[0].astype(np.float64) - sr).mean(axis=2)
+    for set_name in dict.fromkeys(score.pair.set_name for score in bicubic):
+        worst = min((s for s in bicubic if s.pair.set_name == set_name), key=lambda score: score.values["psnr"] or 0)
+        lost = np.abs(worst.pair.load(scale)[0].astype(np.float64) - read_image(worst.sr)).mean(axis=2)
         size = min(CROP, *lost.shape)
-        crops.append((pair, best_region(lost, size, size)))
+        crops.append((worst.pair, best_region(lost, size, size)))
     return crops
 
 
@@ -48,11 +44,8 @@ def figure_rows(nets: Sequence[str], crops: Sequence[Crop], scores: Sequence[Sco
             row = [Panel(region.cut(pair.load(scale)[0])[..., ::-1], "HR", caption)]
             for net in (BICUBIC, *columns):
                 score = known[net, pair]
-                psnr, lpips = score.values["psnr"] or 0.0, score.values["lpips"]
-                numbers = (
-                    "exact" if math.isinf(psnr) else f"{psnr:.2f} dB",
-                    "n/a" if lpips is None else f"{lpips:.4f}",
-                )
-                row.append(Panel(region.cut(read_image(score.sr))[..., ::-1], net, " / ".join(numbers)))
+                lpips = "n/a" if score.values["lpips"] is None else f"{score.values['lpips']:.4f}"
+                caption = f"{score.values['psnr']:.2f} dB / {lpips}"
+                row.append(Panel(region.cut(read_image(score.sr))[..., ::-1], net, caption))
             rows.append(row)
     return rows

@@ -2,28 +2,99 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import statistics
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+import skimage.data
 import torch
 import yaml
 
-from pcl_loss.tools import report
+from pcl_loss import basicsr_plugin  # noqa: F401
+from pcl_loss.tools import _panels, report
 from pcl_loss.tools.report import measure
 
 # isort: split
+from basicsr.archs import build_network
+from basicsr.archs.edsr_arch import EDSR
 from basicsr.utils.matlab_functions import imresize
 
+NETWORK = {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 4, "num_block": 1, "upscale": 4}
 A, B = "--net=EDSR-S=a/models/net_g_latest.pth", "--net=EDSR-S+PCL=b"
 SET5, SET14 = "--set=Set5=Set5/HR", "--set=Set14=Set14/HR"
 
-Call = Callable[..., int]
+
+def experiment(name: str, seed: int, network: dict[str, Any] | None = None, **more: Any) -> Path:
+    """What BasicSR leaves of a training; returns the checkpoint."""
+    path = Path(name, "models", "net_g_latest.pth")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    block = network or NETWORK
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net = build_network(dict(block))
+    torch.save({"params": net.state_dict()} | more, path)
+    options = {"name": name, "scale": 4, "network_g": block, "network_d": {"type": "NoSuchNet"}}
+    Path(name, f"{name}.yml").write_text(yaml.safe_dump(options))
+    return path
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the sets Set5/HR and Set14/HR and the experiments `a` and `b`, without LPIPS's weights."""
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "no_weights"))
+    monkeypatch.chdir(tmp_path)
+    for name, photo, height, width in (
+        ("Set5/HR/cat.png", "chelsea", 107, 203),
+        ("Set5/HR/cup.png", "coffee", 48, 48),
+        ("Set14/HR/face.png", "astronaut", 60, 64),
+    ):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        part = getattr(skimage.data, photo)()[60 : 60 + height, 120 : 120 + width, ::-1]
+        cv2.imwrite(name, np.ascontiguousarray(part))
+    experiment("a", 1)
+    experiment("b", 2)
+    return tmp_path
+
+
+def call(*flags: str) -> int:
+    parser = argparse.ArgumentParser()
+    report.add_arguments(parser)
+    return report.run(parser.parse_args([*flags, "--device=cpu"]))
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The shapes of the LR images that any net is run on, but for the black one that it is tried on."""
+    shapes = []
+    upscale = measure.upscale
+
+    def counted(module: Any, lr: np.ndarray, *args: Any, **kwargs: Any) -> np.ndarray:
+        if lr.any():
+            shapes.append(lr.shape)
+        return upscale(module, lr, *args, **kwargs)
+
+    monkeypatch.setattr(measure, "upscale", counted)
+    return shapes
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The rows of panels that are drawn."""
+    seen = []
+    draw = _panels.draw
+
+    def record(rows: Any) -> Any:
+        seen.extend(rows)
+        return draw(rows)
+
+    monkeypatch.setattr(_panels, "draw", record)
+    return seen
 
 
 def table(text: str, number: int) -> dict[str, list[str]]:
@@ -45,8 +116,6 @@ def psnr(sr: np.ndarray, hr: np.ndarray) -> float:
 
 
 def run_by_hand(checkpoint: Path, lr: np.ndarray) -> np.ndarray:
-    from basicsr.archs.edsr_arch import EDSR
-
     net = EDSR(3, 3, num_feat=4, num_block=1, upscale=4)
     net.load_state_dict(torch.load(checkpoint, weights_only=True)["params"])
     with torch.no_grad():
@@ -63,7 +132,7 @@ def psnr_by_hand(hr_file: str, checkpoint: str | None) -> float:
     return psnr(run_by_hand(Path(checkpoint), lr), hr)
 
 
-def test_the_tables_hold_what_is_computed_by_hand(place: Path, call: Call, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_tables_hold_what_is_computed_by_hand(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(A, B, SET5, SET14) == 0
     text = capsys.readouterr().out
     assert text == (place / "report" / "report.md").read_text(encoding="utf-8")
@@ -88,9 +157,7 @@ def test_the_tables_hold_what_is_computed_by_hand(place: Path, call: Call, capsy
     assert (face["niqe"], face["lpips"]) == ("", "")
 
 
-def test_the_papers_rows_stand_below_ours_at_scale_4_alone(
-    place: Path, call: Call, experiment: Callable[..., Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_papers_rows_stand_below_ours_at_scale_4_alone(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     call(A, B, SET5, "--set=mine=Set14/HR")
     text = capsys.readouterr().out
     cells = table(text, 1)
@@ -101,17 +168,14 @@ def test_the_papers_rows_stand_below_ours_at_scale_4_alone(
     assert table(text, 2)["*EDSR-S+PCL, paper*"] == ["7.043", "0.2139", "", ""]
     assert "*Bicubic, paper*" not in table(text, 2)
     assert "0.0726" in text
-    network = yaml.safe_load((place / "a" / "a.yml").read_text())["network_g"]
-    experiment("x2", 3, network | {"upscale": 2})
+    experiment("x2", 3, NETWORK | {"upscale": 2})
     call("--net=EDSR-S=x2", SET14, "--scale=2")
     text = capsys.readouterr().out
     assert list(table(text, 1))[2:] == ["Bicubic", "EDSR-S"]
     assert "0.0726" not in text
 
 
-def test_niqe_and_lpips_that_cannot_be_had_are_said(
-    place: Path, call: Call, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_niqe_and_lpips_that_cannot_be_had_are_said(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from basicsr.metrics import calculate_niqe
 
     call(A, SET5, SET14)
@@ -126,7 +190,7 @@ def test_niqe_and_lpips_that_cannot_be_had_are_said(
 
 
 def test_lpips_is_measured_where_it_can_be(
-    place: Path, call: Call, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def difference(sr: np.ndarray, hr: np.ndarray, crop_border: int, net: str) -> float:
         assert (crop_border, net) == (0, "alex")
@@ -141,7 +205,7 @@ def test_lpips_is_measured_where_it_can_be(
 
 
 def test_a_net_runs_again_only_on_a_set_where_something_has_changed(
-    place: Path, call: Call, ran: list[Any], experiment: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+    place: Path, ran: list[Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     call(A, B, SET5, SET14)
     first = capsys.readouterr().out
@@ -160,7 +224,7 @@ def test_a_net_runs_again_only_on_a_set_where_something_has_changed(
 
 
 def test_a_report_that_was_interrupted_goes_on_with_the_rest(
-    place: Path, call: Call, ran: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    place: Path, ran: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def killed(*args: Any) -> Any:
         if len(ran) == 2:
@@ -176,7 +240,7 @@ def test_a_report_that_was_interrupted_goes_on_with_the_rest(
     assert len(ran) == 4
 
 
-def test_the_sr_images_of_basicsrs_own_test_are_read(place: Path, call: Call) -> None:
+def test_the_sr_images_of_basicsrs_own_test_are_read(place: Path) -> None:
     folder = place / "visualization" / "Set5"
     folder.mkdir(parents=True)
     for image in ("cat", "cup"):
@@ -191,9 +255,7 @@ def test_the_sr_images_of_basicsrs_own_test_are_read(place: Path, call: Call) ->
         call("--net=mine=visualization", SET5)
 
 
-def test_the_averaged_weights_are_taken_where_there_are_any(
-    place: Path, call: Call, experiment: Callable[..., Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_averaged_weights_are_taken_where_there_are_any(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = torch.load(experiment("c", 7), weights_only=True)["params"]
     experiment("a", 1, params_ema=other)
     for flag, checkpoint in (("auto", "c"), ("params", "a")):
@@ -202,9 +264,7 @@ def test_the_averaged_weights_are_taken_where_there_are_any(
         assert table(capsys.readouterr().out, 1)["EDSR-S"][0] == f"{expected:.2f}"
 
 
-def test_given_lr_images_are_used_and_hr_is_cropped_to_them(
-    place: Path, call: Call, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_given_lr_images_are_used_and_hr_is_cropped_to_them(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     hr = cv2.imread("Set14/HR/face.png")
     cv2.imwrite("Set14/HR/face.png", cv2.copyMakeBorder(hr, 0, 3, 0, 1, cv2.BORDER_REFLECT))
     (place / "LR").mkdir()
@@ -218,13 +278,13 @@ def test_given_lr_images_are_used_and_hr_is_cropped_to_them(
         call(A, "--set=Set14=Set14/HR:LR")
 
 
-def test_the_yaml_named_for_a_net_wins(place: Path, call: Call, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_yaml_named_for_a_net_wins(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (place / "own.yml").write_text((place / "a" / "a.yml").read_text())
     (place / "a" / "a.yml").write_text("network_g: {type: RCAN}")
     assert call(A, B, SET14, "--opt=EDSR-S=own.yml", "--opt=nowhere.yml") == 0
 
 
-def test_the_figure_has_the_same_part_of_every_image(place: Path, call: Call, drawn: list[Any]) -> None:
+def test_the_figure_has_the_same_part_of_every_image(place: Path, drawn: list[Any]) -> None:
     call(A, B, SET5, SET14, "--crop=Set5/cat:20,30,40", "--crop=Set14/face:0,0,24")
     assert [[panel.title for panel in row] for row in drawn] == [["HR", "Bicubic", "EDSR-S", "EDSR-S+PCL"]] * 2
     np.testing.assert_array_equal(drawn[0][0].image, cv2.imread("Set5/HR/cat.png")[20:60, 30:70, ::-1])
@@ -235,7 +295,7 @@ def test_the_figure_has_the_same_part_of_every_image(place: Path, call: Call, dr
     assert cv2.imread("report/figure.png").shape[1] == 1000
 
 
-def test_crops_are_chosen_where_bicubic_is_furthest_from_hr(place: Path, call: Call, drawn: list[Any]) -> None:
+def test_crops_are_chosen_where_bicubic_is_furthest_from_hr(place: Path, drawn: list[Any]) -> None:
     hr = np.zeros((96, 128, 3), np.uint8)
     hr[20:40:2, 60:80] = 255  # lost by every LR image, and within every window of 64 that has most of what is lost
     cv2.imwrite("Set14/HR/face.png", hr)
@@ -276,8 +336,6 @@ def test_crops_are_chosen_where_bicubic_is_furthest_from_hr(place: Path, call: C
 )
 def test_a_mistake_is_named_before_anything_is_measured(
     place: Path,
-    call: Call,
-    experiment: Callable[..., Path],
     flags: list[str],
     error: type[Exception],
     message: str,
@@ -288,8 +346,7 @@ def test_a_mistake_is_named_before_anything_is_measured(
     experiment("grey", 1, rrdb | {"num_in_ch": 1, "num_out_ch": 1})
     experiment("rgba", 1, rrdb | {"num_in_ch": 4, "num_out_ch": 4})
     torch.save(torch.load("a/models/net_g_latest.pth", weights_only=True)["params"], "lone.pth")
-    network = yaml.safe_load((place / "a" / "a.yml").read_text())["network_g"]
-    blocks = {"no_g": {}, "wide": {"network_g": network | {"num_feat": 8}}, "odd": {"network_g": {"type": "Odd"}}}
+    blocks = {"no_g": {}, "wide": {"network_g": NETWORK | {"num_feat": 8}}, "odd": {"network_g": {"type": "Odd"}}}
     for name, block in blocks.items():
         (place / f"{name}.yml").write_text(yaml.safe_dump(block))
     with pytest.raises(error, match=message):
