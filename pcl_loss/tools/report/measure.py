@@ -104,8 +104,9 @@ def measure_all(
                 hr, lr = pair.load(scale)
                 file = files[net.name][pair]
                 if not file.is_file():
-                    window = _window(net)
-                    write_image(file, upscale(module, lr, scale, device, window) if module else resize(lr, scale))
+                    lr = resize(hr, 1 / scale) if lr is None else lr
+                    sr = upscale(module, lr, scale, device, _window(net)) if module else resize(lr, scale)
+                    write_image(file, sr)
                 sr = read_image(file)
                 if sr.shape != hr.shape:
                     raise ValueError(f"{file} is {sr.shape[0]}x{sr.shape[1]}, {pair.hr} {hr.shape[0]}x{hr.shape[1]}")

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from ..._checks import MIN_SIZE
 from .._checkpoints import choose_params, read, read_options
-from .._images import Image, find_images, read_image, resize
+from .._images import Image, find_images, read_image
 
 BICUBIC = "Bicubic"
 
@@ -24,15 +24,17 @@ class Pair(NamedTuple):
     hr: Path
     lr: Path | None
 
-    def load(self, scale: int) -> tuple[Image, Image]:
-        """HR, cropped to a multiple of the scale, and LR. Raises ValueError if HR is too small or they do not match."""
+    def load(self, scale: int) -> tuple[Image, Image | None]:
+        """HR, cropped to a multiple of the scale, and LR if it is given.
+
+        Raises ValueError if HR is too small or they do not match.
+        """
         hr = read_image(self.hr)
         height, width = (side // scale * scale for side in hr.shape[:2])
         if min(height, width) < max(MIN_SIZE, 4 * scale):
             raise ValueError(f"{self.hr} has {hr.shape[0]}x{hr.shape[1]} pixels, too few to be measured; leave it out")
         if self.lr is None:
-            hr = hr[:height, :width]
-            return hr, resize(hr, 1 / scale)
+            return hr[:height, :width], None
         lr = read_image(self.lr)
         fits = (0 <= side - small * scale < scale for side, small in zip(hr.shape[:2], lr.shape[:2], strict=True))
         if not all(fits):
