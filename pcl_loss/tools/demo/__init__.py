@@ -14,12 +14,14 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from tqdm import tqdm
+
 from ..._checks import check_count
 from ...basicsr_plugin.lpips_metric import fetch_backbone
 from ..report.measure import Score
 from .data import CHOOSE_REGIONS, TEST_REGIONS, TRAIN_REGIONS, write_pairs
 from .results import BACKBONE, draw, evaluate, write_results
-from .runs import ITERS, SECONDS, make_runs, train_all
+from .runs import ITERS, MINUTES, make_runs, train
 
 MAX_SEED = 2**31 - 1  # BasicSR adds the rank to it, and NumPy takes no more than 32 bits
 
@@ -36,8 +38,8 @@ def run_demo(out: Path, iters: int = ITERS, seed: int = 0, choose: bool = False)
     """Train, measure, write and draw in a new folder `out/run-N`.
 
     With `choose` it measures on the crops that settings are chosen on, and not on those that the demo reports. Raises
-    ValueError or TypeError where a number is out of range, RunError if a training failed, ImportError where a library
-    is missing.
+    ValueError or TypeError where a number is out of range, ChildProcessError if a training failed, ImportError where a
+    library is missing.
     """
     check_count("iters", iters, 1)
     check_count("seed", seed, 0, MAX_SEED)
@@ -59,7 +61,10 @@ def run_demo(out: Path, iters: int = ITERS, seed: int = 0, choose: bool = False)
     write_pairs(folder / "data" / "train", TRAIN_REGIONS)
     write_pairs(folder / "data" / "test", CHOOSE_REGIONS if choose else TEST_REGIONS)
     runs = make_runs(folder, iters, seed)
-    train_all(folder, runs)
+    with tqdm(runs, unit="run", dynamic_ncols=True) as bar:
+        for run in bar:
+            bar.set_description_str(f"training with {run.method}")
+            train(folder, run)
     scores = evaluate(folder, runs, with_lpips=not no_lpips)
     text = write_results(folder, scores, iters, seed, no_lpips)
     draw(folder, scores)
@@ -80,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """`pcl-loss demo`; returns the exit status. Raises as `run_demo` does."""
     start = time.monotonic()
-    print(f"L1, and L1 + PCL at several strengths: about {SECONDS / 60:.0f} min on two idle CPU cores", flush=True)
+    print(f"L1, and L1 + PCL at several strengths: about {MINUTES} min on two idle CPU cores", flush=True)
     try:
         result = run_demo(args.out, args.iters, args.seed, args.choose)
     except KeyboardInterrupt:

@@ -19,13 +19,13 @@ from ..report.measure import Score, measure_all
 from ..report.nets import BICUBIC, Net, find_pairs
 from ..report.tables import write_csv
 from .data import CROP, SCALE
-from .runs import BASELINE, LIGHT, RECIPE, Run
+from .runs import BASELINE, RECIPE, STRENGTHS, Run
 
 WINDOW, ROWS = 48, 3
 """Side of what the picture shows of a test crop, and of how many."""
 BACKBONE = "squeeze"
 """Of LPIPS: the smallest, 4.7 MB."""
-SHOWN = (BASELINE, *list(LIGHT)[1:])
+SHOWN = (BASELINE, *list(STRENGTHS)[1:])
 """The methods of the picture."""
 COLOR = "#0072B2"
 
@@ -87,16 +87,11 @@ def values_of(scores: Sequence[Score], method: str, metric: str) -> list[float]:
     return [value for value in values if value is not None]
 
 
-def metrics_of(scores: Sequence[Score]) -> list[str]:
-    """The metrics that were measured."""
-    return [metric for metric in METRICS if values_of(scores, BASELINE, metric)]
-
-
 def format_table(scores: Sequence[Score]) -> str:
     """A Markdown table: the means over the test crops, and how each method differs from L1, crop by crop: mean and
     standard deviation of the differences, and on how many crops it is better.
     """
-    metrics = metrics_of(scores)
+    metrics = [metric for metric in METRICS if values_of(scores, BASELINE, metric)]
     methods = list(dict.fromkeys(score.net for score in scores))
     rows = [["", *(METRICS[metric].title for metric in metrics)]]
     for method in methods:
@@ -171,8 +166,8 @@ def most_changed(images: dict[tuple[str, str], Image]) -> list[tuple[str, Region
 
 def draw_curves(figure: Any, scores: Sequence[Score]) -> None:
     """The means of each perceptual measure over those of PSNR, on a figure or subfigure."""
-    metrics = [metric for metric in metrics_of(scores) if metric in ("lpips", "mdsi", "haarpsi")]
-    methods = (BASELINE, *LIGHT)
+    metrics = [metric for metric in ("lpips", "mdsi", "haarpsi") if values_of(scores, BASELINE, metric)]
+    methods = (BASELINE, *STRENGTHS)
     for ax, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
         x, y = ([statistics.fmean(values_of(scores, method, m)) for method in methods] for m in ("psnr", metric))
         ax.plot(x, y, "o-", color=COLOR)

@@ -6,25 +6,19 @@ import os
 import string
 import subprocess
 import sys
-from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import yaml
-from tqdm import tqdm
 
 ITERS = 400
-SECONDS = 200  # of a demo of that length, on two idle CPU cores
+MINUTES = 4  # of a demo of that length, on two idle CPU cores
 BASELINE = "L1"
 RECIPE = "light"
-LIGHT = {f"{RECIPE} {weight:g}": weight for weight in (3.0, 6.0, 12.0)}
+STRENGTHS = {f"{RECIPE} {weight:g}": weight for weight in (3.0, 6.0, 12.0)}
 """`loss_weight` of the methods with PCL, the weakest first: the recipe's own, and two and four times that."""
-
-
-class RunError(ChildProcessError):
-    """A training run stopped with an error; the message shows the end of its log."""
 
 
 class Run(NamedTuple):
@@ -46,33 +40,22 @@ class Run(NamedTuple):
 
 def make_runs(folder: Path, iters: int, seed: int) -> list[Run]:
     """Write `folder/NAME.yml` for each method: from the same weights, on the same batches."""
-    template = string.Template(_text("l1_template.yml"))
+    package = resources.files(__package__)
+    template = string.Template(package.joinpath("l1_template.yml").read_text(encoding="utf-8"))
     runs = []
-    for method in (BASELINE, *LIGHT):
+    for method in (BASELINE, *STRENGTHS):
         name = f"demo_{method.lower().replace(' ', '_')}"
         values = {"name": name, "num_gpu": int(torch.cuda.is_available()), "seed": seed, "iters": iters}
         options = yaml.safe_load(template.substitute(values, never=iters + 1, print_freq=max(1, iters // 10)))
-        options["path"]["pretrain_network_g"] = str(resources.files(__package__).joinpath("demo_net.pth"))
-        if method != BASELINE:
+        options["path"]["pretrain_network_g"] = str(package.joinpath("demo_net.pth"))
+        if method in STRENGTHS:
             options["model_type"] = "PCLModel"
-            options["train"]["pcl_opt"] = {"type": "PCLLoss", "recipe": RECIPE, "loss_weight": LIGHT[method]}
+            options["train"]["pcl_opt"] = {"type": "PCLLoss", "recipe": RECIPE, "loss_weight": STRENGTHS[method]}
         header = f"# {method}. To run it again, in this folder: pcl-loss train -opt {name}.yml\n"
         text = header + yaml.safe_dump(options, sort_keys=False)
         (folder / f"{name}.yml").write_text(text, encoding="utf-8")
         runs.append(Run(method, options))
     return runs
-
-
-def _text(file: str) -> str:
-    return resources.files(__package__).joinpath(file).read_text(encoding="utf-8")
-
-
-def train_all(folder: Path, runs: Sequence[Run]) -> None:
-    """Do all runs in their order, under one progress bar. Raises RunError if one failed."""
-    with tqdm(runs, unit="run", dynamic_ncols=True) as bar:
-        for run in bar:
-            bar.set_description_str(f"training with {run.method}")
-            train(folder, run)
 
 
 def train_command(name: str) -> list[str]:
@@ -83,7 +66,7 @@ def train_command(name: str) -> list[str]:
 def train(folder: Path, run: Run) -> None:
     """Do a run in a process of its own, which writes into `folder`, its output to `NAME.log`.
 
-    Raises RunError if it failed.
+    Raises ChildProcessError with the end of that log if it failed.
     """
     # Threads that have nothing to do sleep, unless the user has chosen otherwise. By default they spin, and where
     # another process is busy they take the core from the thread they wait for: on two cores a small network then trains
@@ -91,16 +74,9 @@ def train(folder: Path, run: Run) -> None:
     environment = {"OMP_WAIT_POLICY": "PASSIVE"} | os.environ
     log = folder / f"{run.name}.log"
     with log.open("wb") as file:
-        done = subprocess.run(
-            train_command(run.name),
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
+        output: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": subprocess.STDOUT}
+        done = subprocess.run(train_command(run.name), cwd=folder, env=environment, check=False, **output)
     if done.returncode or not (folder / run.weights).is_file():
         tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
         head = f"the run {run.name} ended with exit status {done.returncode}. The end of {log}:"
-        raise RunError("\n".join([head, *(f"  | {line}" for line in tail)]))
+        raise ChildProcessError("\n".join([head, *(f"  | {line}" for line in tail)]))

@@ -125,7 +125,7 @@ def test_a_short_demo_from_end_to_end_with_the_highest_seed(tmp_path: Path, monk
     assert {path.name for path in folder.iterdir()} >= {"results.md", "results.csv", "comparison.png", "data", "sr"}
     assert (folder / "comparison.png").stat().st_size < 700_000
     assert "squeeze could not be downloaded" in result.text
-    for method in ("Bicubic", "L1", *runs.LIGHT):
+    for method in ("Bicubic", "L1", *runs.STRENGTHS):
         values = results.values_of(result.scores, method, "psnr")
         assert len(values) == len(TEST_REGIONS)
         assert f"{statistics.fmean(values):.2f} |" in result.text

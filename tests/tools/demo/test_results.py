@@ -20,11 +20,11 @@ from pcl_loss.tools._images import resize, write_image
 from pcl_loss.tools._panels import Panel
 from pcl_loss.tools.demo import results
 from pcl_loss.tools.demo.data import TEST_REGIONS, write_pairs
-from pcl_loss.tools.demo.runs import LIGHT
+from pcl_loss.tools.demo.runs import STRENGTHS
 from pcl_loss.tools.report.measure import Score
 from pcl_loss.tools.report.nets import Pair
 
-STRONGEST = list(LIGHT)[-1]
+STRONGEST = list(STRENGTHS)[-1]
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def scores(tmp_path: Path) -> list[Score]:
     l1 = [(29.0, 0.82, 0.08), (31.5, 0.87, 0.07), (36.0, 0.93, 0.06)]
     made_up = {
         "Bicubic": [(28.0, 0.80, 0.09), (30.0, 0.85, 0.08), (35.0, 0.90, 0.07)],
-        **dict.fromkeys(("L1", *LIGHT), l1),
+        **dict.fromkeys(("L1", *STRENGTHS), l1),
         STRONGEST: [(28.9, 0.82, 0.07), (31.2, 0.86, 0.065), (36.1, 0.91, 0.0625)],
     }
     rng = np.random.default_rng(1)
@@ -172,5 +172,5 @@ def test_the_curves_hold_the_means_and_name_every_method(scores: list[Score]) ->
         assert ax.get_xlabel().startswith("PSNR")
         (line,) = ax.lines
         l1, strongest = ((29.0 + 31.5 + 36.0) / 3, 0.07), ((28.9 + 31.2 + 36.1) / 3, 0.1975 / 3)
-        np.testing.assert_allclose(line.get_xydata(), [*[l1] * len(LIGHT), strongest])
-        assert [text.get_text() for text in ax.texts] == ["L1", *LIGHT]
+        np.testing.assert_allclose(line.get_xydata(), [*[l1] * len(STRENGTHS), strongest])
+        assert [text.get_text() for text in ax.texts] == ["L1", *STRENGTHS]
