@@ -10,21 +10,20 @@
    the L1 step, of `floor_loss` and of the convolutions of E_D's own step.
 
 All variants are measured in turn, round by round, so that ratios are taken between neighbours in time. On a CPU, peak
-memory is that of a process of its own for every variant. Tables go to stdout, progress to stderr, everything to a JSON
-file.
+memory is that of a process of its own for every variant. Everything goes to a JSON file, too.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
+import concurrent.futures
 import functools
 import gc
 import json
+import multiprocessing
 import re
 import shlex
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -40,7 +39,6 @@ from tqdm import tqdm
 from pcl_loss import PCLLoss, WaveletDiscriminator
 from pcl_loss.tools._markdown import table
 
-MIB = 2**20
 CPU_BATCHES = {"EDSR-S": 8, "EDSR-L": 1, "RCAN": 1, "HAN": 1}
 GPU_BATCH = 16
 LOSS_BATCH = 4
@@ -63,14 +61,13 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, metavar="N", help="of the networks (default: 16; on a CPU 8 and 1)")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="after one to warm up (default: 5)")
     parser.add_argument("--json", type=Path, default=Path("step_cost.json"), help="file (default: %(default)s)")
-    parser.add_argument("--skip-memory", action="store_true", help="measure time alone")
+    parser.add_argument("--skip-memory", action="store_true", help="measure time alone (a CPU's memory needs Linux)")
     parser.add_argument("--tiny", action="store_true", help="toy sizes, to see that it runs; the numbers mean nothing")
     parser.add_argument(
         "--only", choices=("loss", "steps", "light"), help="one of the two parts, or of the second the light recipe"
     )
     parser.add_argument("--amp", choices=("bf16", "fp16"), help="steps in half precision, without floors and the GAN")
     parser.add_argument("--against", metavar="COMMIT", help="measure the loss of this commit too, in the same rounds")
-    parser.add_argument("--_memory-of", help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     if not args.json.absolute().parent.is_dir():
         parser.error(f"--json {args.json}: there is no folder {args.json.parent}; make it first")
@@ -106,62 +103,31 @@ def summary(times: Times, of: str, to: str) -> dict[str, float]:
 # Memory
 
 
-def peak_memory(call: Callable[[], Any], device: str) -> dict[str, float]:
-    """Peak memory while `call` runs: `extra_mib` above what was there before, `peak_mib` in all.
+def peak_mib(net: str, variant: str, args: argparse.Namespace) -> float:
+    """Peak memory of two steps, the second of which has the optimizers' state at once.
 
-    On a GPU PyTorch's tensors count, on a CPU the resident memory of the process.
+    On a GPU PyTorch's tensors count, on a CPU the resident memory of the process, as Linux tells it.
     """
-    gc.collect()
-    if device == "cuda":
+    if args.device == "cuda":
+        gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        call()
-        peak = torch.cuda.max_memory_allocated()
-    else:
-        if sys.platform != "linux":
-            raise SystemExit("step_cost: a CPU's peak memory is read from Linux; add --skip-memory")
-        # Freed memory goes back, as the call would otherwise live on it unseen, and the peak counts from here.
-        getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)(0)
-        Path("/proc/self/clear_refs").write_text("5")
-        before = _resident("VmRSS")
-        call()
-        peak = _resident("VmHWM")
-    return {"extra_mib": (peak - before) / MIB, "peak_mib": peak / MIB}
+    step = variants.make_step(variants.build_model(net, variant, args.sizes, make_hr(args, net), args.amp))
+    step()
+    step()
+    if args.device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    # Not `getrusage`, whose peak begins with that of the process that started this one.
+    (peak,) = re.findall(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return int(peak) / 2**10
 
 
-def _resident(key: str) -> int:
-    """A line of /proc/self/status, in bytes."""
-    (found,) = re.findall(rf"^{key}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
-    return int(found) * 1024
-
-
-def memory_of(what: str, args: argparse.Namespace) -> Report:
-    """`peak_memory` of two calls of `loss:NAME` or `step:NET:VARIANT`; the second has the optimizers' state at once."""
-    part, _, name = what.partition(":")
-    if part == "loss":
-        # Libraries that are imported at the first call, and the pages of their code, are no matter of the loss.
-        variants.loss_and_gradient(LOSSES[name](), *make_loss_inputs(args, 1, variants.TINY.hr_patch))
-        call: Callable[[], Any] = functools.partial(variants.loss_and_gradient, LOSSES[name](), *make_loss_inputs(args))
-    else:
-        net, _, variant = name.partition(":")
-        call = variants.make_step(variants.build_model(net, variant, args.sizes, make_hr(args, net), args.amp))
-    return peak_memory(lambda: (call(), call()), args.device)
-
-
-def measure_memory(part: str, names: Sequence[str], args: argparse.Namespace) -> Report:
-    """`memory_of` each name of a part; on a CPU in a process of its own."""
-    report = {}
-    for name in tqdm(names, desc=f"{part}, peak memory", leave=False):
-        if args.device == "cuda":
-            report[name] = memory_of(f"{part}:{name}", args)
-            continue
-        command = [sys.executable, __file__, *args.command, "--_memory-of", f"{part}:{name}"]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-        if done.returncode:
-            raise SystemExit(f"step_cost: no peak memory of {name}; a smaller --batch needs less, or --skip-memory")
-        report[name] = json.loads(done.stdout.splitlines()[-1])
-    return report
+def measure_memory(net: str, names: Sequence[str], args: argparse.Namespace) -> dict[str, float]:
+    """`peak_mib` of each variant; on a CPU in a process of its own."""
+    if args.device == "cuda":
+        return {name: peak_mib(net, name, args) for name in names}
+    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
+        return dict(zip(names, pool.map(peak_mib, [net] * len(names), names, [args] * len(names)), strict=True))
 
 
 # The two parts
@@ -173,18 +139,11 @@ def make_hr(args: argparse.Namespace, net: str) -> Tensor:
     return variants.photograph_crops(batch, args.sizes.hr_patch, variants.SEED).to(args.device)
 
 
-def make_loss_inputs(
-    args: argparse.Namespace, batch: int = LOSS_BATCH, size: int | None = None
-) -> tuple[Tensor, Tensor, WaveletDiscriminator]:
-    """SR images that are bicubic, HR, and an E_D that has seen both once."""
-    torch.manual_seed(variants.SEED)
-    hr = variants.photograph_crops(batch, size or args.sizes.hr_patch, variants.SEED).to(args.device)
-    return variants.bicubic_sr(hr), hr, variants.net_d_with_statistics(hr, args.sizes.num_feat)
-
-
 def measure_loss(args: argparse.Namespace) -> Report:
-    """Part 1: times, ratios and memory of the loss alone."""
-    sr, hr, net_d = make_loss_inputs(args)
+    """Part 1: times and ratios of the loss alone, between HR and bicubic images."""
+    torch.manual_seed(variants.SEED)
+    hr = variants.photograph_crops(LOSS_BATCH, args.sizes.hr_patch, variants.SEED).to(args.device)
+    sr, net_d = variants.bicubic_sr(hr), variants.net_d_with_statistics(hr, args.sizes.num_feat)
     losses: dict[str, Any] = {name: (cls(), net_d) for name, cls in LOSSES.items()}
     if args.against is not None:
         commit, package = package_of_commit(args.against)
@@ -205,8 +164,7 @@ def measure_loss(args: argparse.Namespace) -> Report:
     calls["floor_loss"] = variants.make_floor_loss(net_d, PCLLoss(), hr)
     times = measure_rounds(calls, args.rounds, args.device)
     ratios = {name: summary(times, "PCLLoss", to=name) for name in (*others, "floor_loss")}
-    report: Report = {"agreement": agreement, "seconds": times, "ratios": ratios}
-    return report | ({} if args.skip_memory else {"memory": measure_memory("loss", list(LOSSES), args)})
+    return {"agreement": agreement, "seconds": times, "ratios": ratios}
 
 
 def check_agreement(name: str, ours: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> dict[str, float]:
@@ -255,7 +213,7 @@ def measure_steps(net: str, args: argparse.Namespace) -> Report:
     report: Report = {"batch": len(hr), "seconds": times}
     report["ratios"] = {name: summary(times, name, to=variants.L1) for name in rows}
     del models, calls
-    return report | ({} if args.skip_memory else {"memory": measure_memory(f"step:{net}", chosen, args)})
+    return report if args.skip_memory else report | {"peak_mib": measure_memory(net, chosen, args)}
 
 
 # All of it
@@ -263,22 +221,17 @@ def measure_steps(net: str, args: argparse.Namespace) -> Report:
 
 def describe(title: str, ratio: str, report: Report) -> str:
     """The table of the loss alone, or of one SR network."""
-    rows = [[title, "seconds", ratio, *(["extra MiB", "peak MiB"] if "memory" in report else [])]]
+    rows = [[title, "seconds", ratio, "peak MiB"]]
     for name, seconds in report["seconds"].items():
-        over = report["ratios"].get(name)
+        over, peak = report["ratios"].get(name), report.get("peak_mib", {}).get(name)
         spread = "{median:.3f} ({min:.3f}-{max:.3f})".format(**over) if over else ""
-        memory = [f"{mib:.0f}" for mib in report.get("memory", {}).get(name, {}).values()]
-        cells = [name, f"{statistics.median(seconds):.4g}", spread, *memory]
-        rows.append([*cells, *[""] * (len(rows[0]) - len(cells))])
+        rows.append([name, f"{statistics.median(seconds):.4g}", spread, f"{peak:.0f}" if peak else ""])
     return table(rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print everything that is asked for; the JSON file is written anew after each part."""
     args = parse_arguments(sys.argv[1:] if arguments is None else arguments)
-    if args._memory_of is not None:
-        print(json.dumps(memory_of(args._memory_of, args)))
-        return
     # As BasicSR's train pipeline.
     torch.backends.cudnn.benchmark = True
     machine = torch.cuda.get_device_name() if args.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
