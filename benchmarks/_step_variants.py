@@ -239,11 +239,14 @@ def build_model(net: str, variant: str, sizes: Sizes, hr: Tensor, amp: str | Non
     if amp is not None:
         opt["train"]["amp"] = amp
         opt["model_type"] = opt["model_type"].replace("SRModel", "SpeedSRModel")
-    # As much of VGG19 as BasicSR takes, with random weights: nothing is downloaded.
-    vgg19 = SimpleNamespace(features=VGGEmbedding("vgg19", num_layers=16, weights=None).features)
+
+    def vgg19(pretrained: bool) -> SimpleNamespace:
+        """As much of VGG19 as BasicSR takes, with random weights: nothing is downloaded."""
+        return SimpleNamespace(features=VGGEmbedding("vgg19", num_layers=16, weights=None).features)
+
     with (
         tempfile.NamedTemporaryFile(suffix=".pth") as file,
-        mock.patch.object(vgg_arch, "vgg", SimpleNamespace(vgg19=lambda pretrained: vgg19)),
+        mock.patch.object(vgg_arch, "vgg", SimpleNamespace(vgg19=vgg19)),
         mock.patch.object(vgg_arch, "VGG_PRETRAIN_PATH", ""),
     ):
         if variant == L1_PCL_FROZEN:
