@@ -51,7 +51,7 @@ test-gpu: setup ## the tests that need a GPU (no GPU has run them yet)
 test-versions: ## the test suite on Python 3.11, 3.12, 3.13 and on the oldest PyTorch (an environment each; an hour)
 	$(PYTHON) scripts/test_versions.py
 
-gpu-report: setup ## for a machine with a GPU: tests, doctor, bench and trainings, as gpu_report.md (no GPU has run it yet)
+gpu-report: setup ## for a machine with a GPU: all that it can tell, as gpu_report.md (under an hour; no GPU has run it yet)
 	$(VENV)/bin/python scripts/gpu_report.py
 
 release-check: ## sdist and wheel, built into dist/ and used as a stranger does (20 GB of traffic; TAG=vX.Y.Z: for that tag)

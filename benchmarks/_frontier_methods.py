@@ -23,7 +23,6 @@ from pcl_loss import (
     VGGEmbedding,
     WaveletDiscriminator,
     functional,
-    haar_dwt,
 )
 
 L1, REORDERED, UNSHARP = "l1", "l1_reordered", "unsharp"
@@ -33,8 +32,6 @@ E_D_STEPS = 300
 E_D_LR = 1e-4
 PAPER_WARMUP = 20
 RANDOM_STATISTICS_BATCHES = 10
-# The samples of the light recipe.
-FEW: dict[str, Any] = {"positives": ("gt",), "num_negatives": 2}
 # The ReLU maps before each of VGG16's first four poolings.
 VGG_MAPS = (1, 3, 6, 9)
 
@@ -62,29 +59,11 @@ class Context:
 # Embeddings
 
 
-class SparseBands(nn.Module):
-    """The bands of `FixedEmbedding`, but at every second pixel alone."""
-
-    def embed(self, x: Tensor, num_layers: int) -> list[Tensor]:
-        """One map."""
-        bands = torch.cat(haar_dwt(x)[1:], 1) / FixedEmbedding().threshold
-        return [torch.cat([bands, torch.ones_like(bands[:, :1])], 1)]
-
-
 def new_net_d(seed: int, num_feat: int) -> WaveletDiscriminator:
     """An untrained E_D; the global random numbers stay as they are."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return WaveletDiscriminator(num_feat=num_feat)
-
-
-def random_embedding(context: Context, num_feat: int) -> WaveletDiscriminator:
-    """An untrained E_D whose batch-norm statistics are those of a few batches of photographs."""
-    net_d = new_net_d(context.seed, num_feat)
-    with torch.no_grad():
-        for step in range(RANDOM_STATISTICS_BATCHES):
-            net_d(context.batch(step)[1])
-    return net_d.eval().requires_grad_(False)
 
 
 def trained_embedding(context: Context) -> WaveletDiscriminator:
@@ -131,13 +110,12 @@ def pcl_trained(context: Context) -> Loss:
 
 
 def pcl_random(context: Context, num_feat: int = 16) -> Loss:
-    """A random, frozen E_D; the samples of the light recipe."""
-    return contrast(context, random_embedding(context, num_feat), **FEW)
-
-
-def pcl_sparse(context: Context) -> Loss:
-    """The light recipe with bands at every second pixel."""
-    return contrast(context, SparseBands(), num_layers=1, **FEW)
+    """A small random, frozen E_D that has seen the statistics of photographs; few samples, as in the light recipe."""
+    net_d = new_net_d(context.seed, num_feat)
+    with torch.no_grad():
+        for step in range(RANDOM_STATISTICS_BATCHES):
+            net_d(context.batch(step)[1])
+    return contrast(context, net_d.eval().requires_grad_(False), positives=("gt",), num_negatives=2)
 
 
 def pcl_light(context: Context) -> Loss:
@@ -186,8 +164,7 @@ def _l1_of_maps(embed: Callable[[Tensor], list[Tensor]]) -> Loss:
 
 
 SECOND_LOSSES: dict[str, Callable[..., Loss]] = {
-    maker.__name__: maker
-    for maker in (pcl_paper, pcl_trained, pcl_random, pcl_sparse, pcl_light, feature_l1, cosine, vgg, dists)
+    maker.__name__: maker for maker in (pcl_paper, pcl_trained, pcl_random, pcl_light, feature_l1, cosine, vgg, dists)
 }
 NAMES = (L1, REORDERED, UNSHARP, *SECOND_LOSSES)
 TERM = re.compile(r"(?:(?P<share>[\d.]+)\*)?(?P<name>[\w.:]+)(?P<options>(?:,\w+=[^,]+)*)")

@@ -32,7 +32,6 @@ TITLES = {
     "pcl_paper": "PCL, the paper's recipe",
     "pcl_trained": "PCL, E_D trained before and frozen",
     "pcl_random": "PCL, small random E_D",
-    "pcl_sparse": "PCL, bands at every second pixel",
     "pcl_light": "PCL, light",
 }
 """What a reader is shown, in the order of the rows; other methods are candidates that were looked at on the way."""

@@ -17,22 +17,16 @@ import csv
 import json
 import multiprocessing
 import sys
-import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from _frontier_methods import L1, REORDERED, UNSHARP, parse_method
-from _frontier_run import TEST, VAL, Job, Setting, load_sets, run, sr_function
-from _frontier_tables import METRICS, TITLES, Results, csv_rows, differences_table, draw, equal_psnr_table
+from _frontier_run import TEST, VAL, Job, Setting, run
+from _frontier_tables import METRICS, Results, csv_rows, differences_table, draw, equal_psnr_table
 from tqdm import tqdm
 
-from pcl_loss.tools import _panels
-from pcl_loss.tools._regions import best_region
-
-CROP, BORDER = 64, 8
 CSV_HEAD = ("set", "iterations", "second loss", "r", "net")
 
 
@@ -41,7 +35,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="What works in this loss, and at what price.")
     commands = parser.add_subparsers(dest="command", required=True)
 
-    runs = argparse.ArgumentParser(add_help=False)
+    runs = commands.add_parser("run", help="train and measure; goes on where it was stopped")
     runs.add_argument("--net", required=True, metavar="MODULE:FUNCTION", help="gives a trained x4 net of [0, 1]")
     runs.add_argument("--train", required=True, nargs="+", type=Path, metavar="DIR", help="HR images; 60 are held out")
     runs.add_argument("--test", nargs="*", default=[], metavar="NAME=DIR", help="more test sets")
@@ -51,24 +45,17 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     runs.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default: 0 1 2")
     runs.add_argument("--iters", type=int, default=300, help="of a run (default: 300)")
     runs.add_argument("--work", required=True, type=Path, metavar="DIR", help="takes the nets that come out")
+    runs.add_argument("--jobs", type=int, default=2, help="runs side by side, one thread each (default: 2)")
+    runs.add_argument("--results", required=True, type=Path, metavar="FILE", help="one JSON line a run is appended")
 
-    command = commands.add_parser("run", parents=[runs], help="train and measure; goes on where it was stopped")
-    command.add_argument("--jobs", type=int, default=2, help="runs side by side, one thread each (default: 2)")
-    command.add_argument("--results", required=True, type=Path, metavar="FILE", help="one JSON line a run is appended")
-
-    command = commands.add_parser("sheet", parents=[runs], help="crops where the methods differ most from the first")
-    command.add_argument("--set", default=TEST, metavar="NAME", help="of the images (default: %(default)s)")
-    command.add_argument("--rows", type=int, default=8, help="crops (default: 8)")
-    command.add_argument("--out", required=True, type=Path, metavar="FILE")
-
-    command = commands.add_parser("tables", help="Markdown of results, on standard output; nothing is run")
-    command.add_argument("results", type=Path, metavar="RESULTS")
-    command.add_argument("--iters", type=int, default=300)
-    command.add_argument("--set", default=TEST, metavar="NAME", help="test set (default: %(default)s)")
-    command.add_argument("--ratios", nargs="*", type=float, default=[], help="rows of the first table (default: all)")
-    command.add_argument("--at", type=float, default=0.02, metavar="DB", help="lost in the second (default: .02)")
-    command.add_argument("--picture", type=Path, metavar="FILE", help="draw the curves too")
-    command.add_argument("--csv", type=Path, metavar="FILE", help="all sets, lengths, ratios and nets")
+    tables = commands.add_parser("tables", help="Markdown of results, on standard output; nothing is run")
+    tables.add_argument("results", type=Path, metavar="RESULTS")
+    tables.add_argument("--iters", type=int, default=300)
+    tables.add_argument("--set", default=TEST, metavar="NAME", help="test set (default: %(default)s)")
+    tables.add_argument("--ratios", nargs="*", type=float, default=[], help="rows of the first table (default: all)")
+    tables.add_argument("--at", type=float, default=0.02, metavar="DB", help="lost in the second (default: .02)")
+    tables.add_argument("--picture", type=Path, metavar="FILE", help="draw the curves too")
+    tables.add_argument("--csv", type=Path, metavar="FILE", help="all sets, lengths, ratios and nets")
     return parser.parse_args(arguments)
 
 
@@ -118,27 +105,6 @@ def rounded(value: Any) -> Any:
     return float(f"{value:.7g}") if isinstance(value, float) else value
 
 
-def draw_sheet(setting: Setting, jobs: Sequence[Job], set_name: str, count: int, file: Path) -> None:
-    """Draw HR and the images of the jobs where these differ most from the first, a row an image."""
-    pairs = load_sets(setting)[set_name]
-    images = {"HR": [hr for _, hr in pairs]}
-    for job in jobs:
-        upscale, _ = sr_function(setting, job)
-        title = textwrap.fill(TITLES.get(job.method, job.method), 16)
-        images[f"{title}\nr {job.ratio:g}" if job.ratio else title] = [upscale(lr) for lr, _ in pairs]
-    spots = []
-    for index, (_, own, *others) in enumerate(zip(*images.values(), strict=True)):
-        detail = np.mean([np.abs(other.astype(float) - own).mean(2) for other in others], axis=0)
-        inner = detail[BORDER:-BORDER, BORDER:-BORDER]
-        region = best_region(inner, CROP, CROP, step=8)
-        spots.append((float(region.cut(inner).sum()), index, region))
-    rows = [
-        [_panels.Panel(region.cut(own[index][BORDER:, BORDER:]), name, "") for name, own in images.items()]
-        for _, index, region in sorted(spots, reverse=True)[:count]
-    ]
-    _panels.draw(rows)[0].savefig(file, dpi=130)
-
-
 def show_tables(args: argparse.Namespace) -> None:
     """Print the tables, and write what else is asked for."""
     records = [record for record in read_results(args.results) if record["on"] == TEST]
@@ -164,11 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     tests = tuple((name, Path(folder)) for name, _, folder in (text.partition("=") for text in args.test))
     setting = Setting(args.net, tuple(args.train), tests, args.on, args.iters, args.work)
-    jobs = plan(args.methods, args.ratios, args.seeds)
-    if args.command == "run":
-        run_all(setting, jobs, args.results, args.jobs)
-    else:
-        draw_sheet(setting, jobs, args.set, args.rows, args.out)
+    run_all(setting, plan(args.methods, args.ratios, args.seeds), args.results, args.jobs)
 
 
 if __name__ == "__main__":

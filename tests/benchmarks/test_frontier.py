@@ -168,7 +168,7 @@ def test_every_second_loss_gives_the_sr_image_a_gradient(
     monkeypatch.setattr(methods, "PAPER_WARMUP", 2)
     context = methods.Context(0, lambda step: batches(1, step), ToyNet(), tmp_path)
     _, hr = batches(0, 0)
-    without_weights = ("pcl_trained", "pcl_light", "pcl_sparse", "feature_l1", "cosine", "cosine,light=True")
+    without_weights = ("pcl_trained", "pcl_light", "feature_l1", "cosine", "cosine,light=True")
     for method in ("pcl_paper,num_feat=4", "pcl_random,num_feat=4", *without_weights):
         sr = samples.blur(hr, torch.full((1, len(hr)), 0.8), 1.0)[0].requires_grad_()
         ((_, loss),) = methods.make_losses(method, context)
