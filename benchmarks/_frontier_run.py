@@ -8,7 +8,6 @@ import importlib
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,13 +26,13 @@ from _frontier_methods import (
     make_losses,
     parse_method,
 )
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pcl_loss import samples
 from pcl_loss.tools._checkpoints import upscale
 from pcl_loss.tools._files import Image, find_images, read_image, resize
+from pcl_loss.tools._regions import Region
 from pcl_loss.tools.report.measure import measure as measure_basic
 
 SCALE, LR_PATCH, BATCH_SIZE = 4, 24, 4
@@ -49,25 +48,15 @@ VAL, TEST = "val", "test"
 PREPARE, CALIBRATE = 10_000, 20_000
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What all runs of a command share.
+class Setting(NamedTuple):
+    """What all runs of a command share."""
 
-    Attributes:
-        net: `MODULE:FUNCTION`, which gives a trained x4 net of images in [0, 1]; its code lies outside this repository.
-        train: folders of HR images; of these the held-out ones are not trained on.
-        tests: further test sets, by name.
-        on: `'val'` or `'test'`, which of the images held out are measured.
-        iters: of a run.
-        work: a folder for the nets that come out, and for what runs share.
-    """
-
-    net: str
-    train: tuple[Path, ...]
-    tests: tuple[tuple[str, Path], ...]
-    on: str
-    iters: int
-    work: Path
+    net: str  # `MODULE:FUNCTION`, which gives a trained x4 net of images in [0, 1]
+    train: tuple[Path, ...]  # folders of HR images, of which those held out are not trained on
+    tests: tuple[tuple[str, Path], ...]  # further test sets, by name
+    on: str  # which of the images held out are measured
+    iters: int  # of a run
+    work: Path  # takes the nets that come out, and what runs share
 
     @property
     def name(self) -> str:
@@ -115,8 +104,8 @@ class Batches:
     """Random patches of images; which ones depends on the stream and the step alone."""
 
     def __init__(self, images: Sequence[Image], size: int = BATCH_SIZE, lr_patch: int = LR_PATCH) -> None:
-        self.size, self.lr_patch = size, lr_patch
-        large = [image for image in images if min(image.shape[:2]) >= lr_patch * SCALE]
+        self.size, self.lr_patch, self.hr_patch = size, lr_patch, lr_patch * SCALE
+        large = [image for image in images if min(image.shape[:2]) >= self.hr_patch]
         self.pairs = [(to_tensor(resize(hr, 1 / SCALE)), to_tensor(hr)) for hr in large]
 
     def __call__(self, stream: int, step: int) -> Batch:
@@ -129,11 +118,8 @@ class Batches:
         chosen = []
         for _ in range(self.size):
             lq, hr = self.pairs[draw(len(self.pairs))]
-            top, left = (draw(side - self.lr_patch + 1) for side in lq.shape[-2:])
-            patches = [
-                image[:, top * by : (top + self.lr_patch) * by, left * by : (left + self.lr_patch) * by]
-                for image, by in ((lq, 1), (hr, SCALE))
-            ]
+            place = Region(*(draw(side - self.lr_patch + 1) * SCALE for side in lq.shape[-2:]), *[self.hr_patch] * 2)
+            patches = [place.cut(lq, SCALE), place.cut(hr)]
             dims = [dim for dim in (1, 2) if draw(2)]
             patches = [patch.flip(dims) for patch in patches]
             chosen.append([patch.transpose(1, 2) for patch in patches] if draw(2) else patches)
@@ -226,26 +212,19 @@ def trained_net(setting: Setting, job: Job) -> tuple[nn.Module, dict[str, Any]]:
     return net_g.eval(), log
 
 
-def sr_function(setting: Setting, job: Job) -> tuple[Callable[[Image], Image], dict[str, Any]]:
-    """What makes a run's SR images of LR images, and its log."""
-    (term, *_) = parse_method(job.method)
-    net: Callable[[Tensor], Tensor]
-    net, log = trained_net(setting, Job(L1, None, job.seed) if term.name == UNSHARP else job)
-    if term.name == UNSHARP:
-        net_g, factor, log = net, torch.tensor([[float(term.options["factor"])]]), {}
-        net = lambda lq: samples.sharpen(net_g(lq).clamp(0, 1), factor)[0]  # noqa: E731
-    return lambda lr: upscale(net, lr, SCALE, "cpu"), log
-
-
 def run(setting: Setting, job: Job) -> dict[str, Any]:
-    """Train and measure: the record of a run."""
-    upscale_image, log = sr_function(setting, job)
+    """Train and measure: the record of a run. Unsharp masking needs no training of its own."""
+    term = parse_method(job.method)[0]
+    net, log = trained_net(setting, Job(L1, None, job.seed) if term.name == UNSHARP else job)
+    upscale_image: Callable[[Tensor], Tensor] = net
+    if term.name == UNSHARP:
+        factor, log = torch.tensor([[float(term.options["factor"])]]), {}
+        upscale_image = lambda lq: samples.sharpen(net(lq).clamp(0, 1), factor)[0]  # noqa: E731
     scores = {}
     for name, pairs in load_sets(setting).items():
-        measured = [measure(upscale_image(lr), hr) for lr, hr in pairs]
+        measured = [measure(upscale(upscale_image, lr, SCALE, "cpu"), hr) for lr, hr in pairs]
         scores[name] = {metric: statistics.mean(m[metric] for m in measured) for metric in measured[0]}
-    head = {"net": setting.name, "on": setting.on, "iters": setting.iters}
-    return head | job._asdict() | log | {"scores": scores}
+    return {"net": setting.name, "on": setting.on, "iters": setting.iters, **job._asdict(), **log, "scores": scores}
 
 
 # Measuring
@@ -257,20 +236,15 @@ def measure(sr: Image, hr: Image) -> dict[str, float]:
     unit = [to_tensor(image)[None] for image in (sr, hr)]
     scores: dict[str, Any] = measure_basic(sr, hr, SCALE, with_lpips=True)
     with torch.inference_mode():
-        scores["dists"] = dists_measure()(*(centre(image) for image in unit))
+        top, left = (max(0, side - DISTS_CROP) // 2 for side in sr.shape[:2])
+        centres = [image[..., top : top + DISTS_CROP, left : left + DISTS_CROP] for image in unit]
+        scores["dists"] = dists_measure()(*centres)
         scores |= {"haarpsi": piq.haarpsi(*unit), "mdsi": piq.mdsi(*unit)}
     scores |= {"colour": colour_error(sr, hr), "grid": grid(sr) - grid(hr)}
     return {name: float(score) for name, score in scores.items()}
 
 
 dists_measure = functools.cache(dists_net)
-
-
-def centre(images: Tensor, side: int = DISTS_CROP) -> Tensor:
-    """The middle of images `(N, C, H, W)`, at most `side` wide and high."""
-    height, width = images.shape[-2:]
-    top, left = max(0, height - side) // 2, max(0, width - side) // 2
-    return images[..., top : top + side, left : left + side]
 
 
 def colour_error(sr: Image, hr: Image) -> float:
@@ -291,11 +265,9 @@ def grid(image: Image, block: int = 64) -> float:
     hann = np.hanning(block + 1)[:-1]
     window = np.outer(hann, hann)
     mean = (blocks * window).sum((-2, -1), keepdims=True) / window.sum()
-    power = np.abs(np.fft.fft2((blocks - mean) * window)) ** 2
-    power = power.reshape(-1, block, block).mean(0)
+    power = (np.abs(np.fft.fft2((blocks - mean) * window)) ** 2).mean((0, 1))
     bins = np.arange(block)
     away = np.abs((bins + block // 8) % (block // 4) - block // 8)  # from the nearest multiple of 1/4
-    distance = np.maximum(away[:, None], away[None, :])
     frequency = np.minimum(bins, block - bins)
-    peaks: NDArray[np.bool_] = (distance <= 1) & (np.maximum(frequency[:, None], frequency[None, :]) >= block // 8)
+    peaks = (np.maximum.outer(away, away) <= 1) & (np.maximum.outer(frequency, frequency) >= block // 8)
     return float(np.log(power[peaks].sum() / power.sum()))

@@ -14,7 +14,6 @@ from scipy.interpolate import PchipInterpolator
 
 from pcl_loss.tools._markdown import table
 
-Record = Mapping[str, Any]
 Pair = tuple[str, int]
 """A net's name and a seed: what two runs must share to be compared."""
 
@@ -64,31 +63,26 @@ METRICS = {
 class Results:
     """The records of one length of runs on one test set, with the differences to L1 of the same net and seed."""
 
-    def __init__(self, records: Iterable[Record], on: str, iters: int, set_name: str) -> None:
-        kept = [each for each in records if (each["on"], each["iters"]) == (on, iters) and set_name in each["scores"]]
+    def __init__(self, records: Iterable[Mapping[str, Any]], on: str, iters: int, set_name: str) -> None:
+        scores: dict[tuple[str, float | None], dict[Pair, dict[str, float]]] = {}
+        for each in records:
+            if (each["on"], each["iters"]) == (on, iters) and set_name in each["scores"]:
+                of_run = scores.setdefault((each["method"], each["ratio"]), {})
+                of_run[each["net"], each["seed"]] = each["scores"][set_name]
+        self.iters, self.set_name, self.scores = iters, set_name, scores
+        self.l1 = scores.get((L1, None), {})
+        self.metrics = [metric for metric in METRICS if all(metric in of_pair for of_pair in self.l1.values())]
         order = list(TITLES)
-        shown = [each for each in kept if each["method"] in TITLES]
-        self.records = sorted(shown, key=lambda each: (order.index(each["method"]), each["ratio"] or 0.0))
-        self.iters, self.set_name = iters, set_name
-        self.l1 = {(each["net"], each["seed"]): each for each in kept if each["method"] == L1}
-        self.metrics = [name for name in METRICS if all(name in self.scores(each) for each in self.l1.values())]
-        runs = dict.fromkeys((each["method"], each["ratio"]) for each in self.records)
-        self.rows: list[tuple[str, float | None]] = [row for row in runs if row[0] != L1]
-        # Unsharp masking has its factor as its strength.
+        shown = [row for row in scores if row[0] in TITLES and row[0] != L1]
+        self.rows = sorted(shown, key=lambda row: (order.index(row[0]), row[1] or 0.0))
         self.curves = list(dict.fromkeys(_curve(method) for method, _ in self.rows if method != REORDERED))
-
-    def scores(self, record: Record) -> dict[str, float]:
-        """Those of the test set."""
-        scores: dict[str, float] = record["scores"][self.set_name]
-        return scores
 
     def differences(self, method: str, ratio: float | None, metric: str) -> dict[Pair, float]:
         """Of every net and seed: in the metric's own unit, or in percent of L1's."""
         found = {}
-        for record in self.records:
-            pair = record["net"], record["seed"]
-            if (record["method"], record["ratio"]) == (method, ratio) and pair in self.l1:
-                value, of_l1 = self.scores(record).get(metric, math.nan), self.scores(self.l1[pair])[metric]
+        for pair, scores in self.scores.get((method, ratio), {}).items():
+            if pair in self.l1:
+                value, of_l1 = scores.get(metric, math.nan), self.l1[pair][metric]
                 found[pair] = value - of_l1 if METRICS[metric].absolute else 100 * (value / of_l1 - 1)
         return found
 
@@ -153,7 +147,7 @@ def differences_table(results: Results, ratios: Sequence[float]) -> str:
     """A row for each method and ratio, of these or of all: what it changes against L1."""
     metrics = results.metrics
     rows = [["second loss", "r", "pairs", *(METRICS[metric].title for metric in metrics)]]
-    means = [statistics.mean(results.scores(record)[metric] for record in results.l1.values()) for metric in metrics]
+    means = [statistics.mean(scores[metric] for scores in results.l1.values()) for metric in metrics]
     rows.append(["none: the values of L1", "", str(len(results.l1)), *(f"{value:.4f}" for value in means)])
     for method, ratio in results.rows:
         if ratios and ratio not in (None, *ratios):
@@ -196,10 +190,9 @@ def draw(results: Results, file: Path) -> None:
     from matplotlib.figure import Figure
 
     nets = sorted({net for net, _ in results.l1})
-    shown = ("lpips", "dists")
     figure = Figure(figsize=(5 * len(nets), 8.5))
-    axes = figure.subplots(len(shown), len(nets), squeeze=False, sharex="col")
-    for row, metric in zip(axes, shown, strict=True):
+    axes = figure.subplots(2, len(nets), squeeze=False, sharex="col")
+    for row, metric in zip(axes, ("lpips", "dists"), strict=True):
         for axis, net in zip(row, nets, strict=True):
             for index, name in enumerate(results.curves):
                 curves = [results.curve(name, pair, metric) for pair in results.l1 if pair[0] == net]
@@ -208,19 +201,13 @@ def draw(results: Results, file: Path) -> None:
                 points = np.array([curve for curve in curves if len(curve) == length > 1])
                 if len(points):
                     (_, xs, ys), (_, x_bars, y_bars) = points.mean(0).T, points.std(0, ddof=len(points) > 1).T
-                    style = {"color": "black" if name == "pcl_light" else f"C{index}", "marker": "osD^v"[index % 5]}
-                    dash = "--" if name == UNSHARP else "-"
-                    axis.errorbar(
-                        xs, ys, y_bars, x_bars, label=TITLES[name], linestyle=dash, capsize=2, linewidth=1, **style
-                    )
+                    look = {"color": "black" if name == "pcl_light" else f"C{index}", "linewidth": 1, "capsize": 2}
+                    axis.errorbar(xs, ys, y_bars, x_bars, f"{'osD^v'[index % 5]}-", label=TITLES[name], **look)
             axis.axhline(0, color="grey", linewidth=0.5)
             axis.axvline(0, color="grey", linewidth=0.5)
-            axis.set_title(f"{net}, {results.set_name}")
-            axis.set_xlabel("PSNR-Y minus L1's, dB (right is better)")
+            axis.set(title=f"{net}, {results.set_name}", xlabel="PSNR-Y minus L1's, dB (right is better)")
             axis.set_ylabel(f"{METRICS[metric].title} against L1's (down is better)")
-    handles = {
-        label: handle for axis in axes[0] for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=4, fontsize=8)
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=4, fontsize=8)
     figure.tight_layout(rect=(0, 0.07, 1, 1))
     figure.savefig(file, dpi=110)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import itertools
 import tempfile
-from collections.abc import Callable, Mapping
-from types import MappingProxyType, SimpleNamespace
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 from unittest import mock
 
 import skimage.data
@@ -24,37 +24,16 @@ from pcl_loss.wavelet import haar_dwt
 SCALE = 4
 SEED = 0
 NETS = ("EDSR-S", "EDSR-L", "RCAN", "HAN")
+VARIANTS = ("L1", "L1 + VGG19", "L1 + GAN", "L1 + PCL", "L1 + PCL, E_D frozen", "L1 + PCL, light", "L1 + plain PCL")
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket")
-
-L1, L1_VGG, L1_GAN = "L1", "L1 + VGG19", "L1 + GAN"
-L1_PCL, L1_PCL_FROZEN, L1_PLAIN = "L1 + PCL", "L1 + PCL, E_D frozen", "L1 + plain PCL"
-L1_LIGHT = "L1 + PCL, light"
-VARIANTS = (L1, L1_VGG, L1_GAN, L1_PCL, L1_PCL_FROZEN, L1_LIGHT, L1_PLAIN)
-
+TINY_NETWORK = {"num_feat": 8, "num_block": 2, "num_group": 1, "squeeze_factor": 4}
 # How many images at a time the bare convolutions take on a CPU, in channels_last: the fastest way there.
 FLOOR_CHUNK_SIZE = 9
 
 
-class Sizes(NamedTuple):
-    """The side of the LR images in pixels, the channels of E_D and of the GAN, and figures of `network_g`."""
-
-    lr_patch: int = 48
-    num_feat: int = 64
-    network_g: Mapping[str, int] = MappingProxyType({})
-
-    @property
-    def hr_patch(self) -> int:
-        """Side of the HR images, in pixels."""
-        return SCALE * self.lr_patch
-
-
-FULL = Sizes()
-TINY = Sizes(8, 4, {"num_feat": 8, "num_block": 2, "num_group": 1, "squeeze_factor": 4})
-
-
-def photograph_crops(count: int, size: int, seed: int) -> Tensor:
+def photograph_crops(count: int, size: int) -> Tensor:
     """Random crops of the photographs in turn, `(count, 3, size, size)`, float32 in [0, 1]."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(SEED)
     crops = []
     for index in range(count):
         photograph = torch.from_numpy(getattr(skimage.data, PHOTOGRAPHS[index % len(PHOTOGRAPHS)])())
@@ -64,7 +43,7 @@ def photograph_crops(count: int, size: int, seed: int) -> Tensor:
 
 
 def downsample(hr: Tensor) -> Tensor:
-    """Bicubic LR images of `(N, 3, H, W)`: `(N, 3, H / SCALE, W / SCALE)`, in [0, 1]."""
+    """Bicubic LR images of `(N, 3, H, W)`, in [0, 1]."""
     return criterion.downsample(hr, SCALE).clamp(0, 1)
 
 
@@ -105,14 +84,12 @@ class PlainPCLLoss(PCLLoss):
         self.num_calls += 1
         was_training, trains = embedding.training, next(embedding.parameters()).requires_grad
         embedding.eval().requires_grad_(False)
-        try:
-            with torch.no_grad():
-                gt = hr / self.data_range
-                made = self.samples.make(gt, None, self.samples.draw(len(gt), generator))
-                sample_maps = [_all_of_e_d(embedding, images, self.num_layers) for images in made]
-            anchor = _all_of_e_d(embedding, sr / self.data_range, self.num_layers)
-        finally:
-            embedding.train(was_training).requires_grad_(trains)
+        with torch.no_grad():
+            gt = hr / self.data_range
+            made = self.samples.make(gt, None, self.samples.draw(len(gt), generator))
+            sample_maps = [_all_of_e_d(embedding, images, self.num_layers) for images in made]
+        anchor = _all_of_e_d(embedding, sr / self.data_range, self.num_layers)
+        embedding.train(was_training).requires_grad_(trains)
 
         first = torch.zeros(len(sr), dtype=torch.long, device=sr.device)
         losses, means = [], []
@@ -120,8 +97,7 @@ class PlainPCLLoss(PCLLoss):
             sims = [_plain_similarity(f, maps[layer]) for maps in sample_maps]
             positives, negatives = sims[: self.samples.total_positives], sims[self.samples.total_positives :]
             for similarity in positives:
-                logits = torch.stack([similarity, *negatives], dim=1) / self.temperature
-                losses.append(F.cross_entropy(logits, first))
+                losses.append(F.cross_entropy(torch.stack([similarity, *negatives], dim=1) / self.temperature, first))
             means.append(torch.stack([torch.stack(group).detach().mean() for group in (positives, negatives)]))
         l_cl = torch.stack(losses).mean()
         pos_sim, neg_sim = torch.stack(means).mean(0)
@@ -164,67 +140,64 @@ def make_light_loss(hr: Tensor) -> Callable[[], Any]:
 # The floors
 
 
-def make_floor_loss(net_d: WaveletDiscriminator, loss: PCLLoss, hr: Tensor) -> Callable[[], None]:
-    """The convolutions that `loss` cannot do without on such images, and nothing else.
+def make_floor_loss(net_d: WaveletDiscriminator, hr: Tensor) -> Callable[[], None]:
+    """The convolutions that the loss cannot do without on such images, and nothing else.
 
     These are those of the blocks that are compared: forward of all samples, forward and backward of the anchors. On a
     CPU they run in the layout and in pieces of the size that are fastest there, on a GPU in one piece as they are.
     """
+    loss = PCLLoss()
+    num_samples = len(loss.samples.kinds) * len(hr)
     convs = _convolutions(net_d, loss.num_layers).requires_grad_(False)
-    chunk_size = FLOOR_CHUNK_SIZE if hr.device.type == "cpu" else len(hr) * len(loss.samples.kinds)
-    sample_bands = _random_bands(convs, len(loss.samples.kinds) * len(hr), hr).split(chunk_size)
+    chunk_size = FLOOR_CHUNK_SIZE if hr.device.type == "cpu" else num_samples
+    sample_bands = _random_bands(convs, num_samples, hr).split(chunk_size)
     anchor_bands = [bands.detach().requires_grad_() for bands in _random_bands(convs, len(hr), hr).split(chunk_size)]
-    with torch.no_grad():
-        map_grads = [torch.rand_like(convs(bands)) for bands in anchor_bands]
 
     def run() -> None:
         with torch.no_grad():
             for bands in sample_bands:
                 convs(bands)
-        for bands, map_grad in zip(anchor_bands, map_grads, strict=True):
-            torch.autograd.grad(convs(bands), bands, map_grad)
+        for bands in anchor_bands:
+            torch.autograd.grad(convs(bands).sum(), bands)
 
     return run
 
 
 def make_floor_net_d_step(net_d: WaveletDiscriminator, hr: Tensor) -> Callable[[], Any]:
-    """E_D's own step reduced to its eight convolutions, on such images, real ones and as many fake ones.
+    """The convolutions of E_D's own step on such images, real ones and as many fake ones; backward to the weights.
 
-    Forward, and backward to the weights and thereby to the inputs of all but the first. In one piece, since batch
-    norm sees the whole batch.
+    In one piece, since batch norm sees the whole batch.
     """
     convs = _convolutions(net_d, len(net_d.blocks)).requires_grad_(True)
-    weights = list(convs.parameters())
     bands = _random_bands(convs, 2 * len(hr), hr)
-    with torch.no_grad():
-        map_grad = torch.rand_like(convs(bands))
-    return lambda: torch.autograd.grad(convs(bands), weights, map_grad)
+    return lambda: torch.autograd.grad(convs(bands).sum(), list(convs.parameters()))
 
 
 def _convolutions(net_d: WaveletDiscriminator, count: int) -> nn.Sequential:
     """Copies of E_D's first convolutions, in the layout that is fastest on their device."""
     convs = [module for module in net_d.modules() if isinstance(module, nn.Conv2d)][:count]
-    return nn.Sequential(*map(copy.deepcopy, convs)).to(memory_format=_layout(convs[0].weight.device))
+    return nn.Sequential(*map(copy.deepcopy, convs)).to(memory_format=_layout(convs[0].weight))
 
 
 def _random_bands(convs: nn.Sequential, count: int, hr: Tensor) -> Tensor:
     """`(count, 9, H / 2, W / 2)`: what E_D sees of `count` images."""
     channels = next(convs.parameters()).shape[1]
     bands = torch.rand(count, channels, hr.shape[-2] // 2, hr.shape[-1] // 2, device=hr.device)
-    return bands.contiguous(memory_format=_layout(hr.device))
+    return bands.contiguous(memory_format=_layout(hr))
 
 
-def _layout(device: torch.device) -> torch.memory_format:
-    return torch.channels_last if device.type == "cpu" else torch.contiguous_format
+def _layout(tensor: Tensor) -> torch.memory_format:
+    return torch.channels_last if tensor.device.type == "cpu" else torch.contiguous_format
 
 
 # The training steps
 
 
-def build_model(net: str, variant: str, sizes: Sizes, hr: Tensor, amp: str | None = None) -> Any:
+def build_model(net: str, variant: str, hr: Tensor, num_feat: int, amp: str | None = None, tiny: bool = False) -> Any:
     """BasicSR's training model of one variant, fed with a batch; `optimize_parameters` is then its step.
 
-    The figures of `net` are those of our option files; `amp` is `train.amp`, which a GAN does not know.
+    The figures of `net` are those of our option files; `amp` is `train.amp`, which a GAN does not know. `num_feat` is
+    that of E_D and of the GAN's discriminator.
     """
     # Here, since importing BasicSR takes seconds, and memory that the loss alone does not need.
     from pcl_loss.basicsr_plugin import register
@@ -233,37 +206,32 @@ def build_model(net: str, variant: str, sizes: Sizes, hr: Tensor, amp: str | Non
     import basicsr.models
     from basicsr.archs import vgg_arch
 
-    torch.manual_seed(SEED)
-    opt = _options(net, variant, sizes)
-    opt["num_gpu"] = 0 if hr.device.type == "cpu" else 1
-    if amp is not None:
-        opt["train"]["amp"] = amp
-        opt["model_type"] = opt["model_type"].replace("SRModel", "SpeedSRModel")
-
     def vgg19(pretrained: bool) -> SimpleNamespace:
         """As much of VGG19 as BasicSR takes, with random weights: nothing is downloaded."""
         return SimpleNamespace(features=VGGEmbedding("vgg19", num_layers=16, weights=None).features)
 
+    torch.manual_seed(SEED)
+    opt = _options(net, variant, num_feat)
+    opt["num_gpu"] = 0 if hr.device.type == "cpu" else 1
+    if tiny:
+        opt["network_g"] |= {key: value for key, value in TINY_NETWORK.items() if key in opt["network_g"]}
+    if amp is not None:
+        opt["train"]["amp"] = amp
+        opt["model_type"] = opt["model_type"].replace("SRModel", "SpeedSRModel")
     with (
         tempfile.NamedTemporaryFile(suffix=".pth") as file,
         mock.patch.object(vgg_arch, "vgg", SimpleNamespace(vgg19=vgg19)),
         mock.patch.object(vgg_arch, "VGG_PRETRAIN_PATH", ""),
     ):
-        if variant == L1_PCL_FROZEN:
-            torch.save({"params": net_d_with_statistics(hr, sizes.num_feat).state_dict()}, file)
+        if variant == "L1 + PCL, E_D frozen":
+            torch.save({"params": net_d_with_statistics(hr, num_feat).state_dict()}, file)
             file.flush()
             opt["path"]["pretrain_network_d"] = file.name
         model = basicsr.models.build_model(opt)
-    if variant == L1_PLAIN:
+    if variant == "L1 + plain PCL":
         model.cri_pcl = PlainPCLLoss()
     model.feed_data({"lq": downsample(hr), "gt": hr})
     return model
-
-
-def share_network(model: Any, owner: Any) -> None:
-    """Let `model` train `owner`'s SR network, with its optimizer: six EDSR-L with Adam's state would take 4 GiB."""
-    model.net_g = owner.net_g
-    model.optimizer_g = model.optimizers[0] = owner.optimizer_g
 
 
 def make_step(model: Any) -> Callable[[], None]:
@@ -272,22 +240,21 @@ def make_step(model: Any) -> Callable[[], None]:
     return lambda: model.optimize_parameters(next(iterations))
 
 
-def _options(net: str, variant: str, sizes: Sizes) -> dict[str, Any]:
-    is_pcl = variant in (L1_PCL, L1_PCL_FROZEN, L1_PLAIN)
-    ending = "_PCL_light" if variant == L1_LIGHT else "_PCL" if is_pcl else ""
+def _options(net: str, variant: str, num_feat: int) -> dict[str, Any]:
+    is_pcl = variant in ("L1 + PCL", "L1 + PCL, E_D frozen", "L1 + plain PCL")
+    ending = "_PCL_light" if variant == "L1 + PCL, light" else "_PCL" if is_pcl else ""
     opt: dict[str, Any] = yaml.safe_load(option_files()[f"train/train_{net}_x{SCALE}{ending}.yml"])
     opt |= {"is_train": True, "dist": False, "rank": 0, "world_size": 1, "manual_seed": SEED}
-    network_g, train = opt["network_g"], opt["train"]
-    network_g |= {key: value for key, value in sizes.network_g.items() if key in network_g}
-    if variant == L1_VGG:
+    train = opt["train"]
+    if variant == "L1 + VGG19":
         train["perceptual_opt"] = {"type": "PerceptualLoss", "layer_weights": {"conv5_4": 1.0}}
-    elif variant == L1_GAN:
+    elif variant == "L1 + GAN":
         opt["model_type"] = "SRGANModel"
         # Registered by BasicSR under this longer name.
-        opt["network_d"] = {"type": "UNetDiscriminatorSN_basicsr", "num_in_ch": 3, "num_feat": sizes.num_feat}
+        opt["network_d"] = {"type": "UNetDiscriminatorSN_basicsr", "num_in_ch": 3, "num_feat": num_feat}
         train["gan_opt"] = {"type": "GANLoss", "gan_type": "vanilla", "loss_weight": 0.005}
         train["optim_d"] = dict(train["optim_g"])
     elif is_pcl:
-        opt["network_d"]["num_feat"] = sizes.num_feat
-        train["net_d_frozen"] = variant == L1_PCL_FROZEN
+        opt["network_d"]["num_feat"] = num_feat
+        train["net_d_frozen"] = variant == "L1 + PCL, E_D frozen"
     return opt

@@ -42,7 +42,6 @@ from pcl_loss.tools._markdown import table
 CPU_BATCHES = {"EDSR-S": 8, "EDSR-L": 1, "RCAN": 1, "HAN": 1}
 GPU_BATCH = 16
 LOSS_BATCH = 4
-LOSSES: dict[str, type[PCLLoss]] = {"PCLLoss": PCLLoss, "plain": variants.PlainPCLLoss}
 # In float64.
 MAX_VALUE_DIFFERENCE = 1e-9
 MAX_GRADIENT_DIFFERENCE = 1e-6
@@ -73,7 +72,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         parser.error(f"--json {args.json}: there is no folder {args.json.parent}; make it first")
     args.command = list(arguments)
     args.device = "cuda" if torch.cuda.is_available() else "cpu"
-    args.sizes = variants.TINY if args.tiny else variants.FULL
+    args.hr_patch, args.num_feat = (32, 4) if args.tiny else (192, 64)
     return args
 
 
@@ -112,7 +111,9 @@ def peak_mib(net: str, variant: str, args: argparse.Namespace) -> float:
         gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    step = variants.make_step(variants.build_model(net, variant, args.sizes, make_hr(args, net), args.amp))
+    step = variants.make_step(
+        variants.build_model(net, variant, make_hr(args, net), args.num_feat, args.amp, args.tiny)
+    )
     step()
     step()
     if args.device == "cuda":
@@ -136,18 +137,18 @@ def measure_memory(net: str, names: Sequence[str], args: argparse.Namespace) -> 
 def make_hr(args: argparse.Namespace, net: str) -> Tensor:
     """HR images of a training step, on the device."""
     batch = args.batch or (GPU_BATCH if args.device == "cuda" else CPU_BATCHES[net])
-    return variants.photograph_crops(batch, args.sizes.hr_patch, variants.SEED).to(args.device)
+    return variants.photograph_crops(batch, args.hr_patch).to(args.device)
 
 
 def measure_loss(args: argparse.Namespace) -> Report:
     """Part 1: times and ratios of the loss alone, between HR and bicubic images."""
     torch.manual_seed(variants.SEED)
-    hr = variants.photograph_crops(LOSS_BATCH, args.sizes.hr_patch, variants.SEED).to(args.device)
-    sr, net_d = variants.bicubic_sr(hr), variants.net_d_with_statistics(hr, args.sizes.num_feat)
-    losses: dict[str, Any] = {name: (cls(), net_d) for name, cls in LOSSES.items()}
+    hr = variants.photograph_crops(LOSS_BATCH, args.hr_patch).to(args.device)
+    sr, net_d = variants.bicubic_sr(hr), variants.net_d_with_statistics(hr, args.num_feat)
+    losses: dict[str, Any] = {"PCLLoss": (PCLLoss(), net_d), "plain": (variants.PlainPCLLoss(), net_d)}
     if args.against is not None:
         commit, package = package_of_commit(args.against)
-        other = package.WaveletDiscriminator(num_feat=args.sizes.num_feat).to(args.device)
+        other = package.WaveletDiscriminator(num_feat=args.num_feat).to(args.device)
         other.load_state_dict(net_d.state_dict())
         losses[f"PCLLoss of {commit}"] = (package.PCLLoss(), other)
     # In float64, where what differs is no rounding: in float32 a LeakyReLU may take either slope.
@@ -155,15 +156,14 @@ def measure_loss(args: argparse.Namespace) -> Report:
         name: variants.loss_and_gradient(loss, sr.double(), hr.double(), net.double())
         for name, (loss, net) in losses.items()
     }
-    others = [name for name in losses if name != "PCLLoss"]
-    agreement = {name: check_agreement(name, exact["PCLLoss"], exact[name]) for name in others}
     calls: dict[str, Callable[[], Any]] = {
         name: functools.partial(variants.loss_and_gradient, loss, sr, hr, net.float())
         for name, (loss, net) in losses.items()
     }
-    calls["floor_loss"] = variants.make_floor_loss(net_d, PCLLoss(), hr)
+    agreement = {name: check_agreement(name, exact["PCLLoss"], other) for name, other in exact.items()}
+    calls["floor_loss"] = variants.make_floor_loss(net_d, hr)
     times = measure_rounds(calls, args.rounds, args.device)
-    ratios = {name: summary(times, "PCLLoss", to=name) for name in (*others, "floor_loss")}
+    ratios = {name: summary(times, "PCLLoss", to=name) for name in times}
     return {"agreement": agreement, "seconds": times, "ratios": ratios}
 
 
@@ -189,31 +189,30 @@ def check_agreement(name: str, ours: tuple[Tensor, Tensor], other: tuple[Tensor,
 
 def measure_steps(net: str, args: argparse.Namespace) -> Report:
     """Part 2 for one SR network: times, ratios to L1 and memory of every variant."""
-    chosen = [variants.L1, variants.L1_LIGHT] if args.only == "light" else list(variants.VARIANTS)
-    if args.amp and variants.L1_GAN in chosen:
-        chosen.remove(variants.L1_GAN)
+    chosen = ["L1", "L1 + PCL, light"] if args.only == "light" else list(variants.VARIANTS)
+    if args.amp and "L1 + GAN" in chosen:
+        chosen.remove("L1 + GAN")
     hr = make_hr(args, net)
     models: dict[str, Any] = {}
     for variant in chosen:
-        models[variant] = variants.build_model(net, variant, args.sizes, hr, args.amp)
-        variants.share_network(models[variant], owner=models[variants.L1])
+        model = models[variant] = variants.build_model(net, variant, hr, args.num_feat, args.amp, args.tiny)
+        # All train one SR network, with its optimizer: seven EDSR-L with Adam's state would take 5 GiB.
+        model.net_g, model.optimizer_g = models["L1"].net_g, models["L1"].optimizer_g
+        model.optimizers[0] = model.optimizer_g
     calls = {variant: variants.make_step(model) for variant, model in models.items()}
     calls["light_loss"] = variants.make_light_loss(hr)
-    rows = list(calls)
-    with_floors = not args.amp and args.only != "light"
-    if with_floors:
-        net_d = WaveletDiscriminator(num_feat=args.sizes.num_feat).to(args.device)
-        calls["floor_loss"] = variants.make_floor_loss(net_d, PCLLoss(), hr)
+    if not args.amp and args.only != "light":
+        net_d = WaveletDiscriminator(num_feat=args.num_feat).to(args.device)
+        calls["floor_loss"] = variants.make_floor_loss(net_d, hr)
         calls["floor_net_d"] = variants.make_floor_net_d_step(net_d, hr)
     times = measure_rounds(calls, args.rounds, args.device)
-    if with_floors:
-        rows.append("floor_step")
-        parts = (times[name] for name in (variants.L1, "floor_loss", "floor_net_d"))
+    if "floor_loss" in times:
+        parts = (times[name] for name in ("L1", "floor_loss", "floor_net_d"))
         times["floor_step"] = [sum(of_round) for of_round in zip(*parts, strict=True)]
-    report: Report = {"batch": len(hr), "seconds": times}
-    report["ratios"] = {name: summary(times, name, to=variants.L1) for name in rows}
-    del models, calls
-    return report if args.skip_memory else report | {"peak_mib": measure_memory(net, chosen, args)}
+    ratios = {name: summary(times, name, to="L1") for name in times}
+    del models, calls, model
+    peaks = {} if args.skip_memory else measure_memory(net, chosen, args)
+    return {"batch": len(hr), "seconds": times, "ratios": ratios, "peak_mib": peaks}
 
 
 # All of it
@@ -223,8 +222,8 @@ def describe(title: str, ratio: str, report: Report) -> str:
     """The table of the loss alone, or of one SR network."""
     rows = [[title, "seconds", ratio, "peak MiB"]]
     for name, seconds in report["seconds"].items():
-        over, peak = report["ratios"].get(name), report.get("peak_mib", {}).get(name)
-        spread = "{median:.3f} ({min:.3f}-{max:.3f})".format(**over) if over else ""
+        peak = report.get("peak_mib", {}).get(name)
+        spread = "{median:.3f} ({min:.3f}-{max:.3f})".format(**report["ratios"][name])
         rows.append([name, f"{statistics.median(seconds):.4g}", spread, f"{peak:.0f}" if peak else ""])
     return table(rows)
 

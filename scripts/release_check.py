@@ -8,6 +8,7 @@ doctor` and a training of two iterations. With `--tag vX.Y.Z` the tag, the versi
 from __future__ import annotations
 
 import argparse
+import contextlib
 import email
 import re
 import subprocess
@@ -16,6 +17,7 @@ import tarfile
 import tempfile
 import venv
 import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import _training
@@ -25,7 +27,10 @@ MAX_WHEEL = 2**20  # bytes
 NOT_IN_SDIST = (".ci/", ".github/", ".gitattributes", ".gitignore")
 # What BasicSR's build imports, since it runs without isolation: an isolated one would download PyTorch a second time.
 BUILD = ("torch", "torchvision", "numpy", "cython", "wheel", "setuptools>=77")
+PIP = ("python", "-m", "pip", "install", "--quiet")
 EXTRAS_ONLY = ("basicsr", "cv2", "torchvision", "lpips", "matplotlib")
+
+Runner = Callable[..., str]
 
 
 def require(holds: object, problem: str) -> None:
@@ -34,26 +39,19 @@ def require(holds: object, problem: str) -> None:
         sys.exit(f"release-check FAILED: {problem}")
 
 
-class Environment:
-    """A fresh virtual environment, and an empty folder to work in."""
+@contextlib.contextmanager
+def environment() -> Iterator[Runner]:
+    """A fresh virtual environment: gives what runs its programs in an empty folder, and returns their output."""
+    with tempfile.TemporaryDirectory() as folder:
+        venv.create(f"{folder}/venv", with_pip=True)
 
-    def __init__(self, folder: str) -> None:
-        self.bin, self.work = Path(folder, "venv", "bin"), Path(folder, "work")
-        self.work.mkdir()
-        venv.create(self.bin.parent, with_pip=True)
+        def run(*command: str, status: int = 0) -> str:
+            words = [f"{folder}/venv/bin/{command[0]}", *command[1:]]
+            done = subprocess.run(words, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            require(done.returncode == status, f"{words} has status {done.returncode}:\n{done.stdout}")
+            return done.stdout
 
-    def run(self, program: str, *flags: str, status: int = 0) -> str:
-        """The output of a program of the environment, run in the work folder; exits if its status is another."""
-        command = [str(self.bin / program), *flags]
-        done = subprocess.run(
-            command, cwd=self.work, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-        )
-        require(done.returncode == status, f"{program} {' '.join(flags)} has status {done.returncode}:\n{done.stdout}")
-        return done.stdout
-
-    def install(self, *requirements: str) -> None:
-        """What pip is asked for."""
-        self.run("python", "-m", "pip", "install", "--quiet", *requirements)
+        yield run
 
 
 def check_tag(tag: str) -> None:
@@ -81,26 +79,26 @@ def check_contents(wheel: Path, sdist: Path) -> None:
     require(not lacking, f"{sdist.name} lacks {lacking}: name them in MANIFEST.in")
 
 
-def use_core(environment: Environment) -> None:
+def use_core(run: Runner) -> None:
     """Exit if the core brought what belongs to an extra, or does not work without."""
-    found = environment.run("python", "-c", f"import importlib.util as u; print(*filter(u.find_spec, {EXTRAS_ONLY}))")
+    found = run("python", "-c", f"import importlib.util as u; print(*filter(u.find_spec, {EXTRAS_ONLY}))")
     require(not found.strip(), f"the core brought {found.strip()}")
     (lines,) = re.findall(r"<!-- test: first -->\n```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    environment.run("python", "-c", lines)
-    environment.run("pcl-loss", "doctor")
-    said = environment.run("pcl-loss", "train", status=1)
+    run("python", "-c", lines)
+    run("pcl-loss", "doctor")
+    said = run("pcl-loss", "train", status=1)
     require("pip install 'pcl_loss[basicsr]'" in said, "without BasicSR, pcl-loss train does not name the pip line")
 
 
-def use_basicsr(environment: Environment) -> None:
+def use_basicsr(run: Runner) -> None:
     """Exit if a training with BasicSR leaves no loss in its log, or no networks."""
-    environment.run("pcl-loss", "doctor")
+    run("pcl-loss", "doctor")
     for command in _training.PREPARATION:
-        environment.run(*command)
+        run(*command)
     flags = _training.flags("train_EDSR-S_x4_PCL", "short", iterations=2, batch=2, gt_size=64)
-    require("l_pcl: " in environment.run("pcl-loss", "train", *flags), "the log of the training has no l_pcl")
-    models = environment.work / "experiments" / "short" / "models"
-    require({"net_g_latest.pth", "net_d_latest.pth"} <= {file.name for file in models.iterdir()}, "a net is not saved")
+    require("l_pcl: " in run("pcl-loss", "train", *flags), "the log of the training has no l_pcl")
+    models = "experiments/short/models"
+    run("python", "-c", f"open('{models}/net_g_latest.pth'), open('{models}/net_d_latest.pth')")
 
 
 def main() -> None:
@@ -114,22 +112,20 @@ def main() -> None:
         check_tag(args.tag)
     for old in args.out.glob("pcl_loss-*"):
         old.unlink()
-    with tempfile.TemporaryDirectory() as folder:
-        tools = Environment(folder)
-        tools.install("build", "twine")
-        tools.run("python", "-m", "build", "--outdir", str(args.out.resolve()), str(ROOT))
+    with environment() as run:
+        run(*PIP, "build", "twine")
+        run("python", "-m", "build", "--outdir", str(args.out.resolve()), str(ROOT))
         (wheel,), (sdist,) = args.out.resolve().glob("*.whl"), args.out.resolve().glob("*.tar.gz")
-        tools.run("python", "-m", "twine", "check", "--strict", str(wheel), str(sdist))
+        run("python", "-m", "twine", "check", "--strict", str(wheel), str(sdist))
     check_contents(wheel, sdist)
     for archive in (wheel, sdist):
-        with tempfile.TemporaryDirectory() as folder:
-            environment = Environment(folder)
+        with environment() as run:
             if archive is wheel:
-                environment.install(str(wheel))
-                use_core(environment)
-            environment.install(*BUILD)
-            environment.install("--no-build-isolation", f"{archive}[basicsr]")
-            use_basicsr(environment)
+                run(*PIP, str(wheel))
+                use_core(run)
+            run(*PIP, *BUILD)
+            run(*PIP, "--no-build-isolation", f"{archive}[basicsr]")
+            use_basicsr(run)
         print(f"release-check: {archive.name} passed, {archive.stat().st_size // 1024} kB", flush=True)
 
 

@@ -159,11 +159,3 @@ def test_every_link_leads_to_a_file_and_a_heading_of_the_repository(page: Path) 
 def test_the_readme_links_to_every_page() -> None:
     links = set(re.findall(r"\]\(([^)#]+)", README.read_text()))
     assert {str(page.relative_to(ROOT)) for page in LINKING} - {"README.md"} <= links
-
-
-def test_every_file_that_contributing_names_is_there() -> None:
-    named = re.findall(r"`([\w./]+/[\w.]*)`", (ROOT / "CONTRIBUTING.md").read_text())
-    named = [name for name in named if "X" not in name]
-    assert len(named) >= 6
-    for name in named:
-        assert (ROOT / name).exists() or (ROOT / "pcl_loss" / name).exists(), name

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pcl_loss import PCLLoss, samples
 
-PlainPCLLoss = step_cost.LOSSES["plain"]
+PlainPCLLoss = step_cost.variants.PlainPCLLoss
 VARIANTS = ["L1", "L1 + VGG19", "L1 + GAN", "L1 + PCL", "L1 + PCL, E_D frozen", "L1 + PCL, light", "L1 + plain PCL"]
 
 
