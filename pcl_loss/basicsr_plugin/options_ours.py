@@ -138,6 +138,7 @@ def _complete_pcl(opt: Options, train: Options) -> None:
     block: Options = train.get("pcl_opt") or {}
     ratio = train["pcl_grad_ratio"]
     _refuse(not block, f"{model} needs train.pcl_opt, for example `pcl_opt: {{type: PCLLoss, loss_weight: 1.0}}`")
+    block.setdefault("type", "PCLLoss")
     _refuse(ratio and "loss_weight" in block, "train.pcl_grad_ratio is in place of pcl_opt.loss_weight; drop one")
     _refuse(ratio and not train.get("pixel_opt"), "train.pcl_grad_ratio is against the pixel loss; set train.pixel_opt")
     for key in val.keys() - {"pcl_preview"}:

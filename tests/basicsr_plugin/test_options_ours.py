@@ -80,7 +80,7 @@ def test_compile_true_means_torchs_defaults_and_false_none(with_pcl: Options) ->
 
 def test_a_whole_float_is_an_integer(with_pcl: Options) -> None:
     with_pcl["train"] |= {"pcl_every": 2.0}
-    with_pcl["train"]["pcl_opt"]["num_layers"] = 3.0
+    with_pcl["train"]["pcl_opt"] = {"num_layers": 3.0}  # its type is known
     complete_options(with_pcl, is_pcl_model=True)
     found = (with_pcl["train"]["pcl_every"], with_pcl["train"]["pcl_opt"]["num_layers"])
     assert found == (2, 3)
