@@ -17,6 +17,7 @@ BASICSR = [
     # BasicSR imports distutils, which setuptools brings back on Python 3.12.
     'setuptools; python_version >= "3.12"',
     "opencv-python",
+    "pydantic>=2",
     "torchvision",
     "tqdm",
 ]

@@ -6,9 +6,10 @@ from .. import _extras, import_repair  # noqa: F401  (before anything that impor
 
 with _extras.named_in_errors():
     from .model import PCLMixin, PCLModel, pcl_model
+    from .options_loading import OptionsError
+    from .options_ours import complete_options
     from .registration import register
     from .speed import SpeedSRModel
-    from .yaml_checks import OptionsError, complete_options
 
 __all__ = [
     "OptionsError",

@@ -18,8 +18,8 @@ from .data_order import placed_data
 from .exact_resume import StoppedError, exact_resume
 from .full_disk import lasting_logs
 from .guarded_models import guarded_models
+from .options_loading import OptionsError
 from .progress import progress_line
-from .yaml_values import OptionsError
 
 REPAIRS = (
     "end_warmup",

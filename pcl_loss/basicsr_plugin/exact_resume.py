@@ -24,8 +24,8 @@ from .._durable import UnreadableFileError, load
 from . import durable
 from .data_order import STOP_SIGNALS, PlacedSampler, kept_rng_state, rng_state, set_rng_state, skip
 from .durable import KEY
+from .options_loading import OptionsError
 from .repairs import replaced
-from .yaml_values import OptionsError
 
 
 class StoppedError(Exception):

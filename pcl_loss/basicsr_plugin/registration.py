@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import importlib
-import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -13,7 +13,8 @@ from types import ModuleType
 from typing import Any
 
 import basicsr
-from basicsr.utils import logger
+import yaml
+from basicsr.utils import options as basicsr_options
 from basicsr.utils.dist_util import get_dist_info
 from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
 
@@ -22,14 +23,11 @@ from ..discriminator import WaveletDiscriminator
 from ..embedding import FixedEmbedding, VGGEmbedding
 from ..loss import ContrastiveDiscriminatorLoss, PCLLoss
 from . import perceptual, repairs
-from .data_checks import check_data, check_files, check_weights, fetch_weights
 from .lpips_metric import calculate_lpips
-from .model import PCLMixin, PCLModel
+from .model import PCLModel
+from .options_build import check_options
+from .options_loading import Options, load_options
 from .speed import SpeedSRModel
-from .yaml_blocks import check_blocks
-from .yaml_checks import complete_options
-from .yaml_loading import loaded_options
-from .yaml_schema import check_file
 
 ENTRIES: dict[Any, tuple[Any, ...]] = {
     LOSS_REGISTRY: (PCLLoss, ContrastiveDiscriminatorLoss, PCLPerceptualLoss),
@@ -88,16 +86,39 @@ def _say_what_is_missing() -> None:
 
 
 @contextmanager
-def _unopened_log() -> Iterator[None]:
-    """What is built for its checks alone may log; BasicSR opens its log file later, and only if there is no log yet."""
-    root, opened = logging.getLogger("basicsr"), dict(logger.initialized_logger)
-    handlers = list(root.handlers)
+def loaded_options(check: Callable[[Options], None]) -> Iterator[None]:
+    """While open, BasicSR's `parse_options` is handed what `load_options` reads, once `check` has passed it.
+
+    Raises:
+        OptionsError: as `load_options` and `check`.
+    """
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("-opt")
+    parser.add_argument("--force_yml", nargs="+", default=[])
+    flags, others = parser.parse_known_args(sys.argv[1:])
+    if flags.opt is None:  # BasicSR's own parser says so, or prints its help
+        yield
+        return
+    options = load_options(flags.opt, flags.force_yml)
+    check(options)
+
+    class Loaded:
+        def __init__(self, stream: Any) -> None:
+            pass  # it is read already, as UTF-8
+
+        def get_single_data(self) -> Options:
+            return options
+
+        def dispose(self) -> None:
+            pass
+
+    argv, ordered_yaml = sys.argv, basicsr_options.ordered_yaml
+    sys.argv = [argv[0], "-opt", flags.opt, *others]
+    basicsr_options.ordered_yaml = lambda: (Loaded, yaml.SafeDumper)
     try:
         yield
     finally:
-        root.handlers[:] = handlers
-        logger.initialized_logger.clear()
-        logger.initialized_logger.update(opened)
+        sys.argv, basicsr_options.ordered_yaml = argv, ordered_yaml
 
 
 def _complete_parsed_options(module: ModuleType) -> None:
@@ -110,17 +131,9 @@ def _complete_parsed_options(module: ModuleType) -> None:
     def parse_and_complete(root_path: str, is_train: bool = True, *args: Any, **keywords: Any) -> Any:
         for begin in before_training if is_train else ():
             begin(sys.modules[sys._getframe(1).f_globals["__name__"]])
-        with loaded_options(functools.partial(check_file, is_train=is_train)):
+        with loaded_options(functools.partial(check_options, is_train=is_train)):
             parsed = parse_options(root_path, is_train, *args, **keywords)
-        opt = parsed[0] if isinstance(parsed, tuple) else parsed
         _say_what_is_missing()
-        with _unopened_log():
-            check_files(opt)
-            check_weights(opt, check_blocks(opt))
-            if is_train:
-                complete_options(opt, is_pcl_model=issubclass(MODEL_REGISTRY.get(opt["model_type"]), PCLMixin))
-            check_data(opt)
-            fetch_weights(opt)
         return parsed
 
     parse_and_complete.completes_pcl = True  # type: ignore[attr-defined]

@@ -18,8 +18,9 @@ from .._tensors import at_least_float32
 from . import repairs
 from .bad_steps import BadSteps
 from .gradients import gradient_at
+from .options_loading import OptionsError
+from .options_ours import AMP_DTYPES, SPEED_KEYS, complete_speed
 from .saving import SavingMixin
-from .yaml_checks import AMP_DTYPES, SPEED_KEYS, OptionsError, complete_speed
 
 # What `optimize_parameters` uses. A codebase's own `SRModel` may build more.
 USED_LOSSES = {"cri_pix", "cri_perceptual", "cri_pcl", "cri_cld"}
