@@ -51,7 +51,7 @@ def choose_params(path: str | Path, content: Mapping[Any, Any], param_key: str =
     if param_key not in PARAM_KEYS:
         raise ValueError(f"param_key must be one of auto, {', '.join(PARAM_KEYS)}, got {param_key!r}")
     if param_key not in here:
-        raise ValueError(f"{path} has no {param_key}, only {', '.join(here) or 'a bare state dict'}; take auto")
+        raise ValueError(f"{path} has no {param_key}, only {', '.join(here) or 'a bare state dict'}; name that")
     return param_key
 
 
