@@ -74,20 +74,17 @@ def build(
     from basicsr.utils.registry import ARCH_REGISTRY
 
     basicsr_plugin.register()
-    options = dict(network_g)
-    kind = options.pop("type")
+    options = {key: value for key, value in network_g.items() if key != "type"}
+    kind = network_g["type"]
     if kind not in ARCH_REGISTRY:
         raise ValueError(f"{options_file}: BasicSR knows no network_g of type {kind}; import what registers it")
-    try:
-        net: nn.Module = ARCH_REGISTRY.get(kind)(**options)
-    except TypeError as error:
-        raise ValueError(f"{options_file}: network_g does not fit {kind}: {error}") from error
     content = read(checkpoint)
     state = content[param_key] if param_key else content
     try:
+        net: nn.Module = ARCH_REGISTRY.get(kind)(**options)
         net.load_state_dict({key.removeprefix("module."): tensor for key, tensor in state.items()})
     except (RuntimeError, AttributeError, TypeError) as error:
-        lines = "\n".join(str(error).splitlines()[1:6])
+        lines = "\n".join(str(error).splitlines()[:6])
         raise ValueError(
             f"{checkpoint} does not fit the network_g ({kind}) of {options_file}; name its own YAML, or turn a "
             f"checkpoint of the official codes into BasicSR's with `pcl-loss convert`. The first differences:\n{lines}"

@@ -19,9 +19,8 @@ from ..criterion import PCLCriterion
 from ._checkpoints import usable_device
 
 MODULES = ("torch", "torchvision", "basicsr", "kornia", "numpy", "cv2", "lpips", "matplotlib")
-# Images in a batch and their size, and iterations. On a GPU the paper's batch and patch.
+# Images in a batch, their size, and iterations. On a GPU the paper's batch and patch.
 WORKLOADS = {"cpu": (2, 64, 4), "cuda": (16, 192, 30)}
-SCALE = 4
 
 
 @dataclass
@@ -31,11 +30,7 @@ class Diagnosis:
     lines: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)  # what should hold and does not
 
-    def section(self, title: str) -> None:
-        """Begin a part of the text."""
-        self.lines += ["", title]
-
-    def check(self, what: str, holds: bool, detail: str = "") -> None:
+    def check(self, what: str, holds: bool, detail: object = "") -> None:
         """Note something that must hold."""
         self.lines.append(f"  {what}: {'yes' if holds else 'NO'}{f' ({detail})' if detail else ''}")
         self.failures += [] if holds else [what]
@@ -60,15 +55,14 @@ def run(args: argparse.Namespace) -> int:
 def diagnose(device: str | None = None) -> Diagnosis:
     """Look at the libraries, take one training step, and measure. The global random numbers are left alone.
 
-    The device is 'cpu', 'cuda', 'cuda:N', or None: a GPU where there is one. Raises ValueError if the device is unknown
-    or not there.
+    The device is 'cpu', 'cuda', 'cuda:N', or None: a GPU where there is one. Raises ValueError if it is another one, or
+    not there.
     """
     place = torch.device(usable_device(device))
     if place.type not in WORKLOADS:
         raise ValueError(f"device {device!r} is not supported; take cpu, cuda or cuda:N")
     diagnosis = Diagnosis()
-    is_basicsr_usable = _look_at_versions(diagnosis)
-    _look_at_basicsr(diagnosis, is_basicsr_usable)
+    _look_at_versions(diagnosis)
     try:
         _train(diagnosis, place)
     except Exception as error:  # whatever it is, it is the result
@@ -76,41 +70,30 @@ def diagnose(device: str | None = None) -> Diagnosis:
     return diagnosis
 
 
-def _look_at_versions(diagnosis: Diagnosis) -> bool:
-    """Every library; returns whether BasicSR can be imported."""
-    cuda = f"CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or ["no GPU is seen"]
-    diagnosis.section("versions")
-    diagnosis.lines += [
-        f"  {'python':12} {platform.python_version()}, {platform.platform()}",
-        f"  {'GPU':12} {', '.join(gpus)}; PyTorch {cuda}",
-    ]
-    is_basicsr_usable = False
+def _look_at_versions(diagnosis: Diagnosis) -> None:
+    """Every library, and what is replaced in BasicSR."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or ["none is seen"]
+    versions = {
+        "python": f"{platform.python_version()}, {platform.platform()}",
+        "GPU": f"{', '.join(gpus)}; PyTorch was built for CUDA {torch.version.cuda}",
+    }
     for name in MODULES:
         try:
             module = importlib.import_module(name)
-            version = getattr(module, "__version__", None) or importlib.metadata.version(name)
-            is_basicsr_usable |= name == "basicsr"
+            versions[name] = getattr(module, "__version__", None) or importlib.metadata.version(name)
         except Exception as error:  # a binary of another version raises anything
             if isinstance(error, ModuleNotFoundError) and error.name == name:
-                version = "not installed" + (f": {advice(name)}" if name in EXTRAS else "")
+                versions[name] = f"not installed: {advice(name)}" if name in EXTRAS else "not installed"
             else:
-                version = "BROKEN"
                 diagnosis.check(f"{name} can be imported", False, f"{type(error).__name__}: {error}")
-        diagnosis.lines.append(f"  {name:12} {version}")
-    return is_basicsr_usable
-
-
-def _look_at_basicsr(diagnosis: Diagnosis, is_usable: bool) -> None:
-    """What we replace in it."""
-    diagnosis.section("replaced in BasicSR")
-    if not is_usable:
-        diagnosis.lines.append("  nothing: it cannot be imported")
-        return
+    diagnosis.lines += ["", *(f"  {name:12} {version}" for name, version in versions.items())]
+    diagnosis.lines += ["", "replaced in BasicSR"]
     try:
         from ..basicsr_plugin import register, repairs
 
         register()
+    except ImportError:  # which is named above
+        return
     except Exception as error:  # BasicSR of another version
         diagnosis.check("BasicSR knows us", False, f"{type(error).__name__}: {error}")
         return
@@ -120,7 +103,7 @@ def _look_at_basicsr(diagnosis: Diagnosis, is_usable: bool) -> None:
 
 
 def _train(diagnosis: Diagnosis, place: torch.device) -> None:
-    """One step, the strength of its gradient, and its cost."""
+    """One step, its cost, and the strength of its gradient."""
     count, size, iterations = WORKLOADS[place.type]
     # On the CPU, and with a seed of their own: the same networks on every device.
     with torch.random.fork_rng(devices=[]):
@@ -128,41 +111,35 @@ def _train(diagnosis: Diagnosis, place: torch.device) -> None:
         net = nn.Conv2d(3, 3, 3, padding=1).to(place)
         pcl = PCLCriterion(sync=False).to(place)
     hr = _texture(count, size).to(place)
-    lq = F.interpolate(hr, scale_factor=1 / SCALE, mode="bicubic", antialias=True)
-    bicubic = F.interpolate(lq, scale_factor=SCALE, mode="bicubic").clamp(0, 1)
+    lq = F.interpolate(hr, scale_factor=1 / 4, mode="bicubic", antialias=True)
+    bicubic = F.interpolate(lq, scale_factor=4, mode="bicubic")
 
     def upscale() -> Tensor:
         return bicubic + 0.01 * net(bicubic)
 
-    where = torch.cuda.get_device_name(place) if place.type == "cuda" else f"{torch.get_num_threads()} threads"
-    diagnosis.section(f"one training step on {place} ({where}), {count} images of {size}x{size}")
+    diagnosis.lines += ["", f"one training step on {place}, {count} images of {size}x{size}"]
     before = [param.detach().clone() for param in pcl.embedding.parameters()]
-    sr = upscale()
-    loss = pcl(sr, hr)
-    grads = torch.autograd.grad(loss, [sr, *net.parameters()], allow_unused=True) if loss.requires_grad else ()
-    norms = [float(grad.norm()) for grad in grads if grad is not None] or [0.0]
+    loss = pcl(upscale(), hr)
+    grads = torch.autograd.grad(loss, [*net.parameters()], allow_unused=True) if loss.requires_grad else ()
+    norm = sum(float(grad.norm()) for grad in grads if grad is not None)
     moved = any(not torch.equal(old, new) for old, new in zip(before, pcl.embedding.parameters(), strict=True))
-    value = loss.item()
-    diagnosis.check("the loss is finite and above 0", 0 < value < float("inf"), f"{value:.3g}")
-    diagnosis.check("gradient of PCL reaches the SR network", 0 < min(norms) <= max(norms) < float("inf"))
+    diagnosis.check("the loss is finite and above 0", 0 < loss.item() < float("inf"), loss.item())
+    diagnosis.check("gradient of PCL reaches the SR network", 0 < norm < float("inf"), norm)
     diagnosis.check("E_D moved", moved)
     diagnosis.check("E_D holds no gradient of it", all(param.grad is None for param in pcl.embedding.parameters()))
     if diagnosis.failures:
         return
     # It runs twice to warm up, and waits for a GPU.
     step = {"step": lambda: pcl(upscale(), hr).backward()}
-    timer = benchmark.Timer("step()", globals=step, num_threads=torch.get_num_threads())
-    diagnosis.lines.append(
-        f"  PCL takes {timer.timeit(iterations).mean:.3g} s of an iteration, whatever the SR network"
-    )
+    seconds = benchmark.Timer("step()", globals=step, num_threads=torch.get_num_threads()).timeit(iterations).mean
     # After these iterations E_D's statistics are those of images.
     sr = upscale()
-    norms = [float(torch.autograd.grad(loss, sr)[0].norm()) for loss in (pcl(sr, hr), F.l1_loss(sr, hr))]
-    ratio = norms[0] / norms[1]
+    l_cl, l_1 = (float(torch.autograd.grad(term, sr)[0].norm()) for term in (pcl(sr, hr), F.l1_loss(sr, hr)))
     diagnosis.lines += [
-        f"  loss_weight 1 gives PCL {ratio:.2g} of L_1's gradient here, and it is proportional: for a wanted ratio r",
-        f"  take loss_weight = r / {ratio:.2g}. More favours perception, less PSNR. Your own network's ratio is what",
-        "  counts (`grad_ratio` in the log of PCLModel): read it where it has trained for a while.",
+        f"  PCL takes {seconds:.3g} s of an iteration, whatever the SR network",
+        f"  loss_weight 1 gives PCL {l_cl / l_1:.2g} of L_1's gradient here; for a ratio r take r / {l_cl / l_1:.2g}.",
+        "  More favours perception, less PSNR. What counts is the ratio of your own network, once it has trained for a",
+        "  while (`grad_ratio` in the log of PCLModel).",
     ]
     if place.type == "cuda":
         diagnosis.lines.append(f"  peak memory on the GPU: {torch.cuda.max_memory_allocated(place) / 2**20:.0f} MiB")

@@ -273,8 +273,8 @@ REPLACED = {
                 ("head.0.weight", r"size mismatch for conv_first\.weight"),
                 ("sub_mean.bias", "not finite"),
                 ("body.0.body.1.body.0.weight", r"size mismatch for body\.0\.residual_group\.1\.rcab\.0\.weight"),
-                ("extra.0", r"'extra\.0' is no layer of the official code's RCAN"),
-                ("step", r"'step' is a tensor of torch\.int64"),
+                ("extra.0", r"'extra\.0' is no layer of RCAN"),
+                ("step", "must map names to float tensors"),
             )
         ),
     ],

@@ -20,7 +20,7 @@ from ..._checks import check_number, check_positive
 from .._checkpoints import PARAM_KEYS, choose_params, read
 from .._files import write_file
 from . import mean_shift
-from .networks import DIV2K_MEAN, LAYERS, basicsr_names, find_network_g, official_names
+from .networks import DIV2K_MEAN, LAYERS, find_network_g, renamed
 
 # The options of the official codes' main.py, and those of BasicSR's network_g.
 _FLAGS = {
@@ -149,10 +149,8 @@ def convert_state(
     """
     if codebase not in LAYERS:
         raise ValueError(f"codebase must be one of {', '.join(map(repr, LAYERS))}, got {codebase!r}")
-    for key, value in state.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor) or not value.is_floating_point():
-            kind = f"a tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
-            raise TypeError(f"state must map names to float tensors, but {key!r} is {kind}; pass net.state_dict()")
+    if not all(isinstance(value, Tensor) and value.is_floating_point() for value in state.values()):
+        raise TypeError("state must map names to float tensors; pass net.state_dict()")
     state = {key.removeprefix("module."): value.detach() for key, value in state.items()}
     rgb_mean = [check_number(f"rgb_mean[{i}]", value) for i, value in enumerate(rgb_mean)]
     if len(rgb_mean) != 3:
@@ -160,7 +158,7 @@ def convert_state(
     if rgb_range is not None:
         rgb_range = check_positive("rgb_range", rgb_range)
     if not to_official:
-        names = basicsr_names([name for name in state if name not in mean_shift.NAMES], codebase)
+        names = renamed([name for name in state if name not in mean_shift.NAMES], codebase)
         network_g = find_network_g({new: state[old] for old, new in names.items()}, codebase)
         folded, rgb_range = mean_shift.fold(state, rgb_range, rgb_mean)
         network_g |= {"img_range": rgb_range, "rgb_mean": rgb_mean}
@@ -171,5 +169,5 @@ def convert_state(
         raise ValueError(f"this HAN has {network_g['num_group']} groups, but the official code is written for 10")
     network_g |= {"img_range": 255.0 if rgb_range is None else rgb_range, "rgb_mean": rgb_mean}
     converted = mean_shift.unfolded(network_g["img_range"], rgb_mean)
-    converted |= {new: state[old].clone() for old, new in official_names(state, codebase, network_g).items()}
+    converted |= {new: state[old].clone() for old, new in renamed(state, codebase, network_g).items()}
     return Converted(converted, network_g)

@@ -35,28 +35,26 @@ _OTHER = "is it another network, or are --from and --to exchanged?"
 LAYERS = {"edsr": _EDSR, "rcan": _RCAN, "han": _HAN}
 
 
-def basicsr_names(names: Iterable[str], codebase: str) -> dict[str, str]:
-    """BasicSR's names by the official ones; raises `ValueError` for a name that the codebase does not have."""
-    return {name: _renamed(name, codebase, "the official code", LAYERS[codebase]) for name in names}
+def renamed(names: Iterable[str], codebase: str, network_g: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """BasicSR's names by the official ones, or, given the options of the network, the official ones by BasicSR's.
 
-
-def official_names(names: Iterable[str], codebase: str, network_g: Mapping[str, Any]) -> dict[str, str]:
-    """The official names by BasicSR's; raises `ValueError` for a name that BasicSR's network does not have."""
-    layers = [(basicsr, official) for official, basicsr in LAYERS[codebase]]
-    # What BasicSR names, the official code counts on from the blocks.
-    counts = (network_g.get("num_group", network_g["num_block"]), network_g["num_block"])
-    return {name: _renamed(name, codebase, "BasicSR", layers, counts) for name in names}
-
-
-def _renamed(
-    name: str, codebase: str, side: str, layers: Iterable[tuple[str, str]], counts: tuple[int, ...] = ()
-) -> str:
-    layer, _, kind = name.rpartition(".")
-    for old, new in layers:
-        if match := re.fullmatch(re.escape(old).replace(r"\{\}", r"(\d+)"), layer):
-            numbers = [*match.groups(), *counts[len(match.groups()) :]]
-            return f"{new.format(*numbers)}.{kind}"
-    raise ValueError(f"{name!r} is no layer of {side}'s {codebase.upper()}; {_OTHER}")
+    Raises:
+        ValueError: a name is that of no layer.
+    """
+    layers, counts = LAYERS[codebase], list[int]()
+    if network_g is not None:
+        layers = [(basicsr, official) for official, basicsr in layers]
+        # What BasicSR names, the official code counts on from the blocks.
+        counts = [network_g.get("num_group", network_g["num_block"]), network_g["num_block"]]
+    patterns = [(re.compile(re.escape(old).replace(r"\{\}", r"(\d+)")), new) for old, new in layers]
+    found = {}
+    for name in names:
+        layer, _, kind = name.rpartition(".")
+        match, new = next(((m, new) for pattern, new in patterns if (m := pattern.fullmatch(layer))), (None, ""))
+        if match is None:
+            raise ValueError(f"{name!r} is no layer of {codebase.upper()}; {_OTHER}")
+        found[name] = f"{new.format(*match.groups(), *counts[len(match.groups()) :])}.{kind}"
+    return found
 
 
 def find_network_g(state: Mapping[str, Tensor], codebase: str) -> dict[str, Any]:
