@@ -51,7 +51,7 @@ def test_a_pair_differs_in_pcl_alone(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.startswith("train/")])
-def test_training_is_that_of_section_3_5_and_fine_tuning_differs_in_its_start_its_rate_and_its_length(
+def test_training_is_that_of_section_3_5(
     path: str,
 ) -> None:
     options = load(path)
