@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..._checks import check_number, check_positive
 from .._checkpoints import PARAM_KEYS, choose_params, read
-from .._files import write_file
+from .._images import write_file
 from . import mean_shift
 from .networks import DIV2K_MEAN, LAYERS, find_network_g, renamed
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .._files import write_file
+from .._images import write_file
 from .families import find_family
 from .places import MARKER, OURS
 
