@@ -55,7 +55,7 @@ def choose_params(path: str | Path, content: Mapping[Any, Any], param_key: str =
 
 def read_options(path: Path) -> dict[str, Any]:
     """A YAML file of options; raises ValueError if there is none, or it is no YAML or empty."""
-    from ..basicsr_plugin.yaml_loading import load_options
+    from ..basicsr_plugin.options_loading import load_options
 
     return load_options(path)
 
