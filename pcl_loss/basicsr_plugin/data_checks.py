@@ -22,7 +22,7 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from .._datasets import DATASETS, expected_layout
-from .._durable import UnreadableFileError, load
+from .._files import UnreadableFileError, load
 from ..embedding import imagenet_weights
 from .data_order import kept_rng_state
 from .lpips_metric import fetch_backbone

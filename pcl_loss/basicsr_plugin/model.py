@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from basicsr.archs import build_network
 from basicsr.losses import build_loss
-from basicsr.models.sr_model import SRModel
 from torch import Tensor, nn
 
 from .._distributed import average, broadcast
@@ -45,7 +44,7 @@ class PCLMixin(PreviewMixin, SpeedMixin):
     TensorBoard at every validation.
 
     In several processes E_D's gradients and batch-norm statistics are averaged over the ranks. A batch that is not
-    finite leaves no trace; `max_bad_steps`: see `SpeedMixin`.
+    finite leaves no trace in E_D.
 
     Logged at every iteration: `l_pix`, `l_pcl` (weighted, as added to the total; 0 up to `pcl_start_iter`), `l_cl`
     (unweighted), `pos_sim`, `neg_sim`, `margin`, `grad_ratio` (the norm of the term's gradient at the SR output over
@@ -71,6 +70,7 @@ class PCLMixin(PreviewMixin, SpeedMixin):
         self.balance = None if ratio is None else GradientBalance(ratio).to(self.device)
         self.term = ContrastiveTerm(self.balance, self.device)
         self.watch = CollapseWatch()
+        self._num_steps = 0
         self.cri_pcl = build_loss(train_opt["pcl_opt"]).to(self.device)
         if self.opt.get("network_d") is None:
             self.trains_net_d = False
@@ -126,7 +126,8 @@ class PCLMixin(PreviewMixin, SpeedMixin):
         log = self._optimize_net_g(current_iter)
         if self.trains_net_d:
             log |= self._optimize_net_d()
-        self._end_iteration(current_iter, log)
+        self._num_steps += 1
+        self._end_iteration(log)
 
     def _sr_gradients(self, current_iter: int) -> tuple[list[Tensor], dict[str, Tensor]]:
         """As without PCL; and the contrastive loss's, weighed, where it is due."""
@@ -156,7 +157,7 @@ class PCLMixin(PreviewMixin, SpeedMixin):
 
     def _watch(self, log: dict[str, float], watched: list[float]) -> None:
         if log["l_pcl"]:  # 0 up to `pcl_start_iter`
-            self.watch.look(self.bad_steps.num_steps, log, watched[0])
+            self.watch.look(self._num_steps, log, watched[0])
 
     def _optimize_net_d(self) -> dict[str, Tensor]:
         """E_D's step; returns what is logged of it."""
@@ -168,7 +169,6 @@ class PCLMixin(PreviewMixin, SpeedMixin):
         self.scaler.scale(l_d).backward()
         grads = [param.grad for param in self.net_d.parameters() if param.grad is not None]
         skip = step.settle(grads)
-        self._judge(skip, [step.log["l_d"]])
         average(grads)
         self.scaler.unscale_(self.optimizer_d)
         step.apply(self.optimizer_d, skip)
@@ -177,13 +177,14 @@ class PCLMixin(PreviewMixin, SpeedMixin):
     # --- save and resume ---
 
     def save(self, epoch: int, current_iter: int) -> None:
-        """Save E_D, if there is one, and then what `SavingMixin` and the base model save."""
+        """Save E_D, if there is one, and then what the base model saves, of which the training state comes last."""
         if self.opt.get("network_d") is not None:
             self.save_network(self.net_d, "net_d", current_iter)
         super().save(epoch, current_iter)
 
-    def _states(self) -> dict[str, Any]:
-        return ({} if self.balance is None else {"balance": self.balance}) | super()._states()
+    def pcl_states(self) -> dict[str, Any]:
+        """As `SpeedMixin`; and the balance of the two losses."""
+        return super().pcl_states() | ({} if self.balance is None else {"pcl_balance": self.balance})
 
 
 def pcl_model(base: Any) -> Any:
@@ -195,6 +196,8 @@ def pcl_model(base: Any) -> Any:
     Raises:
         TypeError: `base` does not derive from `SRModel`, or trains in a way of its own.
     """
+    from basicsr.models.sr_model import SRModel  # codebases lack it
+
     if SRModel not in getattr(base, "__mro__", ()):
         raise TypeError(f"base must be a class that derives from BasicSR's SRModel, got {base!r}")
     if base.optimize_parameters is not SRModel.optimize_parameters:
@@ -204,6 +207,3 @@ def pcl_model(base: Any) -> Any:
         )
     name = "PCLModel" if base is SRModel else f"PCL{base.__name__}"
     return type(name, (PCLMixin, base), {"__module__": __name__, "__doc__": f"{base.__name__} with {PCLMixin.__doc__}"})
-
-
-PCLModel = pcl_model(SRModel)

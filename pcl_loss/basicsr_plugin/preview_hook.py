@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from basicsr.utils import get_root_logger
 from torch import Tensor
 
 from ..loss import PCLLoss
 from ..samples import seeded_generator
-from .saving import Base
+
+if TYPE_CHECKING:
+    from basicsr.models.sr_model import SRModel as Base
+else:
+    Base = object
 
 
 class PreviewMixin(Base):

@@ -57,9 +57,8 @@ def complete_options(opt: Options, *, is_pcl_model: bool) -> None:
             raise OptionsError(f"`model_type: {model_type}` ignores train.{key} and would train without it; drop it")
     if not is_pcl_model:
         _refuse_ignored_keys(model_type, train)
-        if model_type in SPEED_TWINS and _wants_twin(train):
-            complete_speed(train)
-            opt["model_type"] = SPEED_TWINS[model_type]
+        if model_type in SPEED_TWINS and any(train.get(key) not in (None, False) for key in SPEED_KEYS):
+            raise OptionsError(f"`model_type: {model_type}` ignores {', '.join(SPEED_KEYS)}; set `model_type: {SPEED_TWINS[model_type]}`")
         return
     if train.get("pcl_opt") is None:
         raise OptionsError(
@@ -87,13 +86,6 @@ def complete_speed(train: Options) -> None:
         _check_speed(train)
     except (TypeError, ValueError) as error:
         raise OptionsError(str(error)) from error
-
-
-def _wants_twin(train: Options) -> bool:
-    perceptual = train.get("perceptual_opt")
-    # The contrastive term carries a number that is not finite into every weight: only the twins leave such a step out.
-    has_pcl = isinstance(perceptual, dict) and perceptual.get("type") == "PCLPerceptualLoss"
-    return has_pcl or any(train.get(key) not in (None, False) for key in (*SPEED_KEYS, "max_bad_steps"))
 
 
 def _refuse_ignored_keys(model_type: str | None, train: Options) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils import benchmark
 
-from .. import __version__, import_repair  # noqa: F401  (before anything that imports basicsr)
+from .. import __version__, import_repair  # before anything that imports basicsr
 from .._extras import EXTRAS, advice
 from ..criterion import PCLCriterion
 from ..loss import PCLLoss
@@ -231,13 +231,16 @@ def _repairs(basicsr: str) -> tuple[dict[str, str], list[Check]]:
         return {}, []
     try:
         from ..basicsr_plugin import register, repairs
-        from ..basicsr_plugin.course import REPAIRS
 
         register()
     except Exception as error:  # BasicSR of another version
         return {}, [_failure("BasicSR knows us", error)]
-    states = {name: "applied" if applied else "not needed" for name, applied in repairs.report().items()}
-    return states | dict.fromkeys(REPAIRS, "by `pcl-loss train` and `run` alone"), []
+    alone = "by `pcl-loss train` and `run` alone"
+    states = {
+        replaced.name: alone if replaced.in_a_run else "applied" if replaced.applied else "not needed"
+        for replaced in repairs.REPLACED
+    }
+    return states | {"import_repair": "applied" if import_repair.is_used() else "not needed"}, []
 
 
 # The training step

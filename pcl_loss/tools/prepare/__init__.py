@@ -41,7 +41,7 @@ from typing import Any
 
 from ... import import_repair  # noqa: F401  (at module level: the worker processes import BasicSR too)
 from ..._checks import check_count
-from ..._durable import TEMPORARY
+from ..._files import TEMPORARY
 from .._files import find_images, write_file
 from .._regions import Region
 from .dataset import bar, describe

@@ -14,7 +14,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from ..._datasets import LR_PATCH
-from ..._durable import TEMPORARY, temporary_name
+from ..._files import TEMPORARY, temporary_name
 from .._files import PNG_COMPRESSION, write_file
 from .._regions import Region
 from .image import is_current

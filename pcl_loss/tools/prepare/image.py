@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..._checks import MIN_SIZE
-from ..._durable import temporary_name
+from ..._files import temporary_name
 from .._files import Image, resize, write_image
 from .._regions import Region, tiles
 
