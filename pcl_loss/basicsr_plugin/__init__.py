@@ -4,8 +4,9 @@ from .. import _extras, import_repair  # noqa: F401  (before anything that impor
 
 with _extras.named_in_errors():
     from .model import PCLMixin, pcl_model
+    from .options_loading import OptionsError
+    from .options_ours import complete_options
     from .registration import lacking, register
-    from .yaml_checks import OptionsError, complete_options
 
 __all__ = ["OptionsError", "PCLMixin", "complete_options", "pcl_model", "register"]
 

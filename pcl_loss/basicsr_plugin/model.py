@@ -16,9 +16,9 @@ from ..embedding import FixedEmbedding
 from ..samples import seeded_generator
 from .collapse import CollapseWatch
 from .gradients import ContrastiveTerm, GradientBalance, gradient_at
+from .options_ours import complete_options, num_sr_channels
 from .preview_hook import PreviewMixin
 from .speed import SpeedMixin
-from .yaml_checks import complete_options, num_sr_channels
 
 
 class PCLMixin(PreviewMixin, SpeedMixin):

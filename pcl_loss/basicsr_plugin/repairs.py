@@ -38,16 +38,11 @@ from torch.nn.parallel import DistributedDataParallel
 from .._files import UnreadableFileError, keep_with_checkpoints
 from .bad_steps import BadStepsError
 from .checkpoints import FILES, load_resume_state, states_of
-from .data_checks import check_data, check_files, check_weights, fetch_weights
 from .data_order import STOP_SIGNALS
-from .model import PCLMixin
+from .options_build import check_options
+from .options_loading import OptionsError, load_options
 from .run_mixin import in_run
 from .run_state import Run, StoppedError
-from .yaml_blocks import check_blocks
-from .yaml_checks import complete_options
-from .yaml_loading import load_options
-from .yaml_schema import check_file
-from .yaml_values import OptionsError
 
 
 @dataclass
@@ -172,20 +167,13 @@ class ParseOptions:
         if flags.opt is None:  # BasicSR's own parser says so, or prints its help
             return self.theirs(root_path, is_train, *rest, **keywords)
         options = load_options(flags.opt, flags.force_yml)
-        check_file(options, is_train=is_train)
+        check_options(options, is_train)
         with tempfile.TemporaryDirectory() as folder:
             # BasicSR's parser, which adds what follows from its flags, is given plain values.
             plain = Path(folder, Path(flags.opt).name)
             plain.write_text(yaml.safe_dump(options, sort_keys=False), encoding="ascii")
             with replaced(sys, argv=[sys.argv[0], "-opt", str(plain), *others]):
                 parsed = self.theirs(root_path, is_train, *rest, **keywords)
-        opt = parsed[0] if isinstance(parsed, tuple) else parsed
-        check_files(opt)
-        check_weights(opt, check_blocks(opt))
-        if is_train:
-            complete_options(opt, is_pcl_model=issubclass(MODEL_REGISTRY.get(opt["model_type"]), PCLMixin))
-        check_data(opt)
-        fetch_weights(opt)
         if isinstance(parsed, tuple):
             parsed[1].opt = _copyable(flags.opt)
         return parsed

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from .._distributed import average
 from .._tensors import at_least_float32
 from .gradients import gradient_at
-from .yaml_checks import AMP_DTYPES, SPEED_KEYS, OptionsError, complete_speed
+from .options_loading import OptionsError
+from .options_ours import AMP_DTYPES, SPEED_KEYS, complete_speed
 
 if TYPE_CHECKING:
     from basicsr.models.sr_model import SRModel as Base

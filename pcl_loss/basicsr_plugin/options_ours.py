@@ -1,0 +1,214 @@
+"""What an option file says of PCL: its defaults, and what is refused before anything is written."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+
+from .._checks import check_keys
+from ..criterion import PCLCriterion, PCLPerceptualLoss
+from ..discriminator import WaveletDiscriminator
+from ..embedding import FixedEmbedding
+from ..loss import ContrastiveDiscriminatorLoss, PCLLoss
+from .options_basicsr import TRAIN, Count, Factor, Int, Keys, Kinds, Natural, check, nearest
+from .options_loading import Options, OptionsError, named
+
+AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+# What BasicSR's own models are built as where one of `SPEED_KEYS` is set.
+SPEED_TWINS = {"SRModel": "SpeedSRModel", "SwinIRModel": "SpeedSwinIRModel"}
+STOCK_MODELS = (*SPEED_TWINS, *SPEED_TWINS.values())
+SPEED_KEYS = ("amp", "channels_last", "compile")
+# Flat keys under `train:`, as BasicSR's own `net_d_iters`: of every model of ours, and of those with PCL.
+SPEED_DEFAULTS = {"amp": None, "channels_last": False, "compile": None, "max_bad_steps": 100}
+SPEED_KINDS: Kinds = {
+    "amp": Literal["bf16", "fp16"] | None,
+    "channels_last": bool,
+    "compile": bool | Keys | None,
+    "max_bad_steps": Count,
+}
+PCL_DEFAULTS = {"pcl_start_iter": 0, "pcl_every": 1, "pcl_grad_ratio": None, "net_d_frozen": False}
+PCL_KINDS: Kinds = {
+    **dict.fromkeys(("pcl_opt", "cld_opt", "optim_d"), Keys | None),
+    "pcl_start_iter": Natural,
+    "pcl_every": Count,
+    "pcl_grad_ratio": Annotated[float, Field(gt=0, le=1e4)] | None,
+    "net_d_frozen": bool,
+}
+# Beyond these the numbers of float32, or the memory of any machine, come to an end. The classes check the rest.
+KNOBS: Kinds = {
+    "loss_weight": Factor,
+    "temperature": Annotated[float, Field(ge=1e-4, le=1e4)],
+    **dict.fromkeys(("num_positives", "num_negatives"), Annotated[Int, Field(ge=0, le=256)]),
+    "num_feat": Annotated[Int, Field(ge=1, le=1024)],
+    "lr": Annotated[float, Field(gt=0, le=10)],
+    **dict.fromkeys(("num_layers", "chunk_size", "num_in_ch", "update_every"), Int | None),
+}
+HOMES = {"PCLLoss": "pcl_opt", "ContrastiveDiscriminatorLoss": "cld_opt", "PCLPerceptualLoss": "perceptual_opt"}
+
+
+def complete_options(opt: Options, *, is_pcl_model: bool) -> None:
+    """Check what a training YAML says of PCL, and write the defaults of `network_d`, `optim_d` and `cld_opt` into it.
+
+    The defaults must stand there before BasicSR looks for what to resume: it resumes the networks whose `network_*`
+    key it sees, so that E_D would otherwise be silently new after a resume. Running it again changes nothing.
+
+    BasicSR's own `SRModel` and `SwinIRModel` know nothing of `amp`, `channels_last` and `compile`: with one of them
+    `model_type` becomes that of their twin which does.
+
+    Args:
+        opt: BasicSR's options; changed in place.
+        is_pcl_model: whether `model_type` is a model that uses `train.pcl_opt`.
+
+    Raises:
+        OptionsError: `pcl_opt` under a model that would ignore it, a PCL model without `pcl_opt`, an unknown key, or
+            a value that the loss or E_D refuses.
+    """
+    train, model_type = opt.get("train"), opt.get("model_type")
+    if train is None:
+        return
+    for key, block in train.items():
+        home = HOMES.get(str(block.get("type")), key) if isinstance(block, dict) else key
+        _refuse(home != key, f"train.{key}: {block} belongs into train.{home}; move it, or take another loss")
+    if isinstance(train.get("perceptual_opt"), dict) and train["perceptual_opt"].get("type") == "PCLPerceptualLoss":
+        _check_perceptual_loss(opt, train)
+    if is_pcl_model:
+        _complete_pcl(opt, train)
+        return
+    # Other models than BasicSR's own two and their twins may well read a `cld_opt` of theirs.
+    for key in PCL_KINDS if model_type in STOCK_MODELS else ("pcl_opt",):
+        twin = "PCLSwinIRModel" if "SwinIR" in str(model_type) else "PCLModel"
+        ignores = f"`model_type: {model_type}` ignores train.{key} and would train without it"
+        _refuse(train.get(key), f"{ignores}; change that line to `model_type: {twin}`, or delete {key}")
+    if model_type in STOCK_MODELS:
+        _refuse_slips(train, SPEED_KINDS)
+        if any(train.get(key) not in (None, False) for key in SPEED_KEYS):
+            complete_speed(train)
+            opt["model_type"] = SPEED_TWINS.get(model_type, model_type)
+
+
+def complete_speed(train: Options) -> None:
+    """Check `amp`, `channels_last`, `compile` and `max_bad_steps`, and write their defaults: None, False, None and
+    100. From then on `compile` is a block of keywords, or None. Running it again changes nothing.
+
+    Raises:
+        OptionsError: a value that there is not.
+    """
+    check("train", train, SPEED_KINDS)
+    train |= SPEED_DEFAULTS | train
+    if isinstance(train["compile"], bool):
+        train["compile"] = {} if train["compile"] else None
+    if train["compile"]:
+        with named("train.compile"):
+            torch.compile(torch.nn.Identity(), **train["compile"])
+
+
+def num_sr_channels(opt: Options) -> int:
+    """The channels of the SR images, as `network_g` says."""
+    network: Options = opt["network_g"]
+    num_ch: int = network["num_out_ch"] if "num_out_ch" in network else network.get("in_chans", 3)
+    return num_ch
+
+
+def _refuse(is_broken: Any, message: str) -> None:
+    if is_broken:
+        raise OptionsError(message)
+
+
+def _refuse_slips(train: Options, kinds: Kinds) -> None:
+    """Refuse a key under `train:` that is the slip of one of ours."""
+    for key in train.keys() - kinds.keys() - TRAIN.keys():
+        meant = nearest(key, [*kinds, *TRAIN])
+        is_ours = meant in kinds or str(key).startswith(("pcl_", "cld_"))
+        _refuse(is_ours, f"unknown key 'train.{key}'; did you mean {meant or list(kinds)}?")
+
+
+def _check_perceptual_loss(opt: Options, train: Options) -> None:
+    where, block, scale = "train.perceptual_opt", train["perceptual_opt"], opt.get("scale")
+    _refuse(train.get("pcl_opt"), f"{where} and train.pcl_opt are the same loss twice; drop one of the two")
+    train.setdefault("max_bad_steps", SPEED_DEFAULTS["max_bad_steps"])
+    check("train", {"max_bad_steps": train["max_bad_steps"]}, SPEED_KINDS)
+    loss = _build(where, block, PCLPerceptualLoss)
+    _check_range(where, loss.pcl, opt)
+    _refuse(loss.scale and scale and loss.scale != scale, f"{where}.scale is {loss.scale}, but scale is {scale}")
+
+
+def _complete_pcl(opt: Options, train: Options) -> None:
+    model, val, logger = f"`model_type: {opt.get('model_type')}`", opt.get("val") or {}, opt.get("logger") or {}
+    for key in ("gan_opt", "ldl_opt", "feature_matching_opt"):
+        _refuse(train.get(key), f"{model} ignores train.{key} and would train without it; drop it")
+    for key in train.keys() & inspect.signature(PCLLoss).parameters.keys():
+        raise OptionsError(f"train.{key} is read by nobody; {key} belongs into train.pcl_opt")
+    _refuse_slips(train, SPEED_KINDS | PCL_KINDS)
+    check("train", train, PCL_KINDS)
+    complete_speed(train)
+    train |= PCL_DEFAULTS | train
+    block: Options = train.get("pcl_opt") or {}
+    ratio = train["pcl_grad_ratio"]
+    _refuse(not block, f"{model} needs train.pcl_opt, for example `pcl_opt: {{type: PCLLoss, loss_weight: 1.0}}`")
+    _refuse(ratio and "loss_weight" in block, "train.pcl_grad_ratio is in place of pcl_opt.loss_weight; drop one")
+    _refuse(ratio and not train.get("pixel_opt"), "train.pcl_grad_ratio is against the pixel loss; set train.pixel_opt")
+    for key in val.keys() - {"pcl_preview"}:
+        _refuse(nearest(key, ["pcl_preview"]), f"unknown key 'val.{key}'; did you mean 'pcl_preview'?")
+    check("val", val, {"pcl_preview": bool})
+    draws, wanted = "val.pcl_preview draws into TensorBoard with matplotlib", val.get("pcl_preview")
+    _refuse(wanted and not logger.get("use_tb_logger"), f"{draws}; set logger.use_tb_logger: true, or drop it")
+    _refuse(
+        wanted and not importlib.util.find_spec("matplotlib"), f"{draws}; pip install 'pcl_loss[plots]', or drop it"
+    )
+    # The model seeds the samples of every iteration from manual_seed: a seed here would have no effect.
+    pcl = _build("train.pcl_opt", block, PCLLoss, seed=0)
+    _check_range("train.pcl_opt", pcl, opt)
+    network_d, num_ch = opt.get("network_d"), num_sr_channels(opt)
+    check("network_d", network_d or {}, {"type": str, "num_in_ch": Int})
+    kind = (network_d or {}).get("type", "WaveletDiscriminator")
+    if pcl.recipe == "light" and kind == "WaveletDiscriminator":
+        left = [key for key in ("optim_d", "cld_opt", "net_d_frozen") if train.get(key)] + ["network_d"] * bool(
+            network_d
+        )
+        told = "train.pcl_opt.recipe: light has an embedding of its own and trains no discriminator; drop"
+        _refuse(left, f"{told} {', '.join(left)}, or take recipe: paper")
+        return
+    adam = {"type": "Adam", "lr": train["optim_g"]["lr"], "weight_decay": 0, "betas": [0.9, 0.999]}
+    train["cld_opt"] = train.get("cld_opt") or {"type": "ContrastiveDiscriminatorLoss"}
+    train["optim_d"] = train.get("optim_d") or adam
+    opt["network_d"] = network_d or {"num_in_ch": num_ch, "num_feat": 64}
+    opt["network_d"].setdefault("type", kind)
+    _build("train.cld_opt", train["cld_opt"], ContrastiveDiscriminatorLoss)
+    for embedding in (WaveletDiscriminator, FixedEmbedding):
+        if kind == embedding.__name__:
+            num_in_ch = opt["network_d"].setdefault("num_in_ch", num_ch)
+            _refuse(num_in_ch != num_ch, f"network_d.num_in_ch is {num_in_ch}, but network_g makes {num_ch}; drop it")
+            _build("network_d", opt["network_d"], embedding)
+    is_new = kind == "WaveletDiscriminator" and not opt["path"].get("pretrain_network_d")
+    is_fused = train["optim_d"].get("fused", True) and not train["optim_d"].get("foreach")
+    _refuse(train["net_d_frozen"] and is_new, "train.net_d_frozen needs a trained E_D: set path.pretrain_network_d")
+    _refuse(not is_fused, "train.optim_d must be fused, to skip a batch that is not finite; drop foreach and fused")
+
+
+def _build(where: str, block: Options, constructor: Any, **given: Any) -> Any:
+    """What a class makes of a block, for its checks alone; `given` are keywords that the block must not have.
+
+    Raises:
+        OptionsError: a key is no keyword of it, or it refuses a value.
+    """
+    name, found = constructor.__name__, block.get("type")
+    _refuse(found != name, f"{where}.type must be {name}, got {found!r}" if found else f"{where}.type is missing")
+    check(where, block, KNOBS)
+    classes = (constructor, PCLCriterion, PCLLoss) if constructor is PCLPerceptualLoss else (constructor,)
+    known = [key for cls in classes for key in inspect.signature(cls).parameters if key not in ("keywords", "pcl")]
+    keywords = {key: value for key, value in block.items() if key != "type"}
+    # Without storage, and without taking from the run's random numbers.
+    with named(where), torch.random.fork_rng(devices=[]), torch.device("meta"):
+        check_keys(where, keywords, [key for key in known if key not in given])
+        return constructor(**keywords, **given)
+
+
+def _check_range(where: str, pcl: PCLLoss, opt: Options) -> None:
+    data, told = opt.get("datasets", {}).get("train", {}), "BasicSR's images are in 0-1"
+    _refuse(pcl.data_range != 1, f"{where}.data_range must be 1.0, got {pcl.data_range:g}: {told}; drop data_range")
+    is_shifted = data.get("mean") is not None or data.get("std") is not None
+    _refuse(is_shifted, f"datasets.train: mean and std take the images out of 0-1, which {where} needs; drop them")
