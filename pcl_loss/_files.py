@@ -30,10 +30,7 @@ def temporary_name(path: Path) -> Path:
 @contextmanager
 def replacing(path: Path, sync: bool = True) -> Iterator[BinaryIO]:
     """A file to write that takes the place of `path` at the end of the block, all or nothing, also if the process is
-    killed; after an exception `path` is as it was.
-
-    With `sync` also if the machine stops: it waits until the content is on the disk. What was there keeps its mode. A
-    link stays one: the file that it names is replaced.
+    killed, or, with `sync`, if the machine stops. What was there keeps its mode, and a link stays one.
     """
     path = Path(os.path.realpath(path))
     temporary = temporary_name(path)
@@ -62,16 +59,16 @@ def load(path: str | Path) -> Any:
     except (OSError, MemoryError):
         raise
     except Exception as error:
-        # The unpickler fails on foreign bytes in a dozen ways.
+        reason = (
+            f"{path} is no readable checkpoint: not written by torch.save, incomplete, or a TorchScript archive "
+            f"({type(error).__name__})"  # the unpickler fails on foreign bytes in a dozen ways
+        )
         if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
-            raise UnreadableFileError(
+            reason = (
                 f"{path} holds Python objects, not only tensors (a whole module, as torch.save(net) writes it?); it is "
                 "not loaded, since that could run any code in it. Have it saved as torch.save(net.state_dict(), ...)"
-            ) from error
-        raise UnreadableFileError(
-            f"{path} is no readable checkpoint: not written by torch.save, incomplete, or a TorchScript archive "
-            f"({type(error).__name__})"
-        ) from error
+            )
+        raise UnreadableFileError(reason) from error
 
 
 def save(content: Any, path: Path) -> None:
@@ -87,16 +84,8 @@ def keep_with_checkpoints(
     get_root_logger: Callable[[], Any],
     save: Callable[[Any, Path], None] = save,
 ) -> None:
-    """Let every model save what `find` gives as `NAME_ITER.pth`, and take it up when it resumes; calling it twice is
-    harmless.
-
-    Args:
-        base_model: the class with BasicSR's `save_training_state(epoch, current_iter)` and
-            `resume_training(resume_state)`.
-        find: what a model has beside its networks and optimizers, each with a `state_dict`, by `NAME`.
-        folder: where a model saves its networks.
-        get_root_logger: the trainer's own.
-        save: writes a state to a file.
+    """Let every model of a trainer of BasicSR's kind save what `find` gives by name, each with a `state_dict`, as
+    `NAME_ITER.pth` in `folder`, and take it up when it resumes; calling it twice is harmless.
     """
     if getattr(base_model, "keeps_pcl", False):
         return

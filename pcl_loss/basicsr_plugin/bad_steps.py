@@ -19,11 +19,7 @@ class BadStepsError(RuntimeError):
 
 
 class BadSteps:
-    """Flags of steps, which stay on their device until the log is read.
-
-    Args:
-        limit: `train.max_bad_steps`, how many in a row end the run.
-    """
+    """Flags of steps, which stay on their device until the log is read; `limit` bad ones in a row end the run."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit

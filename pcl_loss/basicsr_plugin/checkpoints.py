@@ -21,10 +21,8 @@ KEY = "pcl_loss"  # in a training state of BasicSR
 
 
 class Files:
-    """Stands in for the module `torch` where BasicSR reads and writes its files, and is torch in all else.
-
-    What is read holds tensors alone. What is written is whole or not there, and a training state also names the files
-    that belong to it.
+    """Stands in for the module `torch` where BasicSR reads and writes its files, and is torch in all else: what is read
+    holds tensors alone, and what is written is whole, or not there.
     """
 
     def __init__(self) -> None:
@@ -41,7 +39,9 @@ class Files:
         return load(path)
 
     def save(self, content: Any, path: str | Path) -> None:
-        """As `torch.save`; where it fails, the run goes on as with plain BasicSR, and the log names the file."""
+        """As `torch.save`; where it fails, the run goes on as with plain BasicSR, and the log names the file. A
+        training state also names the files that belong to it.
+        """
         path = Path(path)
         if path.suffix == ".state":
             files = sorted(file.name for file in path.parent.with_name("models").glob(f"*_{path.stem}.pth"))
@@ -50,8 +50,7 @@ class Files:
             save(content, path)
         except (OSError, RuntimeError) as error:
             self.failed.append(str(path))
-            reason = str(error).partition("\n")[0]
-            get_root_logger().error(f"{path} could not be saved: {reason}. A file of that name is as it was.")
+            get_root_logger().error(f"{path} could not be saved, and is as it was: {str(error).partition(chr(10))[0]}")
 
     @contextmanager
     def adding(self, extra: Options) -> Iterator[None]:

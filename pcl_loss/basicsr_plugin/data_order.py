@@ -55,12 +55,7 @@ class PlacedIndex(int):
 
 
 class PlacedSampler(Sampler[int]):
-    """A sampler's order, which may begin its first epoch in the middle.
-
-    Args:
-        sampler: BasicSR's, or one of its kind, with `set_epoch` and `total_size`.
-        seed: the run's.
-    """
+    """The order of BasicSR's sampler, or of one with its `set_epoch`, which may begin its first epoch in the middle."""
 
     def __init__(self, sampler: Any, seed: int) -> None:
         self.sampler, self.seed = sampler, seed
@@ -120,11 +115,8 @@ class PlacedDataset(Dataset[Any]):
 
 
 class PlacedData:
-    """A run's training data, and its place in them.
-
-    Args:
-        loader: BasicSR's, changed in place: its images get their random numbers by their place.
-        seed: the run's.
+    """A run's training data, and its place in them. BasicSR's loader is changed in place: its images get their random
+    numbers by their place and the run's seed.
     """
 
     def __init__(self, loader: DataLoader[Any], seed: int) -> None:

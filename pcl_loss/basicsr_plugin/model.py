@@ -25,32 +25,23 @@ class PCLMixin(PreviewMixin, SpeedMixin):
     """Gives a BasicSR model that derives from `SRModel` the contrastive term and E_D.
 
     One iteration is the SR step, with the E_D of the iteration before, and then E_D's step on `sr.detach()`, in one
-    forward over real and fake images.
+    forward over real and fake images. A batch that is not finite leaves no trace in E_D. In several processes its
+    gradients and batch-norm statistics are averaged over the ranks.
 
-    Read from the YAML, next to what `SRModel` reads: `network_d`, `path.pretrain_network_d`, and under `train:`
+    Read from the YAML, next to what `SRModel` reads: `network_d`, `path.pretrain_network_d`, `val.pcl_preview`, and
+    under `train:` `pcl_opt`, `cld_opt`, `optim_d`, the keys of `SpeedMixin` (they hold for E_D and the embedding too,
+    not for samples, similarities and equations 7 to 10), and
 
-    - `pcl_opt` (`PCLLoss`), the only one that is required, `cld_opt` (`ContrastiveDiscriminatorLoss`) and `optim_d`.
-      `scheduler` and `warmup_iter` hold for both networks. With `recipe: light` in `pcl_opt`, and without
-      `network_d`, there is no E_D: a `FixedEmbedding` embeds, and nothing of it is trained, saved or asked for.
     - `pcl_start_iter`: for so many iterations E_D is trained while the SR network does without the contrastive term.
     - `pcl_every: n`: the term is applied at every n-th iteration alone, with the same weight. E_D is trained at each.
-    - `pcl_grad_ratio: r`, in place of `pcl_opt.loss_weight`: the term is weighed so that its gradient at the SR output
-      keeps r times the norm of the pixel loss's; see `GradientBalance`.
+    - `pcl_grad_ratio: r`, in place of `pcl_opt.loss_weight`: see `GradientBalance`.
     - `net_d_frozen`: E_D is loaded and never trained.
-    - `amp`, `channels_last` and `compile`: see `SpeedMixin`; they hold for E_D and the embedding too. Samples,
-      similarities and equations 7 to 10 stay in float32.
 
-    `val.pcl_preview: true` adds the sheet of `pcl-loss preview`, for the first image of every validation set, to
-    TensorBoard at every validation.
+    With `recipe: light` in `pcl_opt`, and without `network_d`, there is no E_D: a `FixedEmbedding` embeds.
 
-    In several processes E_D's gradients and batch-norm statistics are averaged over the ranks. A batch that is not
-    finite leaves no trace in E_D.
-
-    Logged at every iteration: `l_pix`, `l_pcl` (weighted, as added to the total; 0 up to `pcl_start_iter`), `l_cl`
-    (unweighted), `pos_sim`, `neg_sim`, `margin`, `grad_ratio` (the norm of the term's gradient at the SR output over
-    that of the pixel loss's), with `pcl_grad_ratio` also `pcl_weight` (what is used in place of `loss_weight`), and,
-    unless E_D is frozen, `l_d`, `out_d_real`, `out_d_fake`. Between the iterations of `pcl_every` the values of the
-    last one stand.
+    Logged at every iteration: `l_pix`, `l_pcl` (weighted, as added to the total), `l_cl` (unweighted), `pos_sim`,
+    `neg_sim`, `margin`, `grad_ratio`, with `pcl_grad_ratio` also `pcl_weight`, and, unless E_D is frozen, `l_d`,
+    `out_d_real`, `out_d_fake`. Between the iterations of `pcl_every` the values of the last one stand.
     """
 
     def __init__(self, opt: dict[str, Any]) -> None:

@@ -39,9 +39,8 @@ _said: list[str] = []
 
 
 def register() -> None:
-    """Register our losses, networks, models and metrics into BasicSR, check and complete the options it parses, and
-    repair what of BasicSR 1.4.2 does not run on current PyTorch or without a GPU (see `repairs`). What is built on a
-    part that the BasicSR in use lacks, such as RCAN or `SwinIRModel`, is left out, and a line says so.
+    """Register our losses, networks, models and metrics into BasicSR, and replace what `repairs` lists. What is built
+    on a part that the BasicSR in use lacks, such as RCAN or `SwinIRModel`, is left out, and a line says so.
 
     Call it before `basicsr.train.train_pipeline`. Calling it twice is harmless.
 

@@ -30,7 +30,7 @@ import yaml
 from basicsr import utils
 from basicsr.models import base_model
 from basicsr.models.base_model import BaseModel
-from basicsr.utils import dist_util, get_root_logger, matlab_functions
+from basicsr.utils import dist_util, get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -104,9 +104,11 @@ def apply() -> None:
 
 def _put_back_colours() -> None:
     # HAT and DRCT import them from where BasicSR 1.3 had them.
-    for name in ("rgb2ycbcr", "bgr2ycbcr", "ycbcr2rgb", "ycbcr2bgr"):
-        if hasattr(utils, name) and not hasattr(matlab_functions, name):
-            setattr(matlab_functions, name, getattr(utils, name))
+    if find_spec("basicsr.utils.matlab_functions"):
+        module = import_module("basicsr.utils.matlab_functions")
+        for name in ("rgb2ycbcr", "bgr2ycbcr", "ycbcr2rgb", "ycbcr2bgr"):
+            if hasattr(utils, name) and not hasattr(module, name):
+                setattr(module, name, getattr(utils, name))
 
 
 def _init_gloo(backend: str = "nccl", **keywords: Any) -> None:

@@ -82,8 +82,8 @@ class RunMixin(Base):
 
     def optimize_parameters(self, current_iter: int, *rest: Any, **keywords: Any) -> None:
         """As the model. If the batch, a loss or a gradient is not finite, on any rank, no optimizer steps from there
-        on, and the networks' buffers (batch norm's statistics) are put back. Nothing waits for a GPU, unless an optimizer
-        cannot leave out a step on its device, as a fused Adam can.
+        on, and the networks' buffers (batch norm's statistics) are put back. Only an optimizer that cannot leave out a
+        step on its device, as a fused Adam can, waits for it.
         """
         if not hasattr(self, "bad_steps"):
             self.bad_steps = BadSteps(self.opt["train"].get("max_bad_steps") or DEFAULT_MAX_BAD_STEPS)

@@ -51,19 +51,14 @@ class Run:
 
     @staticmethod
     def _inexact(saved: dict[str, Any], data: PlacedData) -> Iterator[str]:
+        differ = "random crops, flips and dropout differ."
         if "rng" not in saved:
-            yield (
-                "its training state was not written by `pcl-loss train` or `run`; its epoch's data begin anew, and "
-                "random crops, flips and dropout differ."
-            )
+            yield f"its training state was not written by `pcl-loss train` or `run`; its data begin anew, and {differ}"
             return
         if saved["num_images"] != data.num_images:
             yield "the number of training images has changed; the epoch's data begin anew."
         if len(saved["rng"]) != get_dist_info()[1]:
-            yield (
-                f"it was saved by {len(saved['rng'])} processes and goes on with {get_dist_info()[1]}; random crops, "
-                "flips and dropout differ."
-            )
+            yield f"it was saved by {len(saved['rng'])} processes and goes on with {get_dist_info()[1]}; {differ}"
 
     def state_dict(self) -> dict[str, Any]:
         """What a training state holds of the run; every rank must ask for it."""

@@ -8,14 +8,13 @@ from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import torch
-from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 
 from .._distributed import average
 from .._tensors import at_least_float32
 from .gradients import gradient_at
 from .options_loading import OptionsError
-from .options_ours import AMP_DTYPES, SPEED_KEYS, complete_speed
+from .options_ours import AMP_DTYPES, complete_speed
 
 if TYPE_CHECKING:
     from basicsr.models.sr_model import SRModel as Base
@@ -64,32 +63,23 @@ class SpeedMixin(Base):
         train_opt = self.opt["train"]
         self.amp_dtype = AMP_DTYPES.get(train_opt["amp"])
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp_dtype == torch.float16)
-        # The networks themselves stay as they are: for checkpoints, and for validation, whose images of many sizes
-        # would each be compiled anew.
+        # The networks themselves stay as they are: validation, with its many sizes, would compile each anew.
         self._compiled: dict[str, Any] = {}
         super().init_training_settings()
         if train_opt["compile"] is not None:
             self._compiled["net_g"] = torch.compile(self.net_g, **train_opt["compile"])
         self._refuse_unused_losses()
-        wanted = [f"{key}: {train_opt[key] or True}" for key in SPEED_KEYS if train_opt[key] not in (None, False)]
-        if wanted:
-            get_root_logger().info(f"The model is built as {type(self).__name__}, with {', '.join(wanted)}.")
 
     def _refuse_unused_losses(self) -> None:
-        built = [name for name, value in vars(self).items() if name.startswith("cri_") and value is not None]
-        if unused := sorted(set(built) - USED_LOSSES):
+        built = {name for name, value in vars(self).items() if name.startswith("cri_") and value is not None}
+        if unused := sorted(built - USED_LOSSES):
             raise OptionsError(
-                f"the base model of {type(self).__name__} builds {', '.join(unused)}, which would not be used; take it "
-                "out of the YAML, or keep the model_type that trains with it and put "
+                f"{type(self).__name__} would not use {', '.join(unused)}, which its base builds; take it out of the "
+                "YAML, or keep the model_type that trains with it and put "
                 "`perceptual_opt: {type: PCLPerceptualLoss, loss_weight: 1.0}` under train"
             )
 
     # --- how the networks and images lie, and what they run in ---
-
-    @property
-    def channels_last(self) -> bool:
-        """Whether the networks and images of a step lie channels last."""
-        return self.is_train and self.opt["train"]["channels_last"]
 
     def model_to_device(self, net: nn.Module) -> nn.Module:
         """As the base model; with `train.channels_last` its convolutions lie so."""
@@ -98,17 +88,15 @@ class SpeedMixin(Base):
     def feed_data(self, data: dict[str, Any]) -> None:
         """As the base model; with `train.channels_last` the images lie so."""
         super().feed_data(data)
-        if self.channels_last:
-            self.lq = self.lq.contiguous(memory_format=torch.channels_last)
-            if "gt" in data:
-                self.gt = self.gt.contiguous(memory_format=torch.channels_last)
+        for name in ("lq", "gt") if self.is_train and self.opt["train"]["channels_last"] else ():
+            if name in data:
+                setattr(self, name, getattr(self, name).contiguous(memory_format=torch.channels_last))
 
     def _laid_out(self, net: nn.Module) -> nn.Module:
-        if self.channels_last:
-            # Not `net.to(memory_format=...)`, which stumbles over a three-dimensional convolution.
-            for param in net.parameters():
-                if param.dim() == 4:
-                    param.data = param.data.contiguous(memory_format=torch.channels_last)
+        # Not `net.to(memory_format=...)`, which stumbles over a three-dimensional convolution.
+        for param in net.parameters() if self.is_train and self.opt["train"]["channels_last"] else ():
+            if param.dim() == 4:
+                param.data = param.data.contiguous(memory_format=torch.channels_last)
         return net
 
     def _autocast(self) -> AbstractContextManager[Any]:
@@ -117,9 +105,7 @@ class SpeedMixin(Base):
     # --- the optimizers ---
 
     def get_optimizer(self, optim_type: str, params: Any, lr: float, **keywords: Any) -> torch.optim.Optimizer:
-        """As the base model, and its fused Adam, unless the YAML says otherwise: it leaves out a step on its device,
-        any other waits for it.
-        """
+        """As the base model; an Adam is a fused one, which leaves out a step on its device, unless the YAML differs."""
         if optim_type in ("Adam", "AdamW") and not keywords.get("foreach"):
             keywords = {"fused": True} | keywords
         return super().get_optimizer(optim_type, params, lr, **keywords)
@@ -151,37 +137,27 @@ class SpeedMixin(Base):
         """
         grads: list[Tensor] = []
         log: dict[str, Tensor] = {}
-        for group in (self._pixel_loss, self._perceptual_losses):
-            with self._autocast():
-                losses = group()
-            if losses:
-                grads.append(gradient_at(self.output, losses.values(), self.scaler))
+        for names, criterion in ((("l_pix",), self.cri_pix), (("l_percep", "l_style"), self.cri_perceptual)):
+            if criterion is not None:
+                with self._autocast():
+                    found = criterion(self.output, self.gt)
+                found = (found,) if isinstance(found, Tensor) else found
+                losses = {name: loss for name, loss in zip(names, found, strict=True) if loss is not None}
+                if losses:
+                    grads.append(gradient_at(self.output, losses.values(), self.scaler))
                 log |= {name: loss.detach() for name, loss in losses.items()}
         return grads, log
 
-    def _pixel_loss(self) -> dict[str, Tensor]:
-        return {} if self.cri_pix is None else {"l_pix": self.cri_pix(self.output, self.gt)}
-
-    def _perceptual_losses(self) -> dict[str, Tensor]:
-        if self.cri_perceptual is None:
-            return {}
-        names = ("l_percep", "l_style")
-        losses = zip(names, self.cri_perceptual(self.output, self.gt), strict=True)
-        return {name: loss for name, loss in losses if loss is not None}
-
     def _end_iteration(self, log: dict[str, Tensor]) -> None:
         self.scaler.update()
-        self._note(log)
+        # The log stays on its device: only what asks for it waits for the GPU.
+        values = torch.stack([*(value.float().mean() for value in log.values()), *self._watched()])
+        average([values])
+        self._log_names, self._log_values = list(log), values
         if self.ema_decay > 0:
             self.model_ema(decay=self.ema_decay)
 
     # --- log, validation and what a resumed run needs ---
-
-    def _note(self, log: dict[str, Tensor]) -> None:
-        """Keep the log on its device: only what asks for it waits for the GPU."""
-        values = torch.stack([*(value.float().mean() for value in log.values()), *self._watched()])
-        average([values])
-        self._log_names, self._log_values = list(log), values
 
     @property
     def log_dict(self) -> dict[str, float]:
