@@ -16,7 +16,7 @@ import argparse
 import atexit
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from importlib import import_module
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with runs:
             _execute(os.path.abspath(script))
 
-    end_in_one_line("run", run, lambda: import_module(f"{PLUGIN}.repairs").ERRORS if PLUGIN in sys.modules else ())
+    end_in_one_line("run", run, lambda: getattr(sys.modules.get(f"{PLUGIN}.repairs"), "ERRORS", ()))
 
 
 def _execute(file: str) -> None:
@@ -112,7 +112,7 @@ class _Around(MetaPathFinder, Loader):
         versions: modules that a fresh clone lacks, as the codebase's set-up writes them; they get a stand-in.
     """
 
-    def __init__(self, functions: dict[str, Callable[[Execute, ModuleType], None]], versions: Sequence[str]) -> None:
+    def __init__(self, functions: Mapping[str, Callable[[Execute, ModuleType], None]], versions: Sequence[str]) -> None:
         self.functions, self.versions = functions, versions
 
     def find_spec(self, fullname: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:

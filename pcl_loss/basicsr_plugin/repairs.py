@@ -84,7 +84,7 @@ ERRORS = (OptionsError, BadStepsError, UnreadableFileError, NotSavedError, Stopp
 def apply() -> None:
     """Replace what BasicSR needs to run safely, on current PyTorch and without a GPU; twice is harmless."""
     for name in filter(find_spec, ("basicsr.utils.options", "basicsr.train", "basicsr.test")):
-        module = import_module(name)
+        module: Any = import_module(name)
         if "parse_options" in vars(module) and not isinstance(module.parse_options, ParseOptions):
             module.parse_options = ParseOptions(module.parse_options)
         if _has(module, "load_resume_state", "opt"):
@@ -265,7 +265,7 @@ def whole_run(pipeline: ModuleType, parsed: Any = None) -> Iterator[None]:
 
 def _functions_of(pipeline: ModuleType, run: Run) -> dict[str, Any]:
     """What takes the place of a pipeline's functions in a run."""
-    create_loaders = vars(pipeline).get("create_train_val_dataloader")
+    create_loaders: Any = vars(pipeline).get("create_train_val_dataloader")
 
     def resume_newest(opt: dict[str, Any]) -> dict[str, Any] | None:
         run.resumed = load_resume_state(opt)

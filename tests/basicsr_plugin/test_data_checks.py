@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from pcl_loss.basicsr_plugin.data_checks import check_files
 from PIL import Image
 
 from pcl_loss.basicsr_plugin import OptionsError
-from pcl_loss.basicsr_plugin.data_checks import check_files
 
 Options = dict[str, Any]
 Parse = Callable[..., Options]

@@ -1,9 +1,7 @@
 """One iteration is the SR step with the E_D of before, and then E_D's step; nothing else moves."""
 
 import copy
-import inspect
-import sys
-import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +24,20 @@ from basicsr_fixtures import (
 )
 from device_waits import WaitCounter
 from helpers import skip_kornias_sigma_check
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
-from pcl_loss import ContrastiveDiscriminatorLoss, FixedEmbedding, PCLLoss, WaveletDiscriminator, functional
-from pcl_loss.basicsr_plugin import OptionsError, PCLMixin, PCLModel, PCLSwinIRModel, model, pcl_model, speed
-from pcl_loss.basicsr_plugin.bad_steps import BadSteps
-from pcl_loss.basicsr_plugin.gradients import ContrastiveTerm, GradientBalance
-from pcl_loss.basicsr_plugin.speed import SpeedMixin
+from pcl_loss import FixedEmbedding, PCLLoss, functional
+from pcl_loss.basicsr_plugin import (
+    OptionsError,
+    PCLMixin,
+    PCLModel,
+    PCLSwinIRModel,
+    complete_options,
+    model,
+    pcl_model,
+    speed,
+)
 from pcl_loss.samples import seeded_generator
 
 
@@ -253,7 +257,7 @@ def test_a_loss_of_the_base_model_that_would_not_be_used_is_refused(
             super().init_training_settings()
 
     monkeypatch.setitem(MODEL_REGISTRY._obj_map, "PCLModel", make(WithAnother))
-    with pytest.raises(OptionsError, match=r"cri_fft, which would not be used.*PCLPerceptualLoss"):
+    with pytest.raises(OptionsError, match=r"would not use cri_fft.*PCLPerceptualLoss"):
         build(small)
 
 
@@ -334,20 +338,35 @@ def waits(small: Options, build: Build, monkeypatch: pytest.MonkeyPatch) -> Call
     def waits(train: Options) -> list[str]:
         small["train"] |= {"pcl_start_iter": 1, "pcl_every": 2} | train
         small["train"]["pcl_opt"] = {"type": "PCLLoss", "negatives": ["blur", "lq"]}
-        net = build(small)
-        with FakeTensorMode(allow_non_fake_inputs=True), WaitCounter() as counter:
-            cuda = torch.device("cuda")
-            for name, value in vars(net).items():
-                if isinstance(value, torch.nn.Module):
-                    setattr(net, name, copy.deepcopy(value).to(cuda))
+        complete_options(small, is_pcl_model=True)
+        monkeypatch.setattr(model, "complete_options", lambda *_, **__: None)  # it builds E_D once, for its checks
+        monkeypatch.setattr(torch.nn.Module, "to", lambda self, *_: self)  # a fake tensor cannot be moved in place
+        with FakeTensorMode(), WaitCounter() as counter:
+            with torch.device("cuda"):
+                net = build(small | {"num_gpu": 1})
+            net.lq, net.gt = (torch.rand(2, 3, size, size, device="cuda") for size in (16, 64))
+            net.optimize_parameters(1)  # BasicSR's EDSR moves its mean colour
             counter.waits.clear()
-            net.device = cuda
-            net.lq, net.gt = torch.rand(2, 3, 16, 16, device=cuda), torch.rand(2, 3, 64, 64, device=cuda)
-            for iteration in (1, 2, 3):
+            for iteration in (2, 3, 4):
                 net.optimize_parameters(iteration)
+        assert net._log_values.device.type == "cuda"
         return counter.waits
 
     return waits
+
+
+@pytest.mark.usefixtures("fake_cuda")
+@pytest.mark.parametrize("train", [{}, {"pcl_grad_ratio": 0.5}])
+def test_an_iteration_does_not_wait_for_the_gpu(train: Options, waits: Callable[..., list[str]]) -> None:
+    assert not waits(train)
+
+
+@pytest.mark.usefixtures("fake_cuda")
+def test_a_copy_that_waits_for_the_gpu_would_be_noticed(waits: Callable[..., list[str]], monkeypatch: Any) -> None:
+    end = PCLModel._end_iteration
+    late = lambda self, log: end(self, log | {"l_d": torch.ones(()).to("cuda")})  # noqa: E731
+    monkeypatch.setattr(PCLModel, "_end_iteration", late)
+    assert len(waits({})) == 3
 
 
 # --- in several processes ---

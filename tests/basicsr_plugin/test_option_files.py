@@ -10,12 +10,12 @@ import pytest
 import torch
 import yaml
 from basicsr.utils.matlab_functions import imresize
+from pcl_loss.basicsr_plugin.data_checks import check_files
 from skimage import data
 
 from pcl_loss import WaveletDiscriminator
 from pcl_loss._datasets import DATASETS
 from pcl_loss.basicsr_plugin import OptionsError
-from pcl_loss.basicsr_plugin.data_checks import check_files
 from pcl_loss.basicsr_plugin.lpips_metric import backbone_at_hand
 from pcl_loss.tools.options import option_files
 

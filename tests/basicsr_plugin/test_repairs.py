@@ -95,12 +95,16 @@ def test_an_option_file_reaches_basicsr_as_its_own_parser_reads_it(
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     env = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, *arguments], cwd=folder, capture_output=True, text=True, check=False, env=env)
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=folder, capture_output=True, text=True, check=False, env=env
+    )
 
 
 def test_the_plugin_is_imported_where_a_signal_does_not_exist(tmp_path: Path) -> None:
     """As on Windows."""
-    code = "import signal; del signal.SIGHUP; import pcl_loss.basicsr_plugin as plugin; plugin.register(); print('there')"
+    code = (
+        "import signal; del signal.SIGHUP; import pcl_loss.basicsr_plugin as plugin; plugin.register(); print('there')"
+    )
     done = run(tmp_path, "-c", code)
     assert done.stdout.strip() == "there", done.stderr
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from basicsr.models.sr_model import SRModel
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY, MODEL_REGISTRY
-
-from pcl_loss.basicsr_plugin import OptionsError
 from pcl_loss.basicsr_plugin.yaml_blocks import check_blocks
 from pcl_loss.basicsr_plugin.yaml_loading import load_options
 from pcl_loss.basicsr_plugin.yaml_schema import check_file
+
+from pcl_loss.basicsr_plugin import OptionsError
 
 PROJECTS = ("BasicSR", "HAT", "DAT", "Real-ESRGAN")
 CHECKOUTS = Path(os.environ.get("PCL_UPSTREAM", "nowhere"))
