@@ -1,4 +1,4 @@
-"""A killed run, a full disk and broken files cost no checkpoint that was whole, and no file that is loaded runs code."""
+"""A killed run, a full disk and broken files cost no checkpoint that was whole, and no file runs code."""
 
 import io
 import logging

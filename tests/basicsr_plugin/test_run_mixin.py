@@ -1,4 +1,4 @@
-"""In a run of `pcl-loss train` a batch that is not finite leaves no trace in any model, and the model's own step runs."""
+"""In a run a batch that is not finite leaves no trace in any model, and the model's own step runs."""
 
 import copy
 import io
