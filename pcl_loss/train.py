@@ -15,13 +15,16 @@ def main() -> None:
         import basicsr.train
 
         from .basicsr_plugin import register
-        from .basicsr_plugin.course import ERRORS, whole_course
-
-    def train() -> None:
-        with whole_course():
-            basicsr.train.train_pipeline(os.getcwd())
+        from .basicsr_plugin.repairs import ERRORS, whole_run
 
     register()
+
+    def train() -> None:
+        # Loaded and checked by us, see `repairs.ParseOptions`; BasicSR's loop is handed them.
+        options = basicsr.train.parse_options(os.getcwd(), is_train=True)
+        with whole_run(basicsr.train, options):
+            basicsr.train.train_pipeline(os.getcwd())
+
     end_in_one_line("train", train, lambda: ERRORS)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from ._checks import check_positive
-from ._durable import keep_with_checkpoints
+from ._files import keep_with_checkpoints
 from .criterion import PCLPerceptualLoss
 
 LOGGED = ("l_cl", "pos_sim", "neg_sim", "margin", "l_d")

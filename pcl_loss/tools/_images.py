@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import import_repair  # noqa: F401  (resize imports basicsr)
-from .._durable import replacing
+from .._files import replacing
 
 Image = NDArray[np.uint8]  # `(H, W, 3)`, in BGR as OpenCV's and BasicSR's images are
 
