@@ -2,9 +2,9 @@
 
 from importlib.util import find_spec
 
-from .. import _extras, import_repair  # noqa: F401  (before anything that imports basicsr)
+from .. import _missing, import_repair  # noqa: F401  (before anything that imports basicsr)
 
-with _extras.named_in_errors():
+with _missing.named_in_errors():
     from .model import PCLMixin, PCLModel, pcl_model
     from .options_loading import OptionsError
     from .options_ours import complete_options

@@ -14,8 +14,8 @@ import torch
 from basicsr.models.base_model import BaseModel
 from torch import Tensor, nn
 
-from .._guarded_step import GuardedStep, put_back, skips_on_device
 from ..criterion import PCLPerceptualLoss
+from ..discriminator_step import GuardedStep, put_back, skips_on_device
 from .bad_steps import BadSteps
 from .repairs import replaced
 from .speed import SpeedMixin, fused_by_default, keep_fused

@@ -12,7 +12,7 @@ from basicsr.models.sr_model import SRModel
 from torch import Tensor, nn
 
 from .._distributed import average, broadcast
-from ..criterion import DiscriminatorStep
+from ..discriminator_step import DiscriminatorStep
 from ..embedding import FixedEmbedding
 from ..samples import seeded_generator
 from .collapse import CollapseWatch

@@ -9,6 +9,7 @@ from typing import Any
 from basicsr.utils import get_root_logger
 from torch import Tensor
 
+from .. import preview
 from ..loss import PCLLoss
 from ..samples import seeded_generator
 from .saving import Base
@@ -45,9 +46,6 @@ class PreviewMixin(Base):
             add_preview()
 
     def _draw_preview(self, tb_logger: Any, tag: str, current_iter: int) -> None:
-        # Only here: a training without previews does not load what draws them.
-        from ..tools import preview
-
         try:
             if not hasattr(self, "gt"):
                 raise ValueError("the validation set has no ground truth")
@@ -57,10 +55,10 @@ class PreviewMixin(Base):
             scale = self.opt.get("scale", 1)
             window = preview.detailed_window(gt, multiple=scale)
             sheet = preview.make_sheet(
-                window.cut(gt),
+                preview.cut(gt, window),
                 self.cri_pcl,
-                sr=window.cut(sr),
-                lq=window.cut(lq, scale),
+                sr=preview.cut(sr, window),
+                lq=preview.cut(lq, window, scale),
                 embedding=self.embedding,
                 # The same samples at every validation: what changes from sheet to sheet is the networks' doing.
                 generator=seeded_generator(self._seed, 0),

@@ -12,9 +12,9 @@ from basicsr.models.sr_model import SRModel
 from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 
+from .._checks import at_least_float32
 from .._distributed import average
-from .._guarded_step import GuardedStep, not_finite
-from .._tensors import at_least_float32
+from ..discriminator_step import GuardedStep, not_finite
 from . import repairs
 from .bad_steps import BadSteps
 from .gradients import gradient_at
