@@ -73,7 +73,7 @@ def model_steps(rank: int, world_size: int) -> list[dict[str, dict[str, Tensor]]
 
 
 def inside_or_beside_ddp(rank: int, inside: bool, update_every: int) -> dict[str, Tensor]:
-    """E_D and its Adam after three steps of a network under DistributedDataParallel, with the criterion in it or not."""
+    """E_D after three steps of a network under DistributedDataParallel, with the criterion in it or not."""
     from pcl_loss import PCLCriterion
 
     class WithLoss(nn.Module):

@@ -11,9 +11,9 @@ import torch
 from bad_batches import add_batch_norm, check_no_trace, everything, spoil, train_unread
 from basicsr_fixtures import Batches, Build, Options, assert_equal_weights, train_on, with_options
 
-from pcl_loss.discriminator_step import GuardedStep
 from pcl_loss.basicsr_plugin import complete_options
 from pcl_loss.basicsr_plugin.bad_steps import BadStepsError
+from pcl_loss.discriminator_step import GuardedStep
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from basicsr.utils.registry import MODEL_REGISTRY
 from basicsr_fixtures import Batches, Build, Options, train_on, weights
 from device_waits import Reads
 
-from pcl_loss.discriminator_step import GuardedStep
 from pcl_loss.basicsr_plugin import complete_options, guarded_models
+from pcl_loss.discriminator_step import GuardedStep
 
 LOOPS = ("own", "unfused", "GAN")
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from basicsr_fixtures import Batches, Build, Options, assert_equal_weights, train_on, weights
 
-from pcl_loss.samples import seeded_generator
 from pcl_loss import preview
+from pcl_loss.samples import seeded_generator
 
 
 class Validation(list[dict[str, Any]]):
