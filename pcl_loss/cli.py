@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from . import __version__, _extras, import_repair  # noqa: F401  (workers of a spawning data loader import this module)
+from . import __version__, _missing, import_repair  # noqa: F401  (workers of a spawning data loader import this module)
 
 # They leave their flags to others, and read them from sys.argv.
 ENTRY_POINTS = ("train", "test", "run")
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(verb: str, flags: list[str]) -> int:
     try:
-        with _extras.named_in_errors():
+        with _missing.named_in_errors():
             # Each verb is a module or folder of its name, and only that one is imported.
             module = importlib.import_module(f".tools.{verb}", __package__)
             parser = argparse.ArgumentParser(prog=f"pcl-loss {verb}", description=VERBS[verb])
@@ -71,7 +71,7 @@ def _run_entry_point(verb: str, flags: list[str]) -> int:
     sys.argv = [f"pcl-loss {verb}", *flags]
     try:
         importlib.import_module(f".{verb}", __package__).main()
-    except _extras.MissingExtraError as error:
+    except _missing.MissingExtraError as error:
         print(f"pcl-loss {verb}: {error}", file=sys.stderr)
         return 1
     return 0
