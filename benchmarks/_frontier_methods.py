@@ -23,6 +23,7 @@ E_D_STEPS = 300
 E_D_LR = 1e-4
 PAPER_WARMUP = 20
 RANDOM_STATISTICS_BATCHES = 10
+ENERGY_FLOOR = 0.01
 # The ReLU maps before each of VGG16's first four poolings.
 VGG_MAPS = (1, 3, 6, 9)
 
@@ -86,6 +87,20 @@ def pcl_light(context: Context) -> Loss:
     return contrast(context, None, recipe="light")
 
 
+def energy(context: Context, window: int = 8, comb: int = 4) -> Loss:
+    """L1 between the logs of the energies of light's bands in windows; blind to what repeats every `comb` pixels."""
+    inner, far, near = slice(comb, -comb or None), slice(2 * comb, None), slice(None, -2 * comb or None)
+
+    def log_energies(x: Tensor) -> Tensor:
+        if comb:
+            around = x[..., far, inner] + x[..., near, inner] + x[..., inner, far] + x[..., inner, near]
+            x = x[..., inner, inner] - around / 4
+        bands = FixedEmbedding().embed(x)[0][:, :-1]
+        return (F.avg_pool2d(bands.square(), window, window // 2) + ENERGY_FLOOR).log() / 2
+
+    return lambda sr, hr: F.l1_loss(log_energies(sr), log_energies(hr))
+
+
 def feature_l1(context: Context) -> Loss:
     """L1 between the maps of the trained E_D: no contrast."""
     return _l1_of_maps(trained_embedding(context).embed)
@@ -127,7 +142,8 @@ def _l1_of_maps(embed: Callable[[Tensor], list[Tensor]]) -> Loss:
 
 
 SECOND_LOSSES: dict[str, Callable[..., Loss]] = {
-    maker.__name__: maker for maker in (pcl_paper, pcl_trained, pcl_random, pcl_light, feature_l1, cosine, vgg, dists)
+    maker.__name__: maker
+    for maker in (pcl_paper, pcl_trained, pcl_random, pcl_light, energy, feature_l1, cosine, vgg, dists)
 }
 NAMES = (L1, REORDERED, UNSHARP, *SECOND_LOSSES)
 TERM = re.compile(r"(?:(?P<share>[\d.]+)\*)?(?P<name>[\w.:]+)(?P<options>(?:,\w+=[^,]+)*)")

@@ -24,6 +24,9 @@ from pcl_loss.tools._images import Image, find_images, read_image, resize
 from pcl_loss.tools._regions import Region
 from pcl_loss.tools.report.measure import measure as measure_basic
 
+# isort: split
+from basicsr.metrics import calculate_niqe
+
 SCALE, LR_PATCH, BATCH_SIZE = 4, 24, 4
 LR = 5e-5
 # As BasicSR's ema_decay, for short runs. Of the last weights alone, the order of the batches moves LPIPS by 3 %.
@@ -205,13 +208,14 @@ def measure(sr: Image, hr: Image) -> dict[str, float]:
     """All metrics of an SR image: PSNR and SSIM on Y without 4 pixels of the border, DISTS on the centre crop."""
     piq = importlib.import_module("piq")
     unit = [to_tensor(image)[None] for image in (sr, hr)]
-    scores: dict[str, Any] = measure_basic(sr, hr, SCALE, with_lpips=True)
+    scores: dict[str, Any] = measure_basic(sr, hr, SCALE, lpips="alex")
     with torch.inference_mode():
         top, left = (max(0, side - DISTS_CROP) // 2 for side in sr.shape[:2])
         centres = [image[..., top : top + DISTS_CROP, left : left + DISTS_CROP] for image in unit]
         scores["dists"] = dists_measure()(*centres)
         scores |= {"haarpsi": piq.haarpsi(*unit), "mdsi": piq.mdsi(*unit)}
-    scores |= {"colour": colour_error(sr, hr), "grid": grid(sr) - grid(hr)}
+    niqe = calculate_niqe(sr, crop_border=0, input_order="HWC")
+    scores |= {"niqe": niqe, "colour": colour_error(sr, hr), "grid": grid(sr) - grid(hr)}
     return {name: float(score) for name, score in scores.items()}
 
 

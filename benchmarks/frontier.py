@@ -52,7 +52,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     tables.add_argument("results", type=Path, metavar="RESULTS")
     tables.add_argument("--iters", type=int, default=300)
     tables.add_argument("--set", default=TEST, metavar="NAME", help="test set (default: %(default)s)")
-    tables.add_argument("--ratios", nargs="*", type=float, default=[], help="rows of the first table (default: all)")
+    tables.add_argument("--up-to", type=float, default=1.0, metavar="R", help="in the first table (default: 1)")
     tables.add_argument("--at", type=float, default=0.02, metavar="DB", help="lost in the second (default: .02)")
     tables.add_argument("--picture", type=Path, metavar="FILE", help="draw the curves too")
     tables.add_argument("--csv", type=Path, metavar="FILE", help="all sets, lengths, ratios and nets")
@@ -91,7 +91,7 @@ def show_tables(args: argparse.Namespace) -> None:
     """Print the tables, and write what else is asked for."""
     records = [record for record in read_results(args.results) if record["on"] == TEST]
     results = Results(records, TEST, args.iters, args.set)
-    print(differences_table(results, args.ratios), equal_psnr_table(results, args.at), sep="\n\n")
+    print(differences_table(results, args.up_to), equal_psnr_table(results, args.at), sep="\n\n")
     if args.picture:
         draw(results, args.picture)
     if args.csv:

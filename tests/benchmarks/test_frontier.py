@@ -250,7 +250,7 @@ def test_at_equal_psnr_a_curve_is_interpolated_and_never_extended(records: list[
 
 def test_the_table_says_what_is_better(records: list[dict[str, Any]], tmp_path: Path) -> None:
     results = results_of(records)
-    rows = [" ".join(line.split()) for line in tables.differences_table(results, [0.5]).splitlines()]
+    rows = [" ".join(line.split()) for line in tables.differences_table(results, 0.5).splitlines()]
     # Twice PSNR's noise floor of 0 is exceeded; 5 % is more than twice 1.41 %.
     assert "| PCL, light | 0.5 | 6 | _-0.010 (0.000)_ | +0.000 (0.000) | **-5.00 (0.00)** |" in "\n".join(rows)
     assert not any("| PCL, light | 1 " in row for row in rows)
@@ -261,7 +261,7 @@ def test_the_table_says_what_is_better(records: list[dict[str, Any]], tmp_path: 
 def test_the_page_and_the_file_beside_it_show_the_results_that_are_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    frontier.main(["tables", str(RESULTS), "--ratios", "1", "--csv", str(tmp_path / "tables.csv")])
+    frontier.main(["tables", str(RESULTS), "--csv", str(tmp_path / "tables.csv")])
     text = (ROOT / "docs" / "evidence.md").read_text()
     for table in capsys.readouterr().out.strip().split("\n\n"):
         assert table in text
