@@ -56,7 +56,7 @@ gpu-report: setup ## for a machine with a GPU: all that it can tell, as gpu_repo
 	$(VENV)/bin/python scripts/gpu_report.py
 
 release-check: ## sdist and wheel, built into dist/ and used as a stranger does (20 GB of traffic; TAG=vX.Y.Z: for that tag)
-	$(PYTHON) scripts/release_check.py $(if $(TAG),--tag $(TAG))
+	PYTHON=$(PYTHON) TAG=$(TAG) scripts/release_check.sh
 
 lint: setup ## ruff and mypy
 	$(VENV)/bin/ruff check .
