@@ -97,13 +97,9 @@ def run(args: argparse.Namespace) -> int:
 def _named(flag: str, values: Sequence[str]) -> dict[str, str]:
     result: dict[str, str] = {}
     for text in values:
-        name, equals, value = text.partition("=")
-        if not (equals and value and (name or flag == "--opt")):
-            raise ValueError(f"{flag} {text}: expected {flag} NAME=PATH")
-        if name in result:
-            raise ValueError(
-                f"{flag} names {name or 'no net'} twice: {result[name]} and {value}; give each its own name"
-            )
+        name, _, value = text.partition("=")
+        if not value or name in result:
+            raise ValueError(f"{flag} {text}: expected {flag} NAME=PATH, each with a name of its own")
         result[name] = value
     return result
 
@@ -133,8 +129,9 @@ def make_report(
     """
     out = Path(out)
     check_count("scale", scale, 2, 8)
-    _check_names("net", nets, reserved=(BICUBIC, "HR"))
-    _check_names("set", sets)
+    for name in (*nets, *sets):
+        if not re.fullmatch(r"\w[\w.+-]*", name) or name in (BICUBIC, "HR"):
+            raise ValueError(f"the name {name!r} cannot be used; take letters, digits and _ + - ., not {BICUBIC} or HR")
     if lpips not in LPIPS:
         raise ValueError(f"lpips must be one of {', '.join(LPIPS)}, got {lpips!r}")
     if out.exists() and not out.is_dir():
@@ -148,7 +145,7 @@ def make_report(
         path = Path(given)
         last = path / "models" / "net_g_latest.pth"
         if path.is_dir() and not last.is_file():
-            found.append(find_results(name, path, pairs, scale))
+            found.append(find_results(name, path, pairs))
         else:
             found.append(find_net(name, last if path.is_dir() else path, yamls, param_key))
     shown = [_find_crop(text, pairs, scale) for text in crops]
@@ -184,13 +181,3 @@ def _find_crop(text: str, pairs: Sequence[Pair], scale: int) -> Crop:
     region = parse_square(match[2])
     region.check_inside(*known[match[1]].load(scale)[0].shape[:2])
     return known[match[1]], region
-
-
-def _check_names(what: str, names: Mapping[str, object], reserved: Sequence[str] = ()) -> None:
-    seen: dict[str, str] = {name.lower(): name for name in reserved}
-    for name in names:
-        if not re.fullmatch(r"\w[\w+-]*(?:\.[\w+-]+)*", name):
-            raise ValueError(f"the {what} name {name!r} cannot be a folder's: use letters, digits and _ + - .")
-        if name.lower() in seen:
-            raise ValueError(f"the {what} name {name} is taken by {seen[name.lower()]}; choose another")
-        seen[name.lower()] = name
