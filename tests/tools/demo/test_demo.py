@@ -101,21 +101,6 @@ def test_ctrl_c_ends_the_training_too(
         os.kill(int(pid.read_text()), 0)
 
 
-def test_a_run_waits_passively_unless_the_user_chose_otherwise(
-    tmp_path: Path, child_runs: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (run, *_) = runs.make_runs(tmp_path, iters=1, seed=0)
-    (tmp_path / run.weights).parent.mkdir(parents=True)
-    (tmp_path / run.weights).touch()
-    child_runs("import os; print(os.environ['OMP_WAIT_POLICY'])")
-    for own, expected in ((None, "PASSIVE"), ("ACTIVE", "ACTIVE")):
-        monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-        if own:
-            monkeypatch.setenv("OMP_WAIT_POLICY", own)
-        runs.train(tmp_path, run)
-        assert (tmp_path / "demo_l1.log").read_text() == f"{expected}\n"
-
-
 @pytest.mark.slow
 def test_a_short_demo_from_end_to_end_with_the_highest_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "fetch_backbone", no_backbone)
