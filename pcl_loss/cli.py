@@ -66,6 +66,9 @@ def _run(verb: str, flags: list[str]) -> int:
         # Its reader, such as `head`, has seen enough. Python would flush once more at the end, and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except KeyboardInterrupt:
+        print(f"\npcl-loss {verb}: interrupted", file=sys.stderr)
+        return 130
     except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"pcl-loss {verb}: {error}", file=sys.stderr)
         return 1

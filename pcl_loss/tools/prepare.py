@@ -68,12 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """YAML lines to standard output, all else to standard error; 0, 1 if an image was skipped, 130 if interrupted."""
-    try:
-        done = prepare(**vars(args), progress=True)
-    except KeyboardInterrupt:
-        print("interrupted; the same command finishes the rest", file=sys.stderr)
-        return 130
+    """YAML lines to standard output, all else to standard error; returns 1 if an image was skipped."""
+    done = prepare(**vars(args), progress=True)
     for name, reason in done.skipped.items():
         print(f"SKIPPED {name}: {reason}", file=sys.stderr)
     for scale, count in done.pairs.items():
