@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -30,6 +31,10 @@ VERBS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        # Not every pipe is UTF-8, on Windows above all: "?" for an arrow is better than no table.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     arguments = list(sys.argv[1:] if argv is None else argv)
     verbs = "\n".join(f"  {verb:9} {text}" for verb, text in VERBS.items())
     parser = argparse.ArgumentParser(
@@ -61,6 +66,9 @@ def _run(verb: str, flags: list[str]) -> int:
         # Its reader, such as `head`, has seen enough. Python would flush once more at the end, and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except KeyboardInterrupt:
+        print(f"\npcl-loss {verb}: interrupted", file=sys.stderr)
+        return 130
     except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"pcl-loss {verb}: {error}", file=sys.stderr)
         return 1

@@ -25,14 +25,14 @@ LINES = {
         cli test run
         __main__""",
     "basicsr_plugin": """
-        bad_steps checkpoints data_order gradients han_arch lpips_metric options_loading
-        options_ours preview_hook
+        bad_steps collapse data_order gradients han_arch lpips_metric options_loading preview_hook
+        checkpoints options_basicsr
+        options_ours run_state
         speed
         model
+        sr_models
         swinir_models
-        options_basicsr
-        options_build
-        run_mixin
+        options_build run_mixin
         repairs
         registration
         __init__""",
