@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .._durable import load
 from ..discriminator import WaveletDiscriminator
-from ._files import Image
+from ._images import Image
 
 PARAM_KEYS = ("params", "params_ema")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ._files import write_file
+from ._images import write_file
 
 
 def option_files() -> dict[str, str]:

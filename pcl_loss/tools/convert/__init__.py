@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..._checks import check_number, check_positive
 from .._checkpoints import PARAM_KEYS, read
-from .._files import write_file
+from .._images import write_file
 from . import mean_shift
 from .networks import CODEBASES, DIV2K_MEAN, Network, inspect, some
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .._files import write_file
+from .._images import write_file
 from .by_hand import Refusal
 from .codebases import Codebase, Place, find_codebase
 from .source import MARKER, Source, parse, split, without_marked
