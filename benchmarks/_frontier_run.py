@@ -26,12 +26,12 @@ from _frontier_methods import (
     make_losses,
     parse_method,
 )
+from pcl_loss.tools._files import Image, find_images, read_image, resize
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pcl_loss import samples
 from pcl_loss.tools._checkpoints import upscale
-from pcl_loss.tools._files import Image, find_images, read_image, resize
 from pcl_loss.tools._regions import Region
 from pcl_loss.tools.report.measure import measure as measure_basic
 
