@@ -16,6 +16,7 @@ from basicsr.data.data_sampler import EnlargedSampler
 from basicsr.utils.dist_util import get_dist_info
 from torch.utils.data import DataLoader, Dataset
 
+from .images import read_item
 from .repairs import replaced
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
@@ -100,7 +101,7 @@ class PlacedDataset(Dataset[Any]):
             random.seed(words[0])
             np.random.seed(words[1])
             torch.default_generator.manual_seed(words[2])
-            return self.dataset[int(index)]
+            return read_item(self.dataset, int(index))
         finally:
             random.setstate(state[0])
             np.random.set_state(state[1])

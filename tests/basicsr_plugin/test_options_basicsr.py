@@ -31,7 +31,7 @@ BROKEN = [
     ("model_type", GONE, "is missing"),
     ("scale", GONE, "datasets.train: it has no key 'scale'"),
     ("scale", 0, "should be greater than or equal to 1, got 0"),
-    ("scale", 2, "datasets.train: "),
+    ("scale", 2, "datasets.train, "),
     ("num_gpu", "all", "should be 'auto', or should be a valid integer, got 'all'"),
     ("num_gpu", 512, "is 512, but torch sees no GPU; set num_gpu: 0 for the CPU"),
     ("manual_seed", 1099511627776, "should be less than 2147483648, got 1099511627776"),
