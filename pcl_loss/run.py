@@ -16,10 +16,12 @@ import argparse
 import atexit
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from importlib import import_module
-from importlib.machinery import SourceFileLoader
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from multiprocessing import spawn
 from pathlib import Path
 from types import ModuleType
@@ -35,11 +37,14 @@ NO_REGISTRY = (
     "and PCL cannot be registered there; run the script with python, and use pcl_loss.PCLCriterion in its loop"
 )
 
+Execute = Callable[[ModuleType], None]
+
+runs = ExitStack()
+"""Ends the training runs that the script has begun."""
+
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run a script: `argv` is its path and its arguments. Does not return the script's exit status, but leaves as the
-    script leaves.
-    """
+    """Run a script: `argv` is its path and its arguments. Ends with the script's exit status."""
     parser = argparse.ArgumentParser(prog="pcl-loss run", description=__doc__.split("\n\n")[0])
     parser.add_argument("script", metavar="SCRIPT", help="a Python file, such as hat/train.py")
     parser.add_argument("arguments", metavar="ARGS", nargs=argparse.REMAINDER, help="what the script itself takes")
@@ -47,10 +52,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     script = Path(args.script)
     if not script.is_file():
         parser.error(f"there is no file {script} in {Path.cwd()}")
-    folder = script.resolve().parent
+    root = folder = script.resolve().parent
     if folder.name == "basicsr" and not (folder / "__init__.py").exists():
         parser.error(f"{folder} has no __init__.py, so that an installed BasicSR would take its place, {NO_REGISTRY}")
-    root = folder
     # A folder `code` with `__init__.py`, as A2N has it, is no package to be found before Python's own.
     while (root / "__init__.py").exists() and root.name not in sys.stdlib_module_names:
         root = root.parent
@@ -58,34 +62,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.path[0 : 0 if sys.flags.safe_path else 1] = list(dict.fromkeys(map(str, (folder, root))))
     sys.argv = [args.script, *args.arguments]
     prepare(folder.relative_to(root).parts[:1])
-    course = _Course()
-    import_repair.after_import(PLUGIN, course.wait_for_training)
-    _say_it_once_at_the_first_step(course)
+    _say_it_once_at_the_first_step()
 
     def run() -> None:
-        with course:
+        with runs:
             _execute(os.path.abspath(script))
 
-    end_in_one_line("run", run, _errors)
-
-
-def _errors() -> tuple[type[Exception], ...]:
-    course = sys.modules.get(f"{PLUGIN}.course")
-    return () if course is None else course.ERRORS
-
-
-class _Course(ExitStack):
-    """That of `pcl-loss train`, from where the script's train pipeline parses its options on."""
-
-    has_begun = False
-
-    def wait_for_training(self, plugin: ModuleType) -> None:
-        import_module(f"{PLUGIN}.registration").before_training.append(self.begin)
-
-    def begin(self, pipeline: ModuleType) -> None:
-        self.close()
-        self.has_begun = True
-        self.enter_context(import_module(f"{PLUGIN}.course").whole_course(pipeline))
+    end_in_one_line("run", run, lambda: getattr(sys.modules.get(f"{PLUGIN}.repairs"), "ERRORS", ()))
 
 
 def _execute(file: str) -> None:
@@ -100,17 +83,12 @@ def prepare(packages: Sequence[str] = ()) -> None:
     """What comes before the script, in each of its processes; nothing of it acts before the script asks for it.
 
     Args:
-        packages: those, besides `basicsr`, that may lack their `version.py`.
+        packages: those, besides `basicsr`, whose `version.py` may be missing, as their set-up writes it.
     """
-    import_repair.install()
     import_repair.install(import_repair.OLD_CODE)
-    import_repair.instead_of_failing("dataloader", _replace_data_loader)
-    for package in {"basicsr", *packages}:
-        import_repair.allow_no_version(package)
-    # Also where the script itself imports the plugin first, which then imports BasicSR.
-    import_repair.after_import("basicsr", _import_plugin)
-    import_repair.after_import(PLUGIN, lambda plugin: plugin.register())
-
+    import_repair.put_back_types()
+    around = {"basicsr": _import_basicsr, PLUGIN: _import_plugin, "dataloader": _import_data_loader}
+    sys.meta_path.insert(0, _Around(around, [f"{package}.version" for package in ("basicsr", *packages)]))
     get_preparation_data = spawn.get_preparation_data
     preparation = _Preparation(packages)
     spawn.get_preparation_data = lambda name: {"pcl_loss": preparation, **get_preparation_data(name)}
@@ -126,19 +104,59 @@ class _Preparation:
         return prepare, (self.packages,)
 
 
-def _replace_data_loader(module: ModuleType, error: ImportError) -> bool:
-    from .import_repair import old_torch
+class _Around(MetaPathFinder, Loader):
+    """Finds modules as the other finders do, and hands some of them and what executes them to a function.
 
-    return old_torch.replace_data_loader(module, error)
+    Args:
+        functions: by the modules' names.
+        versions: modules that a fresh clone lacks, as the codebase's set-up writes them; they get a stand-in.
+    """
+
+    def __init__(self, functions: Mapping[str, Callable[[Execute, ModuleType], None]], versions: Sequence[str]) -> None:
+        self.functions, self.versions = functions, versions
+
+    def find_spec(self, fullname: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
+        function = self.functions.get(fullname)
+        if function is None and fullname not in self.versions:
+            return None
+        found = (finder.find_spec(fullname, path, target) for finder in sys.meta_path if finder is not self)
+        spec = next(filter(None, found), None)
+        if function is None:
+            return spec or ModuleSpec(fullname, self)
+        if spec is not None and spec.loader is not None:
+            spec.loader.exec_module = partial(function, spec.loader.exec_module)  # type: ignore[method-assign]
+        return spec
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Fill the stand-in."""
+        module.__dict__.update(__version__="unknown", __gitsha__="unknown")
+        import_repair.USED.append(module.__name__)
 
 
-def _import_plugin(basicsr: ModuleType) -> None:
+def _import_basicsr(execute: Execute, basicsr: ModuleType) -> None:
     if not (Path(basicsr.__path__[0]) / "utils" / "registry.py").exists():
         raise ImportError(f"{basicsr.__path__[0]} has no utils/registry.py, {NO_REGISTRY}")
-    import_module(PLUGIN)
+    execute(basicsr)
+    import_module(PLUGIN)  # it may be what imports basicsr
 
 
-def _say_it_once_at_the_first_step(course: _Course) -> None:
+def _import_plugin(execute: Execute, plugin: ModuleType) -> None:
+    execute(plugin)
+    plugin.register()
+    runs.enter_context(import_module(f"{PLUGIN}.repairs").whole_runs())
+
+
+def _import_data_loader(execute: Execute, module: ModuleType) -> None:
+    from .import_repair import old_torch
+
+    try:
+        execute(module)
+    except ImportError as error:
+        if not old_torch.replace_data_loader(module, error):
+            raise
+
+
+def _say_it_once_at_the_first_step() -> None:
     """Print what is in use when all is imported and built: at the first step of an optimizer, or else at the end."""
     if os.environ.get("RANK", "0") != "0":
         return
@@ -149,9 +167,9 @@ def _say_it_once_at_the_first_step(course: _Course) -> None:
         hook.remove()
         basicsr = sys.modules.get("basicsr")
         where = f"PCL is registered in {basicsr.__path__[0]}" if basicsr else "no basicsr is in use"
-        repaired = ", ".join(import_repair.USED) or "nothing"
-        print(f"[pcl_loss] {where}; repaired: {repaired}", flush=True)
-        if basicsr and trains and not course.has_begun:
+        print(f"[pcl_loss] {where}; repaired: {', '.join(import_repair.USED) or 'nothing'}", flush=True)
+        repairs = sys.modules.get(f"{PLUGIN}.repairs")
+        if repairs and trains and not repairs.ParseOptions.has_begun:
             print("[pcl_loss] saves, resume and signals are the script's own: it does not call BasicSR's parse_options")
 
     atexit.register(say)

@@ -6,22 +6,25 @@ import os
 import sys
 from collections.abc import Callable
 
-from . import _extras, import_repair  # noqa: F401  (at module level: the workers of a spawning data loader need it too)
+from . import _missing, import_repair  # noqa: F401  (at module level: the workers of a spawning data loader need it too)
 
 
 def main() -> None:
     """Train as BasicSR's own train.py does, with its flags; experiments go under the caller's folder."""
-    with _extras.named_in_errors():
+    with _missing.named_in_errors():
         import basicsr.train
 
         from .basicsr_plugin import register
-        from .basicsr_plugin.course import ERRORS, whole_course
-
-    def train() -> None:
-        with whole_course():
-            basicsr.train.train_pipeline(os.getcwd())
+        from .basicsr_plugin.repairs import ERRORS, whole_run
 
     register()
+
+    def train() -> None:
+        # Loaded and checked by us, see `repairs.ParseOptions`; BasicSR's loop is handed them.
+        options = basicsr.train.parse_options(os.getcwd(), is_train=True)
+        with whole_run(basicsr.train, options):
+            basicsr.train.train_pipeline(os.getcwd())
+
     end_in_one_line("train", train, lambda: ERRORS)
 
 

@@ -17,13 +17,6 @@ def spoil(batches: Batches, where: str, value: float, *numbers: int) -> Batches:
     return batches
 
 
-def train_unread(net: Any, batches: Batches) -> None:
-    """Train on them without asking for the log."""
-    for iteration, batch in enumerate(batches, 1):
-        net.feed_data(batch)
-        net.optimize_parameters(iteration)
-
-
 def everything(net: Any) -> dict[str, Any]:
     """Weights, averages, statistics and moments."""
     state: dict[str, Any] = {}
@@ -39,13 +32,12 @@ def everything(net: Any) -> dict[str, Any]:
 def add_batch_norm(options: Options, monkeypatch: Any) -> None:
     """Put statistics into the SR network, behind its first convolution."""
     from basicsr.archs.edsr_arch import EDSR
+    from basicsr.utils.registry import ARCH_REGISTRY
 
     class NormalisedEDSR(EDSR):  # type: ignore[misc]
         def __init__(self, **keywords: Any) -> None:
             super().__init__(**keywords)
             self.conv_first = torch.nn.Sequential(self.conv_first, torch.nn.BatchNorm2d(keywords["num_feat"]))
-
-    from basicsr.utils.registry import ARCH_REGISTRY
 
     monkeypatch.setitem(ARCH_REGISTRY._obj_map, "NormalisedEDSR", NormalisedEDSR)
     options["network_g"]["type"] = "NormalisedEDSR"

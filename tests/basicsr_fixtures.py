@@ -16,7 +16,7 @@ from skimage import data
 from torch.nn import functional as F
 
 Options = dict[str, Any]
-Build = Callable[[Options], Any]
+Build = Callable[..., Any]
 Batches = list[dict[str, torch.Tensor]]
 
 LOG_KEYS = {"l_pix", "l_pcl", "l_cl", "pos_sim", "neg_sim", "margin", "grad_ratio", "l_d", "out_d_real", "out_d_fake"}
@@ -184,16 +184,30 @@ def build(registered: None, tmp_path: Path) -> Build:
     from basicsr import models
     from basicsr.utils import set_random_seed
 
-    def build(options: Options) -> Any:
+    def build(options: Options, build_model: Any = models.build_model) -> Any:
         options = copy.deepcopy(options)
         options |= {"is_train": True, "dist": False, "rank": 0, "world_size": 1}
         for key in ("models", "training_states"):
             (tmp_path / key).mkdir(exist_ok=True)
             options["path"][key] = str(tmp_path / key)
         set_random_seed(options["manual_seed"])
-        return models.build_model(options)
+        return build_model(options)
 
     return build
+
+
+@pytest.fixture
+def build_in_run(build: Build) -> Build:
+    """As `build`, in a run of `pcl-loss train`."""
+    import basicsr.train
+
+    from pcl_loss.basicsr_plugin import repairs
+
+    def build_in_run(options: Options) -> Any:
+        with repairs.whole_run(basicsr.train):
+            return build(options, basicsr.train.build_model)
+
+    return build_in_run
 
 
 @pytest.fixture

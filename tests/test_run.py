@@ -208,7 +208,7 @@ def test_the_scripts_own_basicsr_knows_pcl_also_where_the_script_imports_us_firs
     assert done.stdout.splitlines()[0] == f"{checkout / 'basicsr' / '__init__.py'} unknown"
     (line,) = our_lines(done)
     assert f"PCL is registered in {checkout / 'basicsr'};" in line
-    assert "basicsr.utils.matlab_functions.rgb2ycbcr" in line
+    assert "torchvision.transforms.functional_tensor.rgb_to_grayscale" in line
     assert "basicsr.version" in line
 
 

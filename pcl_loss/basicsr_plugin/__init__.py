@@ -1,28 +1,21 @@
-"""The part that plugs into BasicSR, and the only one that imports it."""
+"""The part that plugs into BasicSR."""
 
-from importlib.util import find_spec
+from .. import _missing, import_repair  # noqa: F401  (before anything that imports basicsr)
 
-from .. import _extras, import_repair  # noqa: F401  (before anything that imports basicsr)
-
-with _extras.named_in_errors():
-    from .model import PCLMixin, PCLModel, pcl_model
+with _missing.named_in_errors():
+    from .model import PCLMixin, pcl_model
     from .options_loading import OptionsError
     from .options_ours import complete_options
-    from .registration import register
-    from .speed import SpeedSRModel
+    from .registration import lacking, register
 
-__all__ = [
-    "OptionsError",
-    "PCLMixin",
-    "PCLModel",
-    "SpeedSRModel",
-    "complete_options",
-    "pcl_model",
-    "register",
-]
+__all__ = ["OptionsError", "PCLMixin", "complete_options", "pcl_model", "register"]
 
 # See `registration.OPTIONAL`.
-if find_spec("basicsr.models.swinir_model"):
-    from .swinir_models import PCLSwinIRModel, SpeedSwinIRModel
+if not lacking("models.sr_model"):
+    from .sr_models import PCLModel, SpeedSRModel
 
-    __all__ += ["PCLSwinIRModel", "SpeedSwinIRModel"]
+    __all__ += ["PCLModel", "SpeedSRModel"]
+    if not lacking("models.swinir_model"):
+        from .swinir_models import PCLSwinIRModel, SpeedSwinIRModel
+
+        __all__ += ["PCLSwinIRModel", "SpeedSwinIRModel"]

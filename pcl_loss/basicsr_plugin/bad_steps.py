@@ -19,35 +19,28 @@ class BadStepsError(RuntimeError):
 
 
 class BadSteps:
-    """Flags of steps, which stay on their device until the log is read.
-
-    Args:
-        limit: `train.max_bad_steps`, how many in a row end the run.
-    """
+    """Flags of steps, which stay on their device until the log is read; `limit` bad ones in a row end the run."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.num_steps = self.num_bad = self.num_in_a_row = 0
         self._unread: list[tuple[int, Sequence[str], Tensor]] = []
 
-    def note(self, iteration: int, files: Sequence[str], is_bad: Tensor, is_own: Tensor) -> None:
-        """Take up a step: its batch's files, and 0-dim whether it was left out and whether this rank's batch is why."""
-        self._unread.append((iteration, files, torch.stack([is_bad, is_own])))
+    def note(self, iteration: int, files: Sequence[str], flags: Tensor) -> None:
+        """Take up a step: its batch's files, and `(3,)` whether it was left out, whether a batch is why, and whether
+        this rank's is.
+        """
+        self._unread.append((iteration, files, flags))
 
-    @property
-    def unread(self) -> list[Tensor]:
-        """The flags that were not read yet, to be read with whatever else is."""
-        return [flags for _, _, flags in self._unread]
-
-    def read(self, values: Sequence[float]) -> None:
-        """Take up the values of `unread`, warn at the first bad step, and count.
+    def read(self) -> None:
+        """Look at the steps that were noted, warn at the first bad one, and count; waits for the device.
 
         Raises:
             BadStepsError: the limit is reached.
         """
         steps, self._unread = self._unread, []
-        for i, (iteration, files, _) in enumerate(steps):
-            is_bad, is_own = values[2 * i : 2 * i + 2]
+        values = torch.stack([flags for _, _, flags in steps]).tolist() if steps else []
+        for (iteration, files, _), (_, is_bad, is_own) in zip(steps, values, strict=True):
             names = _name(files) if is_own or not is_distributed() else "Another rank names the batch's files."
             self.num_steps += 1
             if not is_bad:
@@ -77,4 +70,8 @@ class BadSteps:
 
 
 def _name(files: Sequence[str]) -> str:
-    return f"Files of the batch: {', '.join(files)}." if files else "The data set does not name the batch's files."
+    return (
+        f"Files of the batch: {', '.join(map(str, files))}."
+        if files
+        else "The data set does not name the batch's files."
+    )

@@ -28,18 +28,12 @@ class CollapseWatch:
         self._norms: deque[float] = deque(maxlen=NUM_NORMS)
 
     def look(self, num_steps: int, log: Mapping[str, float], grad_norm: float) -> None:
-        """Take up a step that had the term.
-
-        Args:
-            num_steps: that this run has made.
-            log: with `pos_sim` and `neg_sim`.
-            grad_norm: of L_CL at the SR output, before any `pcl_grad_ratio`.
+        """Take up a step that had the term: the number of steps so far, a log with `pos_sim` and `neg_sim`, and the
+        norm of L_CL's gradient at the SR output, before any `pcl_grad_ratio`.
         """
-        if num_steps >= FIRST_STEPS and not self.has_warned:
-            reason = self._reason(log, grad_norm)
-            if reason:
-                self.has_warned = True
-                get_root_logger().warning(f"The contrastive term has collapsed: {reason}. {ADVICE}")
+        if num_steps >= FIRST_STEPS and not self.has_warned and (reason := self._reason(log, grad_norm)):
+            self.has_warned = True
+            get_root_logger().warning(f"The contrastive term has collapsed: {reason}. {ADVICE}")
         self._norms.append(grad_norm)
 
     def _reason(self, log: Mapping[str, float], grad_norm: float) -> str:

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import functools
+import math
 import random
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
-from basicsr.data.data_sampler import EnlargedSampler
 from basicsr.utils.dist_util import get_dist_info
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .images import read_item
-from .repairs import replaced
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+# Windows has no SIGHUP.
+STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGINT") if hasattr(signal, name))
 
 
 def rng_state() -> dict[str, Any]:
@@ -57,21 +56,30 @@ class PlacedIndex(int):
     place: tuple[int, ...]
 
 
-class PlacedSampler(EnlargedSampler):
-    """BasicSR's sampler, its order unchanged, which may begin its first epoch in the middle."""
+class PlacedSampler(Sampler[int]):
+    """The order of BasicSR's sampler, or of one with its `set_epoch`, which may begin its first epoch in the middle."""
 
-    manual_seed = 0
-    first_epoch = 0
-    num_skipped = 0
-    """Images of `first_epoch` that an interrupted run has had, on this rank."""
+    def __init__(self, sampler: Any, seed: int) -> None:
+        self.sampler, self.seed = sampler, seed
+        self.epoch = self.first_epoch = 0
+        self.num_skipped = 0
+        """Images of `first_epoch` that an interrupted run has had, on this rank."""
 
-    def __iter__(self) -> Iterator[PlacedIndex]:
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[int]:
         skipped = self.num_skipped if self.epoch == self.first_epoch else 0
-        for position, value in enumerate(super().__iter__()):
+        for position, value in enumerate(self.sampler):
             if position >= skipped:
                 index = PlacedIndex(value)
-                index.place = (self.manual_seed, self.epoch, self.rank, position)
+                index.place = (self.seed, self.epoch, get_dist_info()[0], position)
                 yield index
+
+    def set_epoch(self, epoch: int) -> None:
+        """To be called before each pass."""
+        self.epoch = epoch
+        self.sampler.set_epoch(epoch)
 
 
 class PlacedDataset(Dataset[Any]):
@@ -108,38 +116,53 @@ class PlacedDataset(Dataset[Any]):
             torch.set_rng_state(state[2])
 
 
-@contextmanager
-def placed_data(pipeline: ModuleType) -> Iterator[None]:
-    """While open, a module like `basicsr.train` builds its training data so."""
-    build, build_loader = pipeline.build_dataset, pipeline.build_dataloader
+class PlacedData:
+    """A run's training data, and its place in them. BasicSR's loader is changed in place: its images get their random
+    numbers by their place and the run's seed.
+    """
 
-    @functools.wraps(build)
-    def build_dataset(dataset_opt: dict[str, Any]) -> Any:
-        dataset = build(dataset_opt)
-        return PlacedDataset(dataset) if dataset_opt["phase"] == "train" else dataset
-
-    @functools.wraps(build_loader)
-    def build_dataloader(dataset: Any, dataset_opt: dict[str, Any], **keywords: Any) -> DataLoader[Any]:
-        loader: DataLoader[Any] = build_loader(dataset, dataset_opt, **keywords)
+    def __init__(self, loader: DataLoader[Any], seed: int) -> None:
+        self.loader = loader
+        self.sampler = PlacedSampler(loader.sampler, seed)
+        self.num_batches = 0
+        """Batches that the run was trained on since its first epoch began, those of an interrupted run among them."""
+        # A loader lets nobody set these two, and BasicSR's may be of a class of its own: a new one would be another.
+        object.__setattr__(loader, "dataset", PlacedDataset(loader.dataset))
+        loader.batch_sampler.sampler = self.sampler  # type: ignore[union-attr]
         # Each pass draws a seed, by default from the global generator: a resumed run makes other passes.
         loader.generator = torch.Generator()
-        loader.worker_init_fn = functools.partial(start_worker, loader.worker_init_fn)
-        return loader
+        loader.worker_init_fn = functools.partial(_start_worker, loader.worker_init_fn)
 
-    with replaced(
-        pipeline, build_dataset=build_dataset, build_dataloader=build_dataloader, EnlargedSampler=PlacedSampler
-    ):
-        yield
+    @property
+    def num_images(self) -> int:
+        """Of an epoch, on all ranks."""
+        return int(self.sampler.sampler.total_size)
+
+    @property
+    def position(self) -> int:
+        """Images of this epoch that were trained on, on all ranks."""
+        epochs = self.sampler.epoch - self.sampler.first_epoch
+        num_batches = self.num_batches - epochs * len(self.loader)
+        return num_batches * (self.loader.batch_size or 1) * get_dist_info()[1]
+
+    def begin(self, epoch: int, position: int) -> None:
+        """Go on at an epoch of which `position` images were trained on."""
+        self.sampler.first_epoch = self.sampler.epoch = epoch
+        self.sampler.num_skipped = position // get_dist_info()[1]
+        self.num_batches = self.sampler.num_skipped // (self.loader.batch_size or 1)
+
+    def last_epoch(self, num_iters: int) -> int:
+        """The number of the epoch in which so many iterations end.
+
+        BasicSR counts its epochs with the batch that is not full, which its loader leaves out: with 9 images and
+        batches of 4 it ends at 30 of 40 iterations.
+        """
+        return self.sampler.first_epoch + max(math.ceil((self.num_batches + num_iters) / len(self.loader)), 1) - 1
 
 
-def start_worker(init: Callable[[int], None] | None, worker_id: int) -> None:
+def _start_worker(init: Callable[[int], None] | None, worker_id: int) -> None:
     """Leave signals that end a run to its main process, which tells its workers when it is done."""
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     if init is not None:
         init(worker_id)
-
-
-def skip(sampler: PlacedSampler, epoch: int, position: int) -> None:
-    """Begin at an epoch of which the first `position` images, on all ranks together, were seen."""
-    sampler.first_epoch, sampler.num_skipped = epoch, position // get_dist_info()[1]

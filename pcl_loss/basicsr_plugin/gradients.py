@@ -17,15 +17,8 @@ STATS = ("l_cl", "pos_sim", "neg_sim", "margin")
 
 
 def gradient_at(sr: Tensor, losses: Iterable[Tensor], scaler: torch.amp.GradScaler) -> Tensor:
-    """The gradient of the sum of losses, which may share a graph, with respect to the SR images.
-
-    Args:
-        sr: what the losses were computed from, `(N, C, H, W)`.
-        losses: one or more, 0-dim.
-        scaler: the gradient passes the losses' networks at its scale, which keeps it within fp16's range.
-
-    Returns:
-        The gradient without that scale, `(N, C, H, W)`.
+    """The gradient of the sum of 0-dim losses, which may share a graph, at the SR images `(N, C, H, W)` that they were
+    computed from. It passes the losses' networks at the scaler's scale, within fp16's range, and comes without it.
     """
     loss = reduce(torch.add, losses)
     (grad,) = torch.autograd.grad(scaler.scale(loss), sr)
@@ -44,7 +37,7 @@ class ContrastiveTerm:
         self.balance = balance
         names = ("l_pcl", *STATS, "grad_ratio") + (() if balance is None else ("pcl_weight",))
         self.log = {name: torch.zeros((), device=device) for name in names}
-        """0-dim tensors of the last step that had the term, always under the same names and in the same order."""
+        """0-dim tensors of the last step that had the term, always under the same names."""
         self.grad_norm = torch.zeros((), device=device)
         """Of its gradient at the SR output, as the loss gave it, 0-dim."""
 
@@ -53,12 +46,8 @@ class ContrastiveTerm:
         self.log |= {name: stats[name] for name in STATS}
 
     def weigh(self, loss: Tensor, grad: Tensor, grad_pix: Tensor) -> Tensor:
-        """The gradient as it is added to the others.
-
-        Args:
-            loss: the contrastive loss of a step, 0-dim.
-            grad: its gradient at the SR output.
-            grad_pix: that of the pixel loss, or of what stands in its place.
+        """The gradient at the SR output as it is added to the others: of the contrastive loss of a step, 0-dim, beside
+        that of the pixel loss, or of what stands in its place.
         """
         loss, norm, norm_pix = loss.detach(), grad.norm(), grad_pix.norm()
         self.grad_norm = norm
@@ -92,9 +81,8 @@ class GradientBalance(nn.Module):
 
     @torch.no_grad()
     def forward(self, pix_norm: Tensor, cl_norm: Tensor) -> Tensor:
-        """Take up the norms of a step, 0-dim, and return the weight of its L_CL, 0-dim; nothing waits for a GPU.
-
-        A step whose ratio is 0 or not finite, as fp16 has them when its scale was too high, leaves the mean alone.
+        """Take up the norms of a step, 0-dim, and return the weight of its L_CL, 0-dim; nothing waits for a GPU. A step
+        whose ratio is 0 or not finite leaves the mean alone.
         """
         log_ratio = (pix_norm.float() / cl_norm.float()).log()
         average([log_ratio])

@@ -9,16 +9,14 @@ from basicsr.archs.arch_util import Upsample, make_layer
 from basicsr.archs.rcan_arch import ResidualGroup
 from torch import Tensor, nn
 
-from .._checks import check_count, check_positive
-from .._tensors import at_least_float32
+from .._checks import at_least_float32, check_count, check_positive
 
 
 class LayerAttention(nn.Module):
     """Lets every layer's features attend to the features of all layers, weighted by a learned, initially zero `gamma`.
 
-    The attention favours the *least* similar layers: it is a softmax over `row maximum - energy`. On features of
-    images in 0-255 the energies reach 1e9, beyond float16 and far beyond bfloat16's resolution, so they are computed
-    in float32 or wider, whatever autocast says.
+    A softmax over `row maximum - energy` favours the *least* similar layers. On images in 0-255 the energies reach 1e9,
+    so they are computed in float32 or wider, whatever autocast says.
     """
 
     def __init__(self) -> None:
@@ -26,14 +24,7 @@ class LayerAttention(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(1))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Attend over the layers.
-
-        Args:
-            features: maps of L layers `(N, L, C, H, W)`.
-
-        Returns:
-            `(N, L * C, H, W)`, of the dtype of `features`.
-        """
+        """Maps of L layers `(N, L, C, H, W)` -> `(N, L * C, H, W)`, of their dtype."""
         with torch.autocast(features.device.type, enabled=False):
             flat = at_least_float32(features).flatten(2)
             energy = flat @ flat.mT
@@ -59,27 +50,24 @@ class ChannelSpatialAttention(nn.Module):
 class HAN(nn.Module):
     """Holistic Attention Network, with the keywords and the layer names of BasicSR's RCAN.
 
-    The network of Niu et al., "Single Image Super-Resolution via a Holistic Attention Network" (ECCV 2020): RCAN's
-    residual groups, an attention over the outputs of all groups (`la`) and one over the channels and positions of the
-    last (`csa`). `pcl-loss convert --from han` reads checkpoints of the official code.
+    Niu et al., ECCV 2020: RCAN's residual groups, an attention over the outputs of all groups (`la`) and one over the
+    channels and positions of the last (`csa`). `pcl-loss convert --from han` reads checkpoints of the official code.
 
     Args:
-        num_in_ch: channels of the input, as many as `rgb_mean` has values (one value serves any number).
-        num_out_ch: channels of the output, likewise.
+        num_in_ch, num_out_ch: channels, as many as `rgb_mean` has values (one value serves any number).
         num_feat: channels of the features.
         num_group: residual groups. The official code works with 10 only.
         num_block: residual channel attention blocks in each group.
         squeeze_factor: by how much the channel attentions narrow `num_feat`.
         upscale: 3 or a power of 2.
         res_scale: factor of each block's residual. The official code ignores its own option of this name: 1.
-        img_range: what the network's inside sees as white; BasicSR's images in [0, 1] are multiplied by it. The layer
-            attention depends on it, so a network trained at 255 gives other images at 1.
+        img_range: what the inside sees as white. The layer attention depends on it: a network trained at 255 gives
+            other images at 1.
         rgb_mean: the mean colour in [0, 1] that is subtracted first and added last; the default is DIV2K's.
 
     Raises:
-        TypeError: a number is not of the type above.
-        ValueError: a number is out of its range, `upscale` is neither 3 nor a power of 2, or `rgb_mean` does not fit
-            the channels.
+        TypeError, ValueError: a number is of another type or out of its range, `upscale` is neither 3 nor a power of 2,
+            or `rgb_mean` does not fit the channels.
     """
 
     mean: Tensor
@@ -98,16 +86,14 @@ class HAN(nn.Module):
         rgb_mean: Sequence[float] = (0.4488, 0.4371, 0.4040),
     ) -> None:
         super().__init__()
-        check_count("num_feat", num_feat, 1)
-        check_count("num_group", num_group, 1)
-        check_count("num_block", num_block, 1)
-        check_count("squeeze_factor", squeeze_factor, 1)
+        counts = {"num_feat": num_feat, "num_group": num_group, "num_block": num_block, "upscale": upscale}
+        for name, count in (counts | {"squeeze_factor": squeeze_factor}).items():
+            check_count(name, count, 1)
         if squeeze_factor > num_feat:
             raise ValueError(
                 f"squeeze_factor {squeeze_factor} leaves no channel of num_feat {num_feat}; "
                 f"set squeeze_factor to at most {num_feat}"
             )
-        check_count("upscale", upscale, 1)
         for name, channels in (("num_in_ch", num_in_ch), ("num_out_ch", num_out_ch)):
             check_count(name, channels, 1)
             if len(rgb_mean) not in (1, channels):
@@ -117,18 +103,12 @@ class HAN(nn.Module):
 
         self.img_range = check_positive("img_range", img_range)
         mean = torch.tensor(rgb_mean, dtype=torch.float32)
-        # Outside the state dict, whose keys are to be the layers' alone, as in BasicSR's networks.
+        # Outside the state dict, whose keys are the layers' alone, as in BasicSR's networks.
         self.register_buffer("mean", mean.view(1, -1, 1, 1), persistent=False)
 
         self.conv_first = nn.Conv2d(num_in_ch, num_feat, 3, padding=1)
-        self.body = make_layer(
-            ResidualGroup,
-            num_group,
-            num_feat=num_feat,
-            num_block=num_block,
-            squeeze_factor=squeeze_factor,
-            res_scale=res_scale,
-        )
+        group = {"num_feat": num_feat, "num_block": num_block, "squeeze_factor": squeeze_factor, "res_scale": res_scale}
+        self.body = make_layer(ResidualGroup, num_group, **group)
         self.conv_after_body = nn.Conv2d(num_feat, num_feat, 3, padding=1)
         self.la = LayerAttention()
         self.csa = ChannelSpatialAttention()
@@ -138,14 +118,7 @@ class HAN(nn.Module):
         self.conv_last = nn.Conv2d(num_feat, num_out_ch, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Super-resolve.
-
-        Args:
-            x: LR images `(N, num_in_ch, H, W)` in [0, 1].
-
-        Returns:
-            SR images `(N, num_out_ch, upscale * H, upscale * W)` in [0, 1], not clamped.
-        """
+        """LR images `(N, num_in_ch, H, W)` in [0, 1] -> SR `(N, num_out_ch, upscale * H, upscale * W)`, not clamped."""
         mean = self.mean.to(x.dtype)
         shallow = self.conv_first((x - mean) * self.img_range)
         features = [shallow]

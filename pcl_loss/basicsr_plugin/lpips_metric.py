@@ -6,30 +6,22 @@ import functools
 import importlib
 import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from .._checks import check_count, check_keys
-from .._downloads import cached_file, download
+from .._missing import cached_file, download
 
-# AlexNet's pooling leaves nothing of an image below 31.
-MIN_SIZE = 32
-
-
-class _Backbone(NamedTuple):
-    title: str
-    weights: str
-
-
-# What the lpips package asks torchvision for.
-_BACKBONES = {
-    "alex": _Backbone("AlexNet", "AlexNet_Weights.IMAGENET1K_V1"),
-    "vgg": _Backbone("VGG16", "VGG16_Weights.IMAGENET1K_V1"),
-    "squeeze": _Backbone("SqueezeNet", "SqueezeNet1_1_Weights.IMAGENET1K_V1"),
+MIN_SIZE = 32  # AlexNet's pooling leaves nothing of an image below 31
+BACKBONES = {
+    "alex": "AlexNet_Weights.IMAGENET1K_V1",
+    "vgg": "VGG16_Weights.IMAGENET1K_V1",
+    "squeeze": "SqueezeNet1_1_Weights.IMAGENET1K_V1",
 }
+"""What the lpips package asks torchvision for."""
 
 
 def calculate_lpips(
@@ -44,11 +36,6 @@ def calculate_lpips(
 
     Images come as BasicSR's other metrics take them: 0 to 255, BGR. It is computed on a GPU where there is one. The
     backbone is loaded on the first call, from `backbone_file(net)` or, if that is missing, over the network.
-
-    ```yaml
-    metrics:
-      lpips: {type: calculate_lpips, crop_border: 4, better: lower}
-    ```
 
     Args:
         img: (H, W, 3), uint8 or float; grey (H, W) or (H, W, 1) counts as colour.
@@ -69,16 +56,13 @@ def calculate_lpips(
     if kwargs.get("test_y_channel"):
         raise ValueError("calculate_lpips looks at colours: remove test_y_channel: true from its options")
     check_count("crop_border", crop_border, 0)
-    _backbone(net)
+    _url(net)
     if img.shape != img2.shape:
         raise ValueError(f"the images have different shapes {img.shape} and {img2.shape}; crop or resize one of them")
-
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    first, second = (
-        _to_tensor(reorder_image(image, input_order=input_order), crop_border).to(device) for image in (img, img2)
-    )
+    pair = [_to_tensor(reorder_image(image, input_order=input_order), crop_border).to(device) for image in (img, img2)]
     with torch.inference_mode(), torch.autocast(device, enabled=False):
-        return float(_model(net, device)(first, second))
+        return float(_model(net, device)(*pair))
 
 
 def backbone_file(net: str = "alex") -> Path:
@@ -91,16 +75,25 @@ def backbone_at_hand(net: str = "alex") -> bool:
     return backbone_file(net).is_file()
 
 
-def _backbone(net: str) -> _Backbone:
-    if net not in _BACKBONES:
-        raise ValueError(f"net {net!r} is unknown; take one of {', '.join(_BACKBONES)}")
-    return _BACKBONES[net]
+def fetch_backbone(net: str = "alex") -> None:
+    """Download the backbone's weights if they are not at hand.
+
+    Raises:
+        ImportError, FileNotFoundError, ValueError: as `calculate_lpips`.
+    """
+    try:
+        importlib.import_module("lpips")
+    except ImportError as error:
+        raise ImportError("calculate_lpips needs the lpips package: pip install 'pcl_loss[metrics]'") from error
+    download(_url(net), f"the {net} weights for LPIPS")
 
 
 def _url(net: str) -> str:
     from torchvision.models import get_weight
 
-    return str(get_weight(_backbone(net).weights).url)
+    if net not in BACKBONES:
+        raise ValueError(f"net {net!r} is unknown; take one of {', '.join(BACKBONES)}")
+    return str(get_weight(BACKBONES[net]).url)
 
 
 def _to_tensor(image: npt.NDArray[Any], crop_border: int) -> torch.Tensor:
@@ -118,30 +111,13 @@ def _to_tensor(image: npt.NDArray[Any], crop_border: int) -> torch.Tensor:
     return (tensor / 127.5 - 1).expand(1, 3, -1, -1)
 
 
-def fetch_backbone(net: str = "alex") -> None:
-    """Download the backbone's weights if they are not at hand.
-
-    Raises:
-        ImportError, FileNotFoundError, ValueError: as `calculate_lpips`.
-    """
-    try:
-        importlib.import_module("lpips")
-    except ImportError as error:
-        raise ImportError("calculate_lpips needs the lpips package: pip install 'pcl_loss[metrics]'") from error
-    download(_url(net), f"{_backbone(net).title}'s weights for LPIPS")
-
-
 @functools.cache
 def _model(net: str, device: str) -> Any:
-    # Before lpips would fetch it without a word.
-    fetch_backbone(net)
+    fetch_backbone(net)  # before lpips would, without a word
     import lpips
 
-    with (
-        warnings.catch_warnings(),
-        # Layers are initialised at random before the weights are loaded: that must not change the training around.
-        torch.random.fork_rng(devices=[]),
-    ):
+    # Its layers draw their weights before they are loaded: that must not change the training around.
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         # lpips calls torchvision the old way, which is no concern of the user's.
         for old in ("The parameter 'pretrained' is deprecated", "Arguments other than a weight enum"):
             warnings.filterwarnings("ignore", message=old, category=UserWarning)

@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from basicsr.archs import build_network
 from basicsr.losses import build_loss
-from basicsr.models.sr_model import SRModel
 from torch import Tensor, nn
 
 from .._distributed import average, broadcast
-from ..criterion import DiscriminatorStep
+from ..discriminator_step import DiscriminatorStep
 from ..embedding import FixedEmbedding
 from ..samples import seeded_generator
 from .collapse import CollapseWatch
@@ -26,32 +25,23 @@ class PCLMixin(PreviewMixin, SpeedMixin):
     """Gives a BasicSR model that derives from `SRModel` the contrastive term and E_D.
 
     One iteration is the SR step, with the E_D of the iteration before, and then E_D's step on `sr.detach()`, in one
-    forward over real and fake images.
+    forward over real and fake images. A batch that is not finite leaves no trace in E_D. In several processes its
+    gradients and batch-norm statistics are averaged over the ranks.
 
-    Read from the YAML, next to what `SRModel` reads: `network_d`, `path.pretrain_network_d`, and under `train:`
+    Read from the YAML, next to what `SRModel` reads: `network_d`, `path.pretrain_network_d`, `val.pcl_preview`, and
+    under `train:` `pcl_opt`, `cld_opt`, `optim_d`, the keys of `SpeedMixin` (they hold for E_D and the embedding too,
+    not for samples, similarities and equations 7 to 10), and
 
-    - `pcl_opt` (`PCLLoss`), the only one that is required, `cld_opt` (`ContrastiveDiscriminatorLoss`) and `optim_d`.
-      `scheduler` and `warmup_iter` hold for both networks. With `recipe: light` in `pcl_opt`, and without
-      `network_d`, there is no E_D: a `FixedEmbedding` embeds, and nothing of it is trained, saved or asked for.
     - `pcl_start_iter`: for so many iterations E_D is trained while the SR network does without the contrastive term.
     - `pcl_every: n`: the term is applied at every n-th iteration alone, with the same weight. E_D is trained at each.
-    - `pcl_grad_ratio: r`, in place of `pcl_opt.loss_weight`: the term is weighed so that its gradient at the SR output
-      keeps r times the norm of the pixel loss's; see `GradientBalance`.
+    - `pcl_grad_ratio: r`, in place of `pcl_opt.loss_weight`: see `GradientBalance`.
     - `net_d_frozen`: E_D is loaded and never trained.
-    - `amp`, `channels_last` and `compile`: see `SpeedMixin`; they hold for E_D and the embedding too. Samples,
-      similarities and equations 7 to 10 stay in float32.
 
-    `val.pcl_preview: true` adds the sheet of `pcl-loss preview`, for the first image of every validation set, to
-    TensorBoard at every validation.
+    With `recipe: light` in `pcl_opt`, and without `network_d`, there is no E_D: a `FixedEmbedding` embeds.
 
-    In several processes E_D's gradients and batch-norm statistics are averaged over the ranks. A batch that is not
-    finite leaves no trace; `max_bad_steps`: see `SpeedMixin`.
-
-    Logged at every iteration: `l_pix`, `l_pcl` (weighted, as added to the total; 0 up to `pcl_start_iter`), `l_cl`
-    (unweighted), `pos_sim`, `neg_sim`, `margin`, `grad_ratio` (the norm of the term's gradient at the SR output over
-    that of the pixel loss's), with `pcl_grad_ratio` also `pcl_weight` (what is used in place of `loss_weight`), and,
-    unless E_D is frozen, `l_d`, `out_d_real`, `out_d_fake`. Between the iterations of `pcl_every` the values of the
-    last one stand.
+    Logged at every iteration: `l_pix`, `l_pcl` (weighted, as added to the total), `l_cl` (unweighted), `pos_sim`,
+    `neg_sim`, `margin`, `grad_ratio`, with `pcl_grad_ratio` also `pcl_weight`, and, unless E_D is frozen, `l_d`,
+    `out_d_real`, `out_d_fake`. Between the iterations of `pcl_every` the values of the last one stand.
     """
 
     def __init__(self, opt: dict[str, Any]) -> None:
@@ -71,6 +61,7 @@ class PCLMixin(PreviewMixin, SpeedMixin):
         self.balance = None if ratio is None else GradientBalance(ratio).to(self.device)
         self.term = ContrastiveTerm(self.balance, self.device)
         self.watch = CollapseWatch()
+        self._num_steps = 0
         self.cri_pcl = build_loss(train_opt["pcl_opt"]).to(self.device)
         if self.opt.get("network_d") is None:
             self.trains_net_d = False
@@ -126,7 +117,8 @@ class PCLMixin(PreviewMixin, SpeedMixin):
         log = self._optimize_net_g(current_iter)
         if self.trains_net_d:
             log |= self._optimize_net_d()
-        self._end_iteration(current_iter, log)
+        self._num_steps += 1
+        self._end_iteration(log)
 
     def _sr_gradients(self, current_iter: int) -> tuple[list[Tensor], dict[str, Tensor]]:
         """As without PCL; and the contrastive loss's, weighed, where it is due."""
@@ -156,7 +148,7 @@ class PCLMixin(PreviewMixin, SpeedMixin):
 
     def _watch(self, log: dict[str, float], watched: list[float]) -> None:
         if log["l_pcl"]:  # 0 up to `pcl_start_iter`
-            self.watch.look(self.bad_steps.num_steps, log, watched[0])
+            self.watch.look(self._num_steps, log, watched[0])
 
     def _optimize_net_d(self) -> dict[str, Tensor]:
         """E_D's step; returns what is logged of it."""
@@ -168,7 +160,6 @@ class PCLMixin(PreviewMixin, SpeedMixin):
         self.scaler.scale(l_d).backward()
         grads = [param.grad for param in self.net_d.parameters() if param.grad is not None]
         skip = step.settle(grads)
-        self._judge(skip, [step.log["l_d"]])
         average(grads)
         self.scaler.unscale_(self.optimizer_d)
         step.apply(self.optimizer_d, skip)
@@ -177,13 +168,14 @@ class PCLMixin(PreviewMixin, SpeedMixin):
     # --- save and resume ---
 
     def save(self, epoch: int, current_iter: int) -> None:
-        """Save E_D, if there is one, and then what `SavingMixin` and the base model save."""
+        """Save E_D, if there is one, and then what the base model saves, of which the training state comes last."""
         if self.opt.get("network_d") is not None:
             self.save_network(self.net_d, "net_d", current_iter)
         super().save(epoch, current_iter)
 
-    def _states(self) -> dict[str, Any]:
-        return ({} if self.balance is None else {"balance": self.balance}) | super()._states()
+    def pcl_states(self) -> dict[str, Any]:
+        """As `SpeedMixin`; and the balance of the two losses."""
+        return super().pcl_states() | ({} if self.balance is None else {"pcl_balance": self.balance})
 
 
 def pcl_model(base: Any) -> Any:
@@ -195,6 +187,8 @@ def pcl_model(base: Any) -> Any:
     Raises:
         TypeError: `base` does not derive from `SRModel`, or trains in a way of its own.
     """
+    from basicsr.models.sr_model import SRModel  # codebases lack it
+
     if SRModel not in getattr(base, "__mro__", ()):
         raise TypeError(f"base must be a class that derives from BasicSR's SRModel, got {base!r}")
     if base.optimize_parameters is not SRModel.optimize_parameters:
@@ -204,6 +198,3 @@ def pcl_model(base: Any) -> Any:
         )
     name = "PCLModel" if base is SRModel else f"PCL{base.__name__}"
     return type(name, (PCLMixin, base), {"__module__": __name__, "__doc__": f"{base.__name__} with {PCLMixin.__doc__}"})
-
-
-PCLModel = pcl_model(SRModel)

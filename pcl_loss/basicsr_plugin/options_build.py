@@ -17,7 +17,7 @@ import torch
 from basicsr.utils import logger
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
 
-from .._durable import load
+from .._files import load
 from ..criterion import PCLPerceptualLoss
 from ..embedding import FixedEmbedding
 from ..loss import PCLLoss

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from basicsr.utils import get_root_logger
 from torch import Tensor
 
+from .. import preview
 from ..loss import PCLLoss
 from ..samples import seeded_generator
-from .saving import Base
+
+if TYPE_CHECKING:
+    from basicsr.models.sr_model import SRModel as Base
+else:
+    Base = object
 
 
 class PreviewMixin(Base):
@@ -24,7 +29,6 @@ class PreviewMixin(Base):
     lq: Tensor
     gt: Tensor
     _seed: int
-    # What the next `test` does with its images, once.
     _add_preview: Callable[[], None] | None = None
 
     def nondist_validation(self, dataloader: Any, current_iter: int, tb_logger: Any, save_img: bool) -> None:
@@ -45,22 +49,16 @@ class PreviewMixin(Base):
             add_preview()
 
     def _draw_preview(self, tb_logger: Any, tag: str, current_iter: int) -> None:
-        # Only here: a training without previews does not load what draws them.
-        from ..tools import preview
-
         try:
-            if not hasattr(self, "gt"):
-                raise ValueError("the validation set has no ground truth")
-            gt, sr, lq = self.gt, self.output, self.lq
-            if sr.shape != gt.shape:
-                raise ValueError(f"SR has shape {tuple(sr.shape)}, its ground truth {tuple(gt.shape)}")
+            if not hasattr(self, "gt") or self.output.shape != self.gt.shape:
+                raise ValueError("the validation set has no ground truth of the size of SR")
             scale = self.opt.get("scale", 1)
-            window = preview.detailed_window(gt, multiple=scale)
+            window = preview.detailed_window(self.gt, multiple=scale)
             sheet = preview.make_sheet(
-                window.cut(gt),
+                preview.cut(self.gt, window),
                 self.cri_pcl,
-                sr=window.cut(sr),
-                lq=window.cut(lq, scale),
+                sr=preview.cut(self.output, window),
+                lq=preview.cut(self.lq, window, scale),
                 embedding=self.embedding,
                 # The same samples at every validation: what changes from sheet to sheet is the networks' doing.
                 generator=seeded_generator(self._seed, 0),

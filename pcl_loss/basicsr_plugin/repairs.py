@@ -1,89 +1,198 @@
-"""What BasicSR 1.4.2 needs to run on current PyTorch and without a GPU.
+"""All that is replaced in BasicSR, as one list, `REPLACED`, which `pcl-loss doctor` prints.
 
-Each repair is one function that changes one thing, and changes nothing where BasicSR is already right. What `apply`
-does lets models run that could not; how the others train stays as it is. The repair of BasicSR's import is
-`pcl_loss.import_repair`, which must come before BasicSR is there; that of its YAML loader, which runs code, is
-`yaml_loading`, and what changes a run's course is `course`. `pcl-loss doctor` lists all of them.
+What `apply` replaces lets models run that could not, and keeps code in files from running. What else a run of
+`pcl-loss train` or `run` has is in `RunMixin`, which `whole_run` puts around the model. A function that a codebase
+lacks, or has with other parameters, is left alone.
 """
 
 from __future__ import annotations
 
+import argparse
 import functools
+import inspect
+import multiprocessing
 import os
+import signal
+import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-import basicsr.train
 import torch
+import yaml
+from basicsr import utils
 from basicsr.models import base_model
 from basicsr.models.base_model import BaseModel
-from basicsr.utils import dist_util, get_root_logger, options
+from basicsr.utils import dist_util, get_root_logger
+from basicsr.utils.registry import MODEL_REGISTRY
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.torch_version import TorchVersion
 
-from .. import import_repair
-from . import durable
+from .._files import UnreadableFileError, keep_with_checkpoints
+from .bad_steps import BadStepsError
+from .checkpoints import FILES, load_resume_state, states_of
+from .data_order import STOP_SIGNALS
+from .options_build import check_options
+from .options_loading import OptionsError, load_options
+from .run_mixin import in_run
+from .run_state import Run, StoppedError
+
+
+@dataclass
+class Replaced:
+    """A thing of BasicSR that ours takes the place of, and why."""
+
+    name: str
+    replaces: str
+    why: str
+    in_a_run: bool = False
+    """Whether `pcl-loss train` and `run` alone replace it."""
+    applied: bool = False
+
+
+REPLACED = [
+    Replaced("parse_options", "basicsr.utils.options", "option files are checked, and no code in them is run"),
+    Replaced("torch", "basicsr.models.base_model", "files are read as tensors alone, and written whole or not at all"),
+    Replaced("save_training_state", "BaseModel", "what a PCLPerceptualLoss has learned is saved, too"),
+    Replaced("resume_training", "BaseModel", "and taken up again"),
+    Replaced("load_resume_state", "basicsr.train", "the newest files that are whole, and also without a GPU"),
+    Replaced("_init_dist_pytorch", "basicsr.utils.dist_util", "gloo takes the place of NCCL without a GPU"),
+    Replaced("model_to_device", "BaseModel", "without a GPU no process can be pinned to one"),
+    Replaced("build_model", "basicsr.train", "RunMixin goes around the model", in_a_run=True),
+    Replaced("create_train_val_dataloader", "basicsr.train", "an image is drawn by its place", in_a_run=True),
+]
+
+
+class NotSavedError(RuntimeError):
+    """A run has ended, and files of it could not be saved."""
+
+
+ERRORS = (OptionsError, BadStepsError, UnreadableFileError, NotSavedError, StoppedError)
+"""What a run ends with where the message says all, in one line. The exit status is 1, or `.status` if it has one."""
+
+
+# --- wherever BasicSR knows us ---
 
 
 def apply() -> None:
-    """All repairs without which BasicSR does not run; calling it twice is harmless."""
-    if not hasattr(BaseModel, "repaired_by_pcl_loss"):
-        repairs = (resume_without_cuda, distribute_without_cuda, load_tensors_alone)
-        BaseModel.repaired_by_pcl_loss = {repair.__name__: repair() for repair in repairs}
+    """Replace what BasicSR needs to run safely, on current PyTorch and without a GPU; twice is harmless."""
+    for name in filter(find_spec, ("basicsr.utils.options", "basicsr.train", "basicsr.test")):
+        module: Any = import_module(name)
+        if "parse_options" in vars(module) and not isinstance(module.parse_options, ParseOptions):
+            module.parse_options = ParseOptions(module.parse_options)
+        if _has(module, "load_resume_state", "opt"):
+            module.load_resume_state = load_resume_state
+    _note_as_applied("parse_options", "load_resume_state")
+    if base_model.torch is FILES:
+        return
+    base_model.torch = FILES
+    keep_with_checkpoints(BaseModel, states_of, lambda model: model.opt["path"]["models"], get_root_logger, FILES.save)
+    _note_as_applied("torch", "save_training_state", "resume_training")
+    _put_back_colours()
+    if not torch.cuda.is_available():
+        dist_util._init_dist_pytorch = _init_gloo
+        BaseModel.model_to_device = _to_cpu(BaseModel.model_to_device)
+        _note_as_applied("_init_dist_pytorch", "model_to_device")
 
 
-def report() -> dict[str, bool]:
-    """Each repair's name, those of the import and of the YAML's loader among them, and whether it was needed here and
-    applied.
-
-    Call it after `register`.
-    """
-    is_loader_safe = hasattr(options.parse_options, "completes_pcl")
-    return {
-        "import_repair": import_repair.is_used(),
-        "loaded_options": is_loader_safe,
-        **BaseModel.repaired_by_pcl_loss,
-    }
+def _put_back_colours() -> None:
+    # HAT and DRCT import them from where BasicSR 1.3 had them.
+    if find_spec("basicsr.utils.matlab_functions"):
+        module = import_module("basicsr.utils.matlab_functions")
+        for name in ("rgb2ycbcr", "bgr2ycbcr", "ycbcr2rgb", "ycbcr2bgr"):
+            if hasattr(utils, name) and not hasattr(module, name):
+                setattr(module, name, getattr(utils, name))
 
 
-def resume_without_cuda() -> bool:
-    """BasicSR loads a training state onto `torch.cuda.current_device()`, which fails where there is no GPU."""
-    if torch.cuda.is_available():
-        return False
-    basicsr.train.load_resume_state = durable.load_resume_state
-    return True
+def _init_gloo(backend: str = "nccl", **keywords: Any) -> None:
+    torch.distributed.init_process_group("gloo", **keywords)
 
 
-def load_tensors_alone() -> bool:
-    """BasicSR loads networks with torch's default, which before torch 2.6 runs code that a file may hold."""
-    is_default = TorchVersion(torch.__version__) >= "2.6"
-    if is_default and not os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"):
-        return False
-    base_model.torch = durable.Torch()
-    return True
-
-
-def distribute_without_cuda() -> bool:
-    """BasicSR starts NCCL and pins every rank to a GPU; without one, gloo and the CPU take their place."""
-    if torch.cuda.is_available():
-        return False
-
-    def init_gloo(backend: str = "nccl", **kwargs: Any) -> None:
-        torch.distributed.init_process_group("gloo", **kwargs)
-
-    model_to_device = BaseModel.model_to_device
-
+def _to_cpu(model_to_device: Any) -> Any:
     @functools.wraps(model_to_device)
-    def model_to_cpu(self: Any, net: nn.Module) -> nn.Module:
+    def to_cpu(self: Any, net: nn.Module) -> nn.Module:
         if not self.opt["dist"]:
-            return model_to_device(self, net)
+            on_device: nn.Module = model_to_device(self, net)
+            return on_device
         return DistributedDataParallel(net, find_unused_parameters=self.opt.get("find_unused_parameters", False))
 
-    dist_util._init_dist_pytorch = init_gloo
-    BaseModel.model_to_device = model_to_cpu
-    return True
+    return to_cpu
+
+
+def _has(module: ModuleType, name: str, *parameters: str) -> bool:
+    function = vars(module).get(name)
+    return callable(function) and tuple(inspect.signature(function).parameters) == parameters
+
+
+def _note_as_applied(*names: str, is_so: bool = True) -> None:
+    for replaced in REPLACED:
+        if replaced.name in names:
+            replaced.applied = is_so
+
+
+class ParseOptions:
+    """Takes the place of a `parse_options` of BasicSR: our loader reads the file, and what it holds is checked."""
+
+    runs: ExitStack | None = None
+    """Where each run that begins with the options is a whole one, ended when this is closed."""
+    has_begun = False
+
+    def __init__(self, theirs: Any) -> None:
+        self.theirs = theirs
+
+    def __call__(self, root_path: str, is_train: bool = True, *rest: Any, **keywords: Any) -> Any:
+        """What BasicSR's returns: the options, or, since 1.3.4, those and the flags.
+
+        Raises:
+            OptionsError: the options cannot be used; nothing was written.
+        """
+        ParseOptions.has_begun = True
+        parsed = self._parse(root_path, is_train, *rest, **keywords)
+        if is_train and self.runs is not None:
+            self.runs.close()
+            pipeline = sys.modules[sys._getframe(1).f_globals["__name__"]]  # a script has one of its own
+            self.runs.enter_context(whole_run(pipeline))
+        return parsed
+
+    def _parse(self, root_path: str, is_train: bool, *rest: Any, **keywords: Any) -> Any:
+        parser = argparse.ArgumentParser(add_help=False)
+        parser.add_argument("-opt")
+        parser.add_argument("--force_yml", nargs="+", default=[])
+        flags, others = parser.parse_known_args(sys.argv[1:])
+        if flags.opt is None:  # BasicSR's own parser says so, or prints its help
+            return self.theirs(root_path, is_train, *rest, **keywords)
+        options = load_options(flags.opt, flags.force_yml)
+        check_options(options, is_train)
+        with tempfile.TemporaryDirectory() as folder:
+            # BasicSR's parser, which adds what follows from its flags, is given plain values.
+            plain = Path(folder, Path(flags.opt).name)
+            plain.write_text(yaml.safe_dump(options, sort_keys=False), encoding="ascii")
+            with replaced(sys, argv=[sys.argv[0], "-opt", str(plain), *others]):
+                parsed = self.theirs(root_path, is_train, *rest, **keywords)
+        if isinstance(parsed, tuple):
+            parsed[1].opt = _copyable(flags.opt)
+        return parsed
+
+
+def _copyable(file: str) -> str:
+    """An option file that BasicSR can copy, which it reads in the default encoding."""
+    try:
+        Path(file).read_text()
+    except UnicodeDecodeError:
+        copy = Path(tempfile.mkdtemp(), Path(file).name)
+        copy.write_bytes(Path(file).read_text(encoding="utf-8").encode("ascii", "backslashreplace"))
+        return str(copy)
+    return file
+
+
+# --- in a run of `pcl-loss train` and `run` ---
 
 
 @contextmanager
@@ -99,35 +208,88 @@ def replaced(owner: Any, **values: Any) -> Iterator[None]:
             setattr(owner, name, value)
 
 
-def end_warmup(model: Any, current_iter: int, warmup_iter: int) -> None:
-    """Set a model's full learning rate where its warm-up ends, if it is not there yet, and log that.
-
-    BasicSR's warm-up stops one iteration short of it, at `(w - 1) / w` of it, and MultiStepRestartLR goes on from what
-    it finds: the rate stays too low for the rest of the run. To be called before the schedulers step, so that a
-    milestone at this very iteration still counts.
-    """
-    if current_iter != warmup_iter:
-        return
-    full = model._get_init_lr()
-    if [[group["lr"] for group in optimizer.param_groups] for optimizer in model.optimizers] != full:
-        model._set_lr(full)
-        get_root_logger().info(
-            f"The warm-up ends at iteration {warmup_iter} at the full learning rate, not at BasicSR's "
-            f"{warmup_iter - 1}/{warmup_iter} of it."
-        )
+@contextmanager
+def whole_runs() -> Iterator[None]:
+    """While open, each run that begins with BasicSR's `parse_options` is a whole one."""
+    with ExitStack() as stack, replaced(ParseOptions, runs=stack):
+        yield
 
 
 @contextmanager
-def end_warmup_of_every_model() -> Iterator[None]:
-    """While open, `end_warmup` holds for every BasicSR model, so that runs with PCL can be compared with baselines;
-    otherwise it holds for our models alone.
+def whole_run(pipeline: ModuleType, parsed: Any = None) -> Iterator[None]:
+    """While open, a train pipeline's model has `RunMixin` around it, its data come by their place in the run, and
+    signals that end a run leave a checkpoint.
+
+    Args:
+        pipeline: `basicsr.train`, or a module of its kind. Of one that is made in another way the model alone is
+            changed, and a line says what is missing.
+        parsed: what `parse_options` has returned already, to be handed on.
+
+    Raises:
+        NotSavedError: at the end, if a file could not be saved.
+        StoppedError: a signal has ended the run.
     """
-    update_learning_rate = BaseModel.update_learning_rate
+    run, num_failed = Run(), len(FILES.failed)
+    ours = _functions_of(pipeline, run)
+    lacks = [name for name in ours if not _has(pipeline, name, *inspect.signature(ours[name]).parameters)]
+    if lacks:
+        ours = {name: ours[name] for name in ("build_model",) if name not in lacks}
+        if os.environ.get("RANK", "0") == "0":
+            print(
+                f"[pcl_loss] {pipeline.__file__} has no {lacks[0]} as that of BasicSR 1.3.4: what it resumes, and what "
+                "a signal does, are its own. Its checkpoints are written whole or not at all.",
+                flush=True,
+            )
+    if parsed is not None:
+        ours["parse_options"] = lambda *_, **__: parsed
+    handlers = {} if lacks else {number: signal.signal(number, run.on_signal) for number in STOP_SIGNALS}
+    children = set(multiprocessing.active_children())
+    _note_as_applied(*ours)
+    try:
+        with run.terminal, replaced(pipeline, **ours):
+            yield
+    except StoppedError:
+        # Workers that load data for an iteration which will not come.
+        for child in set(multiprocessing.active_children()) - children:
+            child.kill()
+            child.join()
+        raise
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        _note_as_applied("build_model", "create_train_val_dataloader", is_so=False)
+    if failed := FILES.failed[num_failed:]:
+        names = ", ".join(dict.fromkeys(failed))
+        raise NotSavedError(f"{len(failed)} files could not be saved, the disk may be full: {names}")
 
-    @functools.wraps(update_learning_rate)
-    def update(self: Any, current_iter: int, warmup_iter: int = -1) -> None:
-        end_warmup(self, current_iter, warmup_iter)
-        update_learning_rate(self, current_iter, warmup_iter)
 
-    with replaced(BaseModel, update_learning_rate=update):
-        yield
+def _functions_of(pipeline: ModuleType, run: Run) -> dict[str, Any]:
+    """What takes the place of a pipeline's functions in a run."""
+    create_loaders: Any = vars(pipeline).get("create_train_val_dataloader")
+
+    def resume_newest(opt: dict[str, Any]) -> dict[str, Any] | None:
+        run.resumed = load_resume_state(opt)
+        return run.resumed
+
+    def create_train_val_dataloader(opt: dict[str, Any], logger: Any) -> tuple[Any, ...]:
+        loader, _, val_loaders, _, total_iters = create_loaders(opt, logger)
+        if len(loader) == 0:
+            raise OptionsError(
+                "datasets.train.batch_size_per_gpu: a batch is larger than the data; raise dataset_enlarge_ratio, or "
+                "lower the batch"
+            )
+        data = run.take_data(opt, loader)
+        done = 0 if run.resumed is None else run.resumed["iter"]
+        return loader, data.sampler, val_loaders, data.last_epoch(int(total_iters) - done), total_iters
+
+    def build_model(opt: dict[str, Any]) -> BaseModel:
+        model_class = in_run(MODEL_REGISTRY.get(opt["model_type"]), run)
+        model: BaseModel = model_class(deepcopy(opt))
+        get_root_logger().info(f"Model [{model_class.__name__}] is created.")
+        return model
+
+    return {
+        "load_resume_state": resume_newest,
+        "create_train_val_dataloader": create_train_val_dataloader,
+        "build_model": build_model,
+    }

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .._durable import load
+from .._files import load
 from ..discriminator import WaveletDiscriminator
 from ._images import Image
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from .. import import_repair  # noqa: F401  (resize imports basicsr)
 from .._checks import check_pixels
-from .._durable import replacing
+from .._files import replacing
 
 Image = NDArray[np.uint8]  # `(H, W, 3)`, in BGR as OpenCV's and BasicSR's images are
 

@@ -6,14 +6,12 @@ import functools
 import os
 import pickle
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from logging import Logger
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from torch import nn
 
 from . import _distributed
 
@@ -32,10 +30,7 @@ def temporary_name(path: Path) -> Path:
 @contextmanager
 def replacing(path: Path, sync: bool = True) -> Iterator[BinaryIO]:
     """A file to write that takes the place of `path` at the end of the block, all or nothing, also if the process is
-    killed; after an exception `path` is as it was.
-
-    With `sync` also if the machine stops: it waits until the content is on the disk. What was there keeps its mode. A
-    link stays one: the file that it names is replaced.
+    killed, or, with `sync`, if the machine stops. What was there keeps its mode, and a link stays one.
     """
     path = Path(os.path.realpath(path))
     temporary = temporary_name(path)
@@ -64,16 +59,16 @@ def load(path: str | Path) -> Any:
     except (OSError, MemoryError):
         raise
     except Exception as error:
-        # The unpickler fails on foreign bytes in a dozen ways.
+        reason = (
+            f"{path} is no readable checkpoint: not written by torch.save, incomplete, or a TorchScript archive "
+            f"({type(error).__name__})"  # the unpickler fails on foreign bytes in a dozen ways
+        )
         if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
-            raise UnreadableFileError(
+            reason = (
                 f"{path} holds Python objects, not only tensors (a whole module, as torch.save(net) writes it?); it is "
                 "not loaded, since that could run any code in it. Have it saved as torch.save(net.state_dict(), ...)"
-            ) from error
-        raise UnreadableFileError(
-            f"{path} is no readable checkpoint: not written by torch.save, incomplete, or a TorchScript archive "
-            f"({type(error).__name__})"
-        ) from error
+            )
+        raise UnreadableFileError(reason) from error
 
 
 def save(content: Any, path: Path) -> None:
@@ -84,49 +79,36 @@ def save(content: Any, path: Path) -> None:
 
 def keep_with_checkpoints(
     base_model: Any,
-    find: Callable[[Any], nn.Module | None],
+    find: Callable[[Any], Mapping[str, Any]],
     folder: Callable[[Any], str],
-    get_root_logger: Callable[[], Logger],
+    get_root_logger: Callable[[], Any],
     save: Callable[[Any, Path], None] = save,
 ) -> None:
-    """Let every model save its loss as `pcl_ITER.pth` and take it up when it resumes. Models without one are left as
-    they are; calling it twice is harmless.
-
-    Args:
-        base_model: the class with BasicSR's `save_training_state(epoch, current_iter)` and
-            `resume_training(resume_state)`.
-        find: the loss of a model, or None.
-        folder: where a model saves its networks.
-        get_root_logger: the trainer's own.
-        save: writes a state to a file.
+    """Let every model of a trainer of BasicSR's kind save what `find` gives by name, each with a `state_dict`, as
+    `NAME_ITER.pth` in `folder`, and take it up when it resumes; calling it twice is harmless.
     """
     if getattr(base_model, "keeps_pcl", False):
         return
     base_model.keeps_pcl = True
     save_training_state, resume_training = base_model.save_training_state, base_model.resume_training
 
-    def path(model: Any, iteration: int | str) -> Path:
-        return Path(folder(model), f"pcl_{iteration}.pth")
-
     @functools.wraps(save_training_state)
-    def save_with_loss(self: Any, epoch: int, current_iter: int) -> None:
+    def save_with_ours(self: Any, epoch: int, current_iter: int) -> None:
         # Before the state: a run that is killed in between resumes from the state before.
-        criterion = find(self)
-        if criterion is not None and _distributed.rank() == 0:
-            save(criterion.state_dict(), path(self, "latest" if current_iter == -1 else current_iter))
+        for name, stateful in find(self).items() if _distributed.rank() == 0 else ():
+            iteration = "latest" if current_iter == -1 else current_iter
+            save(stateful.state_dict(), Path(folder(self), f"{name}_{iteration}.pth"))
         save_training_state(self, epoch, current_iter)
 
     @functools.wraps(resume_training)
-    def resume_with_loss(self: Any, resume_state: dict[str, Any]) -> None:
+    def resume_with_ours(self: Any, resume_state: dict[str, Any]) -> None:
         resume_training(self, resume_state)
-        criterion = find(self)
-        if criterion is None:
-            return
-        file, name = path(self, resume_state["iter"]), type(criterion).__name__
-        if file.is_file():
-            criterion.load_state_dict(load(file))
-            get_root_logger().info(f"Loading {name} from {file}.")
-        else:
-            get_root_logger().warning(f"There is no {file}: the discriminator of {name} starts anew.")
+        for name, stateful in find(self).items():
+            file = Path(folder(self), f"{name}_{resume_state['iter']}.pth")
+            if file.is_file():
+                stateful.load_state_dict(load(file))
+                get_root_logger().info(f"Loading {type(stateful).__name__} from {file}.")
+            else:
+                get_root_logger().warning(f"There is no {file}: the {type(stateful).__name__} starts anew.")
 
-    base_model.save_training_state, base_model.resume_training = save_with_loss, resume_with_loss
+    base_model.save_training_state, base_model.resume_training = save_with_ours, resume_with_ours

@@ -1,0 +1,151 @@
+"""Checkpoints that are whole or not there, and the newest set of them that a run can go on from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from basicsr.utils import check_resume, get_root_logger
+from basicsr.utils.dist_util import get_dist_info
+
+from .._files import TEMPORARY, UnreadableFileError, load, save
+from ..criterion import PCLPerceptualLoss
+
+Options = dict[str, Any]
+
+KEY = "pcl_loss"  # in a training state of BasicSR
+
+
+class Files:
+    """Stands in for the module `torch` where BasicSR reads and writes its files, and is torch in all else: what is read
+    holds tensors alone, and what is written is whole, or not there.
+    """
+
+    def __init__(self) -> None:
+        self.failed: list[str] = []
+        """The files that could not be written, as on a full disk."""
+        self._extra: Options = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+    @staticmethod
+    def load(path: str, **_keywords: Any) -> Any:
+        """On the CPU, which BasicSR asks for too."""
+        return load(path)
+
+    def save(self, content: Any, path: str | Path) -> None:
+        """As `torch.save`; where it fails, the run goes on as with plain BasicSR, and the log names the file. A
+        training state also names the files that belong to it.
+        """
+        path = Path(path)
+        if path.suffix == ".state":
+            files = sorted(file.name for file in path.parent.with_name("models").glob(f"*_{path.stem}.pth"))
+            content = content | {KEY: self._extra | {"files": files}}
+        try:
+            save(content, path)
+        except (OSError, RuntimeError) as error:
+            self.failed.append(str(path))
+            get_root_logger().error(f"{path} could not be saved, and is as it was: {str(error).partition(chr(10))[0]}")
+
+    @contextmanager
+    def adding(self, extra: Options) -> Iterator[None]:
+        """While open, training states hold this, too, under `KEY`."""
+        self._extra = extra
+        try:
+            yield
+        finally:
+            self._extra = {}
+
+
+FILES = Files()
+
+
+def states_of(model: Any) -> Options:
+    """What a model has beside networks and optimizers that a resumed run needs, by the names of the files."""
+    criterion = getattr(model, "cri_perceptual", None)
+    own = model.pcl_states() if hasattr(model, "pcl_states") else {}
+    return own | ({"pcl": criterion} if isinstance(criterion, PCLPerceptualLoss) else {})
+
+
+def load_resume_state(opt: Options) -> Options | None:
+    """The training state to go on from, on the CPU: that of `path.resume_state`, or, with `--auto_resume`, of the
+    newest iteration of which every file is whole; None if there is none. What is passed over is said.
+
+    The seed of the run that is resumed becomes that of `opt`.
+
+    Raises:
+        UnreadableFileError: the files of `path.resume_state` are not there or not whole, or there are training states
+            and none of them has all its files.
+    """
+    path = opt["path"].get("resume_state")
+    state: Options | None = None
+    if opt["auto_resume"]:
+        state, path = _newest_whole(opt)
+        opt["path"]["resume_state"] = path
+    elif path is not None:
+        try:
+            state = _load_whole(opt, Path(path))
+        except OSError as error:
+            raise UnreadableFileError(f"path.resume_state: {path} cannot be resumed: {error}") from error
+    if state is None:
+        return None
+    check_resume(opt, state["iter"])
+    seed = state.get(KEY, {}).get("manual_seed", opt.get("manual_seed"))
+    if seed != opt.get("manual_seed"):
+        _say(f"manual_seed is {seed}, that of the run which is resumed.")
+        opt["manual_seed"] = seed
+    return state
+
+
+def _newest_whole(opt: Options) -> tuple[Options | None, str | None]:
+    states, models = (Path(opt["path"][key]) for key in ("training_states", "models"))
+    if get_dist_info()[0] == 0:
+        for file in (file for folder in (states, models) for file in folder.glob(f"{TEMPORARY}*")):
+            file.unlink(missing_ok=True)  # what a killed run had begun to write
+    found = {path.stem: path for path in states.glob("*.state")}
+    for stem in sorted(found):
+        if not stem.isdecimal():
+            _say(f"--auto_resume passes over {found[stem]}: its name is no iteration.")
+    # A run that was killed while it saved leaves networks without a training state.
+    saved = {match[1] for path in models.glob("net_g_*.pth") if (match := re.fullmatch(r"net_g_(\d+)", path.stem))}
+    iterations = saved | {stem for stem in found if stem.isdecimal()}
+    for stem in sorted(iterations, key=int, reverse=True):
+        path = states / f"{stem}.state"
+        try:
+            return _load_whole(opt, path), str(path)
+        except (OSError, UnreadableFileError) as error:
+            _say(f"--auto_resume passes over iteration {stem}: {error}.")
+    if any(stem.isdecimal() for stem in found):
+        raise UnreadableFileError(
+            f"--auto_resume finds no iteration in {states} of which every file is whole; delete it to start anew"
+        )
+    return None, None
+
+
+def _load_whole(opt: Options, path: Path) -> Options:
+    """A training state of which every file can be read."""
+    state = load(path)
+    if not (isinstance(state, dict) and {"epoch", "iter", "optimizers", "schedulers"} <= state.keys()):
+        raise UnreadableFileError(f"{path} is no training state of BasicSR")
+    models = Path(opt["path"]["models"])
+    ignored = tuple(f"net_{key.removeprefix('network_')}_" for key in opt["path"].get("ignore_resume_networks") or ())
+    files = state.get(KEY, {}).get("files")
+    if files is None:  # written by plain BasicSR; a network of which nothing was ever saved is none that is resumed
+        labels = [key.replace("network", "net", 1) for key in opt if key.startswith("network_")]
+        labels = [label for label in labels if any(models.glob(f"{label}_*.pth"))] or ["net_g"]
+        files = [f"{label}_{state['iter']}.pth" for label in labels]
+    for name in files:
+        if not name.startswith(ignored):
+            load(models / name)
+    return state
+
+
+def _say(line: str) -> None:
+    # Not to the log, which BasicSR opens later.
+    if get_dist_info()[0] == 0:
+        print(line, flush=True)

@@ -1,0 +1,267 @@
+"""In a run a batch that is not finite leaves no trace in any model, and the model's own step runs."""
+
+import copy
+import io
+import logging
+import math
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from bad_batches import add_batch_norm, check_no_trace, everything, spoil
+from basicsr.models.lr_scheduler import MultiStepRestartLR
+from basicsr.models.sr_model import SRModel
+from basicsr.utils.registry import MODEL_REGISTRY
+from basicsr_fixtures import Batches, Build, Options, assert_equal_weights, train_on, with_options
+from device_waits import Reads
+
+from pcl_loss.basicsr_plugin import complete_options, run_mixin
+from pcl_loss.basicsr_plugin.bad_steps import BadStepsError
+from pcl_loss.basicsr_plugin.run_mixin import RunMixin
+
+ROADS = ("PCL", "light", "perceptual", "L1", "own", "unfused", "GAN")
+
+
+class OwnLoopModel(SRModel):  # type: ignore[misc]
+    """Has a step of its own, as a codebase with clipped gradients has."""
+
+    num_own_steps = 0
+
+    def optimize_parameters(self, current_iter: int) -> None:
+        self.optimizer_g.zero_grad()
+        self.output = self.net_g(self.lq)
+        losses = {"l_pix": self.cri_pix(self.output, self.gt)}
+        losses["l_percep"], _ = self.cri_perceptual(self.output, self.gt)
+        sum(losses.values()).backward()
+        torch.nn.utils.clip_grad_norm_(self.net_g.parameters(), 1e-3)
+        self.optimizer_g.step()
+        self.num_own_steps += 1
+        self.log_dict = self.reduce_loss_dict(losses)
+        self.model_ema(self.ema_decay)
+
+
+@pytest.fixture
+def roads(baseline: Options, small: Options, monkeypatch: pytest.MonkeyPatch) -> dict[str, Options]:
+    """Options by road; the last three have loops of their own."""
+    monkeypatch.setitem(MODEL_REGISTRY._obj_map, "OwnLoopModel", OwnLoopModel)
+    roads = {road: copy.deepcopy(baseline) for road in ROADS} | {"PCL": small, "light": copy.deepcopy(small)}
+    roads["light"]["train"]["pcl_opt"] = {"type": "PCLLoss", "recipe": "light"}
+    del roads["light"]["network_d"]
+    for road in ("perceptual", "own", "unfused", "GAN"):
+        roads[road]["train"]["perceptual_opt"] = {"type": "PCLPerceptualLoss", "num_feat": 2}
+        roads[road]["train"]["optim_g"]["fused"] = road != "unfused"
+    for road in ("own", "unfused"):
+        roads[road]["model_type"] = "OwnLoopModel"
+    # Spectral norm keeps buffers, in which a bad batch would stay.
+    unet = {"type": "UNetDiscriminatorSN", "num_in_ch": 3, "num_feat": 2}
+    gan_opt = {"type": "GANLoss", "gan_type": "vanilla", "real_label_val": 1.0, "fake_label_val": 0.0}
+    roads["GAN"] |= {"model_type": "SRGANModel", "network_d": unet}
+    roads["GAN"]["train"] |= {"optim_d": dict(baseline["train"]["optim_g"]), "gan_opt": gan_opt | {"loss_weight": 0.1}}
+    for options in roads.values():
+        complete_options(options, is_pcl_model=options["model_type"] == "PCLModel")
+    return roads
+
+
+# --- a bad batch ---
+
+
+@pytest.mark.parametrize("where", ["gt", "lq"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("road", ROADS)
+def test_one_bad_pixel_leaves_no_trace(
+    road: str,
+    value: float,
+    where: str,
+    roads: dict[str, Options],
+    build_in_run: Build,
+    batches: Batches,
+    monkeypatch: Any,
+) -> None:
+    add_batch_norm(roads[road], monkeypatch)
+    check_no_trace(roads[road], build_in_run, batches, where, value)
+
+
+@pytest.mark.parametrize("train", [{"amp": "bf16"}, {"pcl_grad_ratio": 0.5}, {"optim": "foreach"}], ids=str)
+def test_nor_with_other_keys(train: Options, small: Options, build_in_run: Build, batches: Batches) -> None:
+    if train.pop("optim", None):
+        small["train"]["optim_g"]["foreach"] = True
+    check_no_trace(with_options(small, train), build_in_run, batches, "gt", math.nan)
+
+
+@pytest.mark.parametrize(
+    ("road", "method", "broken"),
+    [
+        ("own", "_before_step", lambda *_: None),
+        ("own", "model_ema", lambda self, *given, **keywords: super(RunMixin, self).model_ema(*given, **keywords)),
+        ("PCL", "model_ema", lambda self, *given, **keywords: super(RunMixin, self).model_ema(*given, **keywords)),
+        ("GAN", None, lambda kept, skip: None),
+    ],
+)
+def test_a_guard_that_does_not_hold_would_be_noticed(
+    road: str,
+    method: str | None,
+    broken: Any,
+    roads: dict[str, Options],
+    build_in_run: Build,
+    batches: Batches,
+    monkeypatch: Any,
+) -> None:
+    add_batch_norm(roads[road], monkeypatch)
+    monkeypatch.setattr(run_mixin if method is None else RunMixin, method or "put_back", broken)
+    with pytest.raises(AssertionError):
+        check_no_trace(roads[road], build_in_run, batches, "gt" if road == "own" else "lq", math.nan)
+
+
+def test_under_fp16_an_overflowing_batch_costs_one_step(small: Options, build_in_run: Build, batches: Batches) -> None:
+    net = build_in_run(with_options(small, {"amp": "fp16"}))
+    net.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8)
+    steps = spoil(batches * 5, "lq", 1e30, 10)
+    train_on(net, steps)
+    assert {state["step"].item() for optimizer in net.optimizers for state in optimizer.state.values()} == {29}
+    assert net.bad_steps.num_bad == 1
+    assert all(value.isfinite().all() for value in everything(net).values())
+
+
+def test_scales_that_fp16_tries_are_no_bad_steps(small: Options, build_in_run: Build, batches: Batches) -> None:
+    net = build_in_run(with_options(small, {"amp": "fp16", "max_bad_steps": 1}))
+    net.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
+    train_on(net, batches)
+    assert net.scaler.get_scale() < 2.0**60
+    assert net.bad_steps.num_bad == 0
+
+
+# --- what is said of it ---
+
+
+@pytest.mark.parametrize("road", ["PCL", "own"])
+def test_the_first_bad_step_names_its_files_when_the_log_is_read_and_the_end_says_how_many_there_were(
+    road: str,
+    roads: dict[str, Options],
+    build_in_run: Build,
+    batches: Batches,
+    logged: pytest.LogCaptureFixture,
+) -> None:
+    net = build_in_run(roads[road])
+    for iteration, batch in enumerate(spoil(batches, "gt", math.nan, 1, 3, 4), 1):
+        net.feed_data(batch)
+        net.optimize_parameters(iteration)
+    assert "not finite" not in logged.text
+    net.get_current_log()
+    warnings = [record.getMessage() for record in logged.records if record.levelno == logging.WARNING]
+    (line,) = [line for line in warnings if "not finite" in line]
+    assert line.startswith("Iteration 2:")
+    assert "Files of the batch: hr/1a.png, hr/1b.png." in line
+    net.save(-1, -1)
+    assert "3 of 6 steps were not finite and were left out." in logged.text
+
+
+def test_so_many_in_a_row_end_the_run(small: Options, build_in_run: Build, batches: Batches) -> None:
+    net = build_in_run(with_options(small, {"max_bad_steps": 3}))
+    train_on(net, spoil(batches, "gt", math.nan, 0, 1, 3, 4)[:5])
+    before = everything(net)
+    message = r"last 3 steps in a row, up to iteration 6, .* iteration 3\..*hr/5a.png, hr/5b.png"
+    with pytest.raises(BadStepsError, match=message):
+        train_on(net, spoil(batches, "gt", math.nan, 5)[5:], first_iter=6)
+    assert_equal_weights(everything(net), before)
+
+
+@pytest.mark.parametrize("road", ["PCL", "own"])
+def test_train_ends_with_status_1_and_one_line(
+    road: str, roads: dict[str, Options], run_pipeline: Callable[..., str], bad_data: None
+) -> None:
+    roads[road]["train"]["max_bad_steps"] = 2
+    roads[road]["val"] = None
+    with pytest.raises(SystemExit, match=r"pcl-loss train: the last 2 steps in a row, up to iteration \d,.*\.png"):
+        run_pipeline(roads[road])
+
+
+# --- the model's own step ---
+
+
+def test_the_models_own_step_runs_and_without_a_bad_batch_nothing_differs(
+    roads: dict[str, Options], build: Build, build_in_run: Build, batches: Batches
+) -> None:
+    in_run, own = build_in_run(roads["own"]), build(roads["own"])
+    assert type(in_run).__name__ == "OwnLoopModel"
+    for net in (in_run, own):
+        train_on(net, batches)
+    assert in_run.num_own_steps == 6
+    assert_equal_weights(everything(in_run), everything(own))
+
+
+@pytest.mark.parametrize(("road", "more"), [("own", 0), ("unfused", 1), ("GAN", 0), ("L1", 1)])
+def test_a_step_waits_for_nothing_more_where_adam_is_fused(
+    road: str, more: int, roads: dict[str, Options], build: Build, build_in_run: Build, batches: Batches
+) -> None:
+    roads["GAN"]["train"]["optim_d"]["fused"] = True
+    counts = []
+    for net in (build_in_run(roads[road]), build(roads[road])):
+        train_on(net, batches[:1])
+        net.feed_data(batches[1])
+        with Reads() as reads:
+            net.optimize_parameters(2)
+        counts.append(reads.count)
+    assert counts[0] == counts[1] + more
+
+
+def test_a_state_of_an_adam_that_was_not_fused_is_taken(
+    roads: dict[str, Options], build_in_run: Build, batches: Batches, tmp_path: Any
+) -> None:
+    net = build_in_run(roads["unfused"])
+    train_on(net, batches[:2])
+    net.save(0, 2)
+    net = build_in_run(roads["own"])
+    net.resume_training(torch.load(tmp_path / "training_states/2.state", weights_only=True))
+    train_on(net, spoil(batches, "gt", math.nan, 2)[2:4], first_iter=3)
+    assert (net.bad_steps.num_steps, net.bad_steps.num_bad) == (2, 1)
+
+
+# --- the warm-up ---
+
+
+@pytest.mark.parametrize("warmup", [2, 5, 1, -1])
+def test_a_models_warm_up_ends_at_the_full_rate(
+    warmup: int, baseline: Options, build_in_run: Build, logged: pytest.LogCaptureFixture
+) -> None:
+    model = build_in_run(baseline)
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    model.optimizers, model.schedulers = [optimizer], [MultiStepRestartLR(optimizer, [8], gamma=0.1)]
+    rates = []
+    for iteration in range(1, 11):
+        model.update_learning_rate(iteration, warmup_iter=warmup)
+        optimizer.step()
+        rates.append(optimizer.param_groups[0]["lr"])
+    expected = [min(1.0, iteration / max(warmup, 1)) * (0.1 if iteration > 8 else 1.0) for iteration in range(1, 11)]
+    assert rates == pytest.approx(expected)
+    assert logged.text.count(f"The warm-up ends at iteration {warmup} at the full learning rate") == (warmup > 1)
+
+
+# --- in a terminal ---
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_shows_iteration_rate_time_left_and_the_losses_also_of_a_resumed_run(
+    small: Options, run_pipeline: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for total in (4, 5):
+        small["train"]["total_iter"] = total
+        terminal = Terminal()
+        monkeypatch.setattr(sys, "stderr", terminal)
+        run_pipeline(small, "--auto_resume")
+        last = terminal.getvalue().split("\r")[-1]
+        for shown in (f"{total}/{total}", "l_pix=", "l_pcl=", "margin="):
+            assert shown in last
+        assert "it/s" in last or "s/it" in last
+
+
+def test_what_is_no_terminal_gets_no_line(
+    baseline: Options, run_pipeline: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_pipeline(baseline)
+    assert "it/s" not in capsys.readouterr().err

@@ -1,0 +1,351 @@
+"""A run that is stopped and resumed is the uninterrupted one, bit for bit; a signal ends it with a checkpoint."""
+
+import copy
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from basicsr.data.paired_image_dataset import PairedImageDataset
+from basicsr_fixtures import Batches, Build, Options, all_files, assert_equal_weights, train_on, weights, with_options
+
+from pcl_loss.basicsr_plugin import PCLModel, run_state
+from pcl_loss.basicsr_plugin.data_order import STOP_SIGNALS, PlacedData
+
+Run = Callable[..., str]
+
+
+@pytest.fixture
+def dropout(monkeypatch: pytest.MonkeyPatch, small: Options) -> Options:
+    """`small` with a network that draws random numbers, in the middle of an epoch at iteration 5."""
+    from basicsr.archs.edsr_arch import EDSR
+    from basicsr.utils.registry import ARCH_REGISTRY
+
+    class DropoutEDSR(EDSR):  # type: ignore[misc]
+        def __init__(self, **keywords: Any) -> None:
+            super().__init__(**keywords)
+            self.conv_first = torch.nn.Sequential(self.conv_first, torch.nn.Dropout(0.3))
+
+    monkeypatch.setitem(ARCH_REGISTRY._obj_map, "DropoutEDSR", DropoutEDSR)
+    small["network_g"]["type"] = "DropoutEDSR"
+    small["datasets"]["train"]["dataset_enlarge_ratio"] = 2  # three batches an epoch
+    small["train"]["total_iter"] = 8
+    small["logger"] |= {"save_checkpoint_freq": 1, "use_tb_logger": False}
+    small["val"]["val_freq"] = 1
+    return small
+
+
+def change_state(folder: Path, change: Callable[[Any], Any]) -> None:
+    path = folder / "experiments/tiny/training_states/8.state"
+    state = torch.load(path, weights_only=True)
+    change(state)
+    torch.save(state, path)
+
+
+# --- resumed ---
+
+
+@pytest.mark.parametrize(
+    ("road", "workers"),
+    [("PCL", 0), ("PCL", 2), ("perceptual", 0), pytest.param("perceptual", 2, marks=pytest.mark.slow)],
+)
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
+    road: str, workers: int, dropout: Options, run_pipeline: Run, tmp_path: Path
+) -> None:
+    if road == "perceptual":
+        dropout["model_type"] = "SRModel"
+        del dropout["train"]["pcl_opt"], dropout["network_d"]
+        dropout["train"]["perceptual_opt"] = {"type": "PCLPerceptualLoss", "num_feat": 2}
+    dropout["datasets"]["train"]["num_worker_per_gpu"] = workers
+    run_pipeline(dropout | {"name": "whole"})
+    for stop in (2, 5, 8):
+        dropout["train"]["total_iter"] = stop
+        assert "not bit for bit" not in run_pipeline(dropout, "--auto_resume")
+    resumed, expected = (all_files(tmp_path / "experiments" / name, 8) for name in ("tiny", "whole"))
+    for name in ("conv_first", "rng", "pcl_8" if road == "perceptual" else "net_d_8"):
+        assert any(name in key for key in resumed)
+    assert_equal_weights(resumed, expected)
+
+
+@pytest.mark.parametrize(("owner", "broken"), [(PlacedData, "begin"), (run_state, "set_rng_state")])
+def test_what_is_not_taken_up_would_be_noticed(
+    owner: Any, broken: str, dropout: Options, run_pipeline: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(owner, broken, lambda *_: None)
+    with pytest.raises(AssertionError):
+        test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit("PCL", 0, dropout, run_pipeline, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "train"),
+    [
+        ("PCLModel", {"pcl_every": 2}),
+        ("PCLModel", {"amp": "fp16", "pcl_grad_ratio": 0.5}),
+        ("PCLModel", {"channels_last": True}),
+        ("PCLModel", {"compile": {"backend": "aot_eager"}}),
+        ("SpeedSRModel", {"amp": "fp16"}),
+    ],
+    ids=str,
+)
+def test_so_is_a_model_with_keys_of_its_own_also_outside_of_such_a_run(
+    model_type: str, train: Options, small: Options, baseline: Options, build: Build, batches: Batches, tmp_path: Path
+) -> None:
+    options = with_options(small if model_type == "PCLModel" else baseline | {"model_type": model_type}, train)
+    first, whole = build(options), build(options)
+    train_on(whole, batches)
+    train_on(first, batches[:3])
+    first.save(0, 3)
+    options["path"] |= {f"pretrain_network_{net}": str(tmp_path / f"models/net_{net}_3.pth") for net in "gd"}
+    second = build(options)
+    second.resume_training(torch.load(tmp_path / "training_states/3.state", weights_only=True))
+    train_on(second, batches[3:], first_iter=4)
+
+    for name in ("net_g", "net_g_ema", "net_d", "balance"):
+        if isinstance(net := getattr(whole, name, None), torch.nn.Module):
+            assert_equal_weights(weights(getattr(second, name)), weights(net))
+    for resumed, uninterrupted in zip(second.optimizers, whole.optimizers, strict=True):
+        for param, state in uninterrupted.state_dict()["state"].items():
+            assert_equal_weights(resumed.state_dict()["state"][param], state)
+    assert second.scaler.state_dict() == whole.scaler.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "missing"),
+    [
+        ({}, {"amp": "fp16"}, "pcl_scaler_1.pth: the GradScaler starts anew"),
+        ({"amp": "fp16"}, {}, ""),
+        ({}, {"pcl_grad_ratio": 0.5}, "pcl_balance_1.pth: the GradientBalance starts anew"),
+    ],
+    ids=str,
+)
+def test_a_run_may_be_resumed_with_other_keys_and_the_log_names_what_starts_anew(
+    before: Options,
+    after: Options,
+    missing: str,
+    small: Options,
+    build: Build,
+    batches: Batches,
+    tmp_path: Path,
+    logged: pytest.LogCaptureFixture,
+) -> None:
+    first = build(with_options(copy.deepcopy(small), before))
+    train_on(first, batches[:1])
+    first.save(0, 1)
+    second = build(with_options(small, after))
+    second.resume_training(torch.load(tmp_path / "training_states/1.state", weights_only=True))
+    train_on(second, batches[1:2], first_iter=2)
+    assert missing in logged.text
+    assert [optimizer.param_groups[0]["fused"] for optimizer in second.optimizers] == [True, True]
+
+
+def test_the_first_legs_seed_holds_whatever_the_yaml_says(
+    dropout: Options, run_pipeline: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_pipeline(dropout)
+    dropout["manual_seed"] = 17
+    dropout["train"]["total_iter"] = 9
+    run_pipeline(dropout, "--auto_resume")
+    assert "manual_seed is 3, that of the run which is resumed." in capsys.readouterr().out
+    state = torch.load(tmp_path / "experiments/tiny/training_states/9.state", weights_only=True)
+    assert state["pcl_loss"]["manual_seed"] == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.pop("pcl_loss"), "its training state was not written by `pcl-loss"),
+        (lambda state: state["pcl_loss"].update(num_images=7), "the number of training images has changed"),
+        (lambda state: state["pcl_loss"].update(rng=[{}, {}]), "it was saved by 2 processes and goes on with 1"),
+    ],
+)
+def test_a_resumed_run_says_what_is_not_exact(
+    change: Any, message: str, dropout: Options, run_pipeline: Run, tmp_path: Path
+) -> None:
+    run_pipeline(dropout)
+    change_state(tmp_path, change)
+    dropout["train"]["total_iter"] = 9
+    log = run_pipeline(dropout, "--auto_resume")
+    assert log.count(f"not bit for bit the uninterrupted one: {message}") == 1
+    assert "iter:       9" in log
+
+
+def test_a_batch_that_is_never_full_costs_no_iteration(small: Options, run_pipeline: Run) -> None:
+    # Three images: one batch of two an epoch, where BasicSR counts two.
+    small["datasets"]["train"]["dataset_enlarge_ratio"] = 1
+    small["train"]["total_iter"] = 7
+    del small["val"]
+    log = run_pipeline(small)
+    assert [int(number) for number in re.findall(r"iter: +(\d+),", log)] == list(range(1, 8))
+
+
+def test_raised_iterations_and_periods_are_taken(small: Options, run_pipeline: Run) -> None:
+    small["train"]["scheduler"]["periods"] = [4]
+    run_pipeline(small)
+    small["train"] |= {"total_iter": 10}
+    small["train"]["scheduler"]["periods"] = [10]
+    log = run_pipeline(small, "--auto_resume")
+    rates = [line.partition("lr:(")[2].partition(",")[0] for line in log.splitlines() if "lr:(" in line]
+    # The cosine of ten iterations, from the fifth on: lr * (1 + cos(pi * 4 / 10)) / 2 = 6.55e-4.
+    assert float(rates[0]) == pytest.approx(6.55e-4, rel=1e-3)
+    assert len(rates) == 6
+
+
+# --- signals ---
+
+
+@pytest.mark.parametrize("where", ["iteration", "validation"])
+@pytest.mark.parametrize("number", STOP_SIGNALS, ids=lambda number: number.name)
+def test_a_signal_ends_the_run_with_a_checkpoint_and_one_line(
+    number: signal.Signals,
+    where: str,
+    small: Options,
+    run_pipeline: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    small["logger"]["save_checkpoint_freq"] = 1000
+    small["val"]["val_freq"] = 3
+    method = {"iteration": "optimize_parameters", "validation": "nondist_validation"}[where]
+    theirs = getattr(PCLModel, method)
+
+    def do_and_signal(self: Any, *given: Any, **keywords: Any) -> None:
+        theirs(self, *given, **keywords)
+        if 3 in given:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(PCLModel, method, do_and_signal)
+    with pytest.raises(SystemExit) as stop:
+        run_pipeline(small)
+    assert stop.value.code == 128 + number
+    line = f"pcl-loss train: {number.name}: iteration 3 is saved, --auto_resume goes on"
+    assert capsys.readouterr().err.splitlines()[-1] == line
+    saved = {path.name for path in (tmp_path / "experiments").rglob("*_3.pth")}
+    assert saved >= {"net_g_3.pth", "net_d_3.pth"}
+    monkeypatch.setattr(PCLModel, method, theirs)
+    assert "Resuming training from epoch: 0, iter: 3." in run_pipeline(small, "--auto_resume")
+
+
+def test_a_signal_before_the_first_iteration_and_a_second_one_are_obeyed_at_once() -> None:
+    run = run_state.Run()
+    with pytest.raises(run_state.StoppedError, match="SIGTERM: nothing was trained yet"):
+        run.on_signal(signal.SIGTERM, None)
+    run = run_state.Run()
+    run.has_begun, run.saved = True, 4
+    run.on_signal(signal.SIGINT, None)
+    with pytest.raises(run_state.StoppedError, match="SIGINT: iteration 4 is saved") as stop:
+        run.on_signal(signal.SIGINT, None)
+    assert stop.value.status == 130
+
+
+def test_a_signal_ends_workers_that_load_what_will_not_come(
+    small: Options, run_pipeline: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import multiprocessing
+
+    small["datasets"]["train"]["num_worker_per_gpu"] = 2
+    small["val"] = None
+    read = PairedImageDataset.__getitem__
+    reads: list[int] = []
+
+    def read_or_hang(self: Any, index: int) -> Any:
+        """What each worker reads for the iterations that will not come takes a minute."""
+        if torch.utils.data.get_worker_info() is not None:
+            reads.append(index)
+            if len(reads) == 5:
+                os.kill(os.getppid(), signal.SIGTERM)
+            if len(reads) >= 7:
+                time.sleep(60)
+        return read(self, index)
+
+    monkeypatch.setattr(PairedImageDataset, "__getitem__", read_or_hang)
+    children = set(multiprocessing.active_children())
+    start = time.monotonic()
+    with pytest.raises(SystemExit, match="143"):
+        run_pipeline(small)
+    assert time.monotonic() - start < 50
+    assert set(multiprocessing.active_children()) <= children
+
+
+def start(options: Options, folder: Path, *launcher: str) -> subprocess.Popen[str]:
+    (folder / "tiny.yml").write_text(yaml.safe_dump(options))
+    flags = ["-opt", "tiny.yml", "--auto_resume"]
+    command = [sys.executable, *launcher, "-m", "pcl_loss.train", *flags]
+    return subprocess.Popen(
+        command + (["--launcher", "pytorch"] if launcher else []),
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
+
+
+def wait_for(file: Path, process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + 120
+    while not file.exists():
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def endless(options: Options) -> Options:
+    options["train"]["total_iter"] = 100000
+    options["train"]["scheduler"]["periods"] = [100000]
+    return options | {"val": None}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("to_group", [False, True])
+@pytest.mark.parametrize("number", STOP_SIGNALS, ids=lambda number: number.name)
+def test_a_process_that_is_signalled_leaves_no_child_and_no_traceback(
+    number: signal.Signals, to_group: bool, small: Options, tmp_path: Path
+) -> None:
+    small["datasets"]["train"]["num_worker_per_gpu"] = 2
+    process = start(endless(small), tmp_path)
+    wait_for(tmp_path / "experiments/tiny/training_states/4.state", process)
+    if to_group:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "Traceback" not in out
+    assert out.splitlines()[-1].startswith(f"pcl-loss train: {number.name}: iteration ")
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+
+
+TWO_RANKS = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone")
+
+
+@pytest.mark.slow
+def test_two_processes_resume_bit_for_bit_and_stop_at_one_iteration(small: Options, tmp_path: Path) -> None:
+    small |= {"dist_params": {"backend": "nccl", "port": 29500}, "val": None}
+    small["logger"] |= {"save_checkpoint_freq": 4, "use_tb_logger": False}
+    for name, stops in (("whole", [8]), ("tiny", [4, 8])):
+        for stop in stops:
+            options = copy.deepcopy(small) | {"name": name}
+            options["train"]["total_iter"] = stop
+            process = start(options, tmp_path, *TWO_RANKS)
+            out, _ = process.communicate(timeout=240)
+            assert process.returncode == 0, out[-3000:]
+    resumed, expected = (all_files(tmp_path / "experiments" / name, 8) for name in ("tiny", "whole"))
+    assert_equal_weights(resumed, expected)
+
+    process = start(endless(small), tmp_path, *TWO_RANKS)
+    wait_for(tmp_path / "experiments/tiny/training_states/12.state", process)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    lines = [line for line in out.splitlines() if "pcl-loss train: SIGTERM: iteration" in line]
+    assert len({line.partition("pcl-loss")[2] for line in lines}) == 1, out[-3000:]
