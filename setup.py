@@ -17,10 +17,11 @@ BASICSR = [
     # BasicSR imports distutils, which setuptools brings back on Python 3.12.
     'setuptools; python_version >= "3.12"',
     "opencv-python",
+    "pydantic>=2",
     "torchvision",
     "tqdm",
 ]
-METRICS = ["lpips"]
+METRICS = ["lpips", "piq"]
 PLOTS = ["matplotlib"]
 
 
@@ -75,7 +76,7 @@ if __name__ == "__main__":  # tests import the functions
         package_dir={"pcl_loss.basicsr_options": "basicsr_options", "pcl_loss.patches": "patches"},
         package_data={
             "pcl_loss": ["py.typed"],
-            "pcl_loss.tools.demo": ["l1_template.yml"],
+            "pcl_loss.tools.demo": ["l1_template.yml", "demo_net.pth", "README.md"],
             "pcl_loss.tools.report": ["paper_table_*.txt"],
             "pcl_loss.basicsr_options": ["README.md", "*/*.yml"],
             "pcl_loss.patches": ["*.patch"],

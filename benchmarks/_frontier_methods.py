@@ -1,16 +1,18 @@
-"""The second losses that `frontier.py` compares, and the candidates for an embedding that is never trained."""
+"""The second losses that `frontier.py` compares."""
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Any, NamedTuple
+from unittest import mock
 
 import torch
+import yaml
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,8 +23,6 @@ from pcl_loss import (
     VGGEmbedding,
     WaveletDiscriminator,
     functional,
-    haar_dwt,
-    samples,
 )
 
 L1, REORDERED, UNSHARP = "l1", "l1_reordered", "unsharp"
@@ -34,121 +34,49 @@ PAPER_WARMUP = 20
 RANDOM_STATISTICS_BATCHES = 10
 # The ReLU maps before each of VGG16's first four poolings.
 VGG_MAPS = (1, 3, 6, 9)
-# The losses whose backbone is VGG16, as DISTS's is.
-VGG16_LOSSES = ("vgg", "dists", "lpips_vgg")
 
 Batch = tuple[Tensor, Tensor]
-
-
-class Loss(Protocol):
-    """A second loss of SR and HR images `(N, 3, H, W)` in [0, 1]."""
-
-    def __call__(self, sr: Tensor, hr: Tensor) -> Tensor:
-        """0-dim."""
-        ...
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""A second loss of SR and HR images `(N, 3, H, W)` in [0, 1]: 0-dim."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a loss may be made of.
-
-    Attributes:
-        seed: of the run.
-        batch: the LR and HR images of a step, of a stream that the run does not train on.
-        net_g: the start network.
-        cache: a folder for what the runs of this net and seed share.
-    """
+    """What a loss may be made of: the run's seed, batches that it does not train on, the start net, and a folder."""
 
     seed: int
     batch: Callable[[int], Batch]
     net_g: nn.Module
     cache: Path
 
-
-class PackageMissing(RuntimeError):
-    """A package that the core does not need is not there; the message says how to get it."""
-
-
-def optional(module: str, package: str) -> Any:
-    """The module, or an error with the line that installs it."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise PackageMissing(f"{package} is not installed: pip install --no-deps {package}") from error
+    def sr_and_hr(self, step: int) -> Batch:
+        """SR and HR images of a step."""
+        lq, hr = self.batch(step)
+        with torch.no_grad():
+            return self.net_g(lq), hr
 
 
 # Embeddings
 
 
-class BandEmbedding(nn.Module):
-    """The Haar bands of some scales with a constant channel beside them: no weights, no network.
-
-    `bands / c` and 1: a flat pixel, whose bands are far below `c`, looks alike in all images; without the constant,
-    the cosine of equation 9 gives it, all noise, the same say as an edge.
-
-    Args:
-        c: where a band counts as much as the constant.
-        scales: how many, one map each.
-        overlap: take the bands at every pixel, not at every second one.
-        curve: `'none'`; `'sqrt'`, the signed root of the bands; `'local'`, bands divided by their local size, so that
-            a strong edge counts no more than a weak one; `'rectify'`, each sign a channel of its own.
-    """
-
-    def __init__(self, c: float = 0.02, scales: int = 2, overlap: bool = False, curve: str = "none") -> None:
-        if curve not in ("none", "sqrt", "local", "rectify"):
-            raise ValueError(f"curve must be none, sqrt, local or rectify, got {curve!r}")
-        super().__init__()
-        self.c, self.scales, self.overlap, self.curve = c, scales, overlap, curve
-
-    def embed(self, x: Tensor, num_layers: int) -> list[Tensor]:
-        """One map per scale, the finest first."""
-        maps = []
-        for _ in range(min(num_layers, self.scales)):
-            low, *bands = haar_dwt(x)
-            high = torch.cat(_bands_everywhere(x) if self.overlap else bands, 1) / self.c
-            if self.curve == "sqrt":
-                high = high.sign() * ((high.abs() + 0.01).sqrt() - 0.1)
-            elif self.curve == "local":
-                size = F.avg_pool2d(high.square().mean(1, keepdim=True), 5, 1, 2, count_include_pad=False)
-                high = high * (1 + size).rsqrt()
-            elif self.curve == "rectify":
-                high = F.leaky_relu(torch.cat([high, -high], 1), 0.2)
-            maps.append(torch.cat([high, torch.ones_like(high[:, :1])], 1))
-            x = low / 2
-        return maps
-
-
-def _bands_everywhere(x: Tensor) -> list[Tensor]:
-    a, b, c, d = x[..., :-1, :-1], x[..., :-1, 1:], x[..., 1:, :-1], x[..., 1:, 1:]
-    return [(a + b - c - d) / 2, (a - b + c - d) / 2, (a - b - c + d) / 2]
-
-
-def random_embedding(context: Context, num_feat: int, seed: int) -> WaveletDiscriminator:
-    """An untrained E_D whose batch-norm statistics are those of a few batches of photographs."""
+def new_net_d(seed: int, num_feat: int) -> WaveletDiscriminator:
+    """An untrained E_D; the global random numbers stay as they are."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net_d = WaveletDiscriminator(num_feat=num_feat)
-    with torch.no_grad():
-        for step in range(RANDOM_STATISTICS_BATCHES):
-            net_d(context.batch(step)[1])
-    return net_d.eval().requires_grad_(False)
+        return WaveletDiscriminator(num_feat=num_feat)
 
 
-def trained_embedding(context: Context, num_feat: int = 64) -> WaveletDiscriminator:
+def trained_embedding(context: Context) -> WaveletDiscriminator:
     """E_D, trained beforehand to tell the start network's images from photographs, then frozen."""
-    file = context.cache / f"net_d_{num_feat}_seed{context.seed}.pth"
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(context.seed)
-        net_d = WaveletDiscriminator(num_feat=num_feat)
+    file = context.cache / f"net_d_64_seed{context.seed}.pth"
+    net_d = new_net_d(context.seed, 64)
     if file.is_file():
         net_d.load_state_dict(torch.load(file, weights_only=True))
     else:
         cld = ContrastiveDiscriminatorLoss()
         optimizer = torch.optim.Adam(net_d.parameters(), E_D_LR)
         for step in range(E_D_STEPS):
-            lq, hr = context.batch(step)
-            with torch.no_grad():
-                sr = context.net_g(lq)
+            sr, hr = context.sr_and_hr(step)
             real, fake = net_d(torch.cat([hr, sr])).chunk(2)
             optimizer.zero_grad()
             cld(real, fake).backward()
@@ -162,57 +90,32 @@ def trained_embedding(context: Context, num_feat: int = 64) -> WaveletDiscrimina
 # Losses
 
 
-def contrast(context: Context, embedding: nn.Module | str | None, **knobs: Any) -> PCLCriterion:
+def contrast(context: Context, embedding: nn.Module | None, **knobs: Any) -> PCLCriterion:
     """L_CL itself; a frozen embedding stays as it is."""
     return PCLCriterion(embedding, loss_weight=UNSCALED, seed=context.seed, **knobs)
 
 
-def _few(negatives: int = 2, temperature: float = 1.0, low: float = 0.5, high: float = 1.5) -> dict[str, Any]:
-    """GT as the only positive, and few blurred images."""
-    knobs = {"num_negatives": negatives, "temperature": temperature, "blur_sigma": (low, high)}
-    return {"positives": ("gt",), "negatives": ("blur",), **knobs}
-
-
 def pcl_paper(context: Context, num_feat: int = 64) -> Loss:
     """The paper's way: E_D is trained along, GT and 4 sharpened images against 4 blurred ones."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(context.seed)
-        criterion = contrast(context, None, num_feat=num_feat, lr=E_D_LR)
+    criterion = contrast(context, new_net_d(context.seed, num_feat), lr=E_D_LR)
     for step in range(PAPER_WARMUP):
-        lq, hr = context.batch(step)
-        with torch.no_grad():
-            sr = context.net_g(lq)
+        sr, hr = context.sr_and_hr(step)
         criterion(sr.requires_grad_(), hr)
     return criterion
 
 
-def pcl_trained(context: Context, **knobs: Any) -> Loss:
+def pcl_trained(context: Context) -> Loss:
     """E_D trained beforehand and frozen; samples as in the paper."""
-    return contrast(context, trained_embedding(context), **knobs)
+    return contrast(context, trained_embedding(context))
 
 
-def pcl_random(
-    context: Context,
-    num_feat: int = 16,
-    layers: int = 4,
-    weights: int | None = None,
-    **few: Any,
-) -> Loss:
-    """A random, frozen E_D, GT alone, few blurred images; `weights` is its seed, by default the run's."""
-    embedding = random_embedding(context, num_feat, context.seed if weights is None else weights)
-    return contrast(context, embedding, num_layers=layers, **_few(**few))
-
-
-def pcl_bands(
-    context: Context,
-    c: float = 0.02,
-    scales: int = 2,
-    overlap: bool = False,
-    curve: str = "none",
-    **few: Any,
-) -> Loss:
-    """No network: `BandEmbedding`, GT alone, few blurred images."""
-    return contrast(context, BandEmbedding(c, scales, overlap, curve), num_layers=scales, **_few(**few))
+def pcl_random(context: Context, num_feat: int = 16) -> Loss:
+    """A small random, frozen E_D that has seen the statistics of photographs; few samples, as in the light recipe."""
+    net_d = new_net_d(context.seed, num_feat)
+    with torch.no_grad():
+        for step in range(RANDOM_STATISTICS_BATCHES):
+            net_d(context.batch(step)[1])
+    return contrast(context, net_d.eval().requires_grad_(False), positives=("gt",), num_negatives=2)
 
 
 def pcl_light(context: Context) -> Loss:
@@ -222,8 +125,7 @@ def pcl_light(context: Context) -> Loss:
 
 def feature_l1(context: Context) -> Loss:
     """L1 between the maps of the trained E_D: no contrast."""
-    net_d = trained_embedding(context)
-    return lambda sr, hr: _l1_of_maps(net_d.embed(sr), net_d.embed(hr))
+    return _l1_of_maps(trained_embedding(context).embed)
 
 
 def cosine(context: Context, light: bool = False) -> Loss:
@@ -237,34 +139,10 @@ def cosine(context: Context, light: bool = False) -> Loss:
     return loss
 
 
-def push(context: Context) -> Loss:
-    """Negatives without a positive: away from the blurred images, by the trained E_D."""
-    net_d = trained_embedding(context)
-    generator = samples.seeded_generator(context.seed, 0)
-
-    def loss(sr: Tensor, hr: Tensor) -> Tensor:
-        blurred = samples.blur(hr, samples.draw_uniform(0.5, 1.5, (4, len(hr)), generator), 1.5)
-        maps = [f.unflatten(0, blurred.shape[:2]) for f in net_d.embed(blurred.flatten(0, 1))]
-        pairs = zip(net_d.embed(sr), maps, strict=True)
-        return torch.stack([functional.similarity(f, n).logsumexp(1).mean() for f, n in pairs]).mean()
-
-    return loss
-
-
-def haar_l1(context: Context) -> Loss:
-    """L1 on the high-frequency Haar bands."""
-    return lambda sr, hr: _l1_of_maps(haar_dwt(sr)[1:], haar_dwt(hr)[1:])
-
-
 def vgg(context: Context) -> Loss:
     """L1 between VGG16's ReLU maps."""
     net = VGGEmbedding("vgg16", VGG_MAPS[-1] + 1)
-
-    def loss(sr: Tensor, hr: Tensor) -> Tensor:
-        f, g = net.embed(sr), net.embed(hr)
-        return _l1_of_maps([f[i] for i in VGG_MAPS], [g[i] for i in VGG_MAPS])
-
-    return loss
+    return _l1_of_maps(lambda x: [net.embed(x)[i] for i in VGG_MAPS])
 
 
 def dists(context: Context) -> Loss:
@@ -273,99 +151,56 @@ def dists(context: Context) -> Loss:
     return lambda sr, hr: net(sr, hr, require_grad=True, batch_average=True)
 
 
-def lpips_vgg(context: Context) -> Loss:
-    """LPIPS with VGG16 as a loss."""
-    with vgg16_features_alone():
-        net = optional("lpips", "lpips").LPIPS(net="vgg", verbose=False).requires_grad_(False)
-    return lambda sr, hr: net(sr, hr, normalize=True).mean()
-
-
-def focal_frequency(context: Context) -> Loss:
-    """The focal frequency loss (Jiang et al. 2021)."""
-    loss: Loss = optional("focal_frequency_loss", "focal-frequency-loss").FocalFrequencyLoss()
-    return loss
-
-
 def dists_net() -> nn.Module:
-    """DISTS with its authors' weights and torchvision's VGG16 features."""
-    with vgg16_features_alone():
-        net: nn.Module = optional("DISTS_pytorch", "dists-pytorch").DISTS()
+    """DISTS with its authors' weights and torchvision's VGG16 features, whose file needs no classifier."""
+    vgg16 = SimpleNamespace(features=VGGEmbedding("vgg16", 13).features)
+    with mock.patch("torchvision.models.vgg16", return_value=vgg16):
+        net: nn.Module = importlib.import_module("DISTS_pytorch").DISTS()
     return net.requires_grad_(False).eval()
 
 
-@contextlib.contextmanager
-def vgg16_features_alone() -> Iterator[None]:
-    """Within, torchvision's VGG16 is its convolutions alone: a file without the classifier, a tenth, is enough."""
-    import torchvision
-
-    whole, features = torchvision.models.vgg16, VGGEmbedding("vgg16", 13).features
-    torchvision.models.vgg16 = lambda *_, **__: SimpleNamespace(features=features)
-    try:
-        yield
-    finally:
-        torchvision.models.vgg16 = whole
-
-
-def _l1_of_maps(maps: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-    return torch.stack([F.l1_loss(f, g) for f, g in zip(maps, targets, strict=True)]).mean()
+def _l1_of_maps(embed: Callable[[Tensor], list[Tensor]]) -> Loss:
+    return lambda sr, hr: torch.stack([F.l1_loss(f, g) for f, g in zip(embed(sr), embed(hr), strict=True)]).mean()
 
 
 SECOND_LOSSES: dict[str, Callable[..., Loss]] = {
-    maker.__name__: maker
-    for maker in (
-        pcl_paper,
-        pcl_trained,
-        pcl_random,
-        pcl_bands,
-        pcl_light,
-        feature_l1,
-        cosine,
-        push,
-        haar_l1,
-        vgg,
-        dists,
-        lpips_vgg,
-        focal_frequency,
-    )
+    maker.__name__: maker for maker in (pcl_paper, pcl_trained, pcl_random, pcl_light, feature_l1, cosine, vgg, dists)
 }
-METHODS = (L1, REORDERED, UNSHARP, *SECOND_LOSSES)
+NAMES = (L1, REORDERED, UNSHARP, *SECOND_LOSSES)
+TERM = re.compile(r"(?:(?P<share>[\d.]+)\*)?(?P<name>[\w.:]+)(?P<options>(?:,\w+=[^,]+)*)")
 
 
-def parse_method(method: str) -> tuple[str, dict[str, Any]]:
-    """`name,key=value,...` as a name and options.
+class Term(NamedTuple):
+    """A loss of a method: its share of the ratio of gradients, its name or `MODULE:FUNCTION`, and its options."""
 
-    Raises:
-        ValueError: the name is unknown, or an option has no value.
-    """
-    name, *options = method.split(",")
-    if name not in METHODS:
-        raise ValueError(f"method {name!r} is unknown; take one of {', '.join(METHODS)}")
-    parsed = {}
-    for option in options:
-        key, equals, value = option.partition("=")
-        if not equals:
-            raise ValueError(f"method {method!r}: {option!r} has no value; write {option}=...")
-        parsed[key] = _value(value)
-    return name, parsed
+    share: float
+    name: str
+    options: dict[str, Any]
 
 
-def _value(text: str) -> Any:
-    for kind in (int, float):
-        with contextlib.suppress(ValueError):
-            return kind(text)
-    return {"True": True, "False": False}.get(text, text)
-
-
-def make_loss(method: str, context: Context) -> Loss:
-    """The second loss of a method.
+def parse_method(method: str) -> list[Term]:
+    """`NAME,KEY=VALUE...`, or several of them: `pcl_light+0.3*MODULE:FUNCTION,KEY=VALUE`.
 
     Raises:
-        ValueError: it has none, or not such an option.
+        ValueError: it has another form, or a name is unknown.
     """
-    name, options = parse_method(method)
-    if name not in SECOND_LOSSES:
-        raise ValueError(f"method {name!r} has no second loss")
-    try:
-        return SECOND_LOSSES[name](context, **options)
-    except TypeError as error:
-        raise ValueError(f"method {method!r}: {error}") from error
+    terms = []
+    for text in method.split("+"):
+        found = TERM.fullmatch(text)
+        if found is None or (found["name"] not in NAMES and ":" not in found["name"]):
+            raise ValueError(
+                f"{text!r} is not NAME[,KEY=VALUE...]; NAME is MODULE:FUNCTION or one of {', '.join(NAMES)}"
+            )
+        options = [option.split("=") for option in found["options"].split(",")[1:]]
+        terms.append(Term(float(found["share"] or 1), found["name"], {k: yaml.safe_load(v) for k, v in options}))
+    return terms
+
+
+def make_losses(method: str, context: Context) -> list[tuple[float, Loss]]:
+    """The second losses of a method, each with its share; `FUNCTION` of a module takes a `Context`, as ours do."""
+    made = []
+    for share, name, options in parse_method(method):
+        module, _, function = name.partition(":")
+        maker = getattr(importlib.import_module(module), function) if function else SECOND_LOSSES[name]
+        made.append((share, maker(context, **options)))
+    return made

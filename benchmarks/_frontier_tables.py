@@ -9,20 +9,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from _frontier_methods import L1, REORDERED, UNSHARP, VGG16_LOSSES, parse_method
+from _frontier_methods import L1, REORDERED, UNSHARP, parse_method
 from scipy.interpolate import PchipInterpolator
 
 from pcl_loss.tools._markdown import table
 
-Record = Mapping[str, Any]
 Pair = tuple[str, int]
 """A net's name and a seed: what two runs must share to be compared."""
-Curve = list[tuple[float, float, float]]
 
 PAIRS_TO_JUDGE = 6
-PSNR_LOSSES = (0.02, 0.04)
-
-LIGHT = "pcl_bands,c=0.01,scales=1,overlap=True"
 TITLES = {
     L1: "L1",
     REORDERED: "L1, another order of the batches",
@@ -36,259 +31,183 @@ TITLES = {
     "pcl_paper": "PCL, the paper's recipe",
     "pcl_trained": "PCL, E_D trained before and frozen",
     "pcl_random": "PCL, small random E_D",
-    "pcl_bands,c=0.01,scales=1": "PCL, bands at every second pixel",
-    LIGHT: "PCL, light",
+    "pcl_light": "PCL, light",
 }
 """What a reader is shown, in the order of the rows; other methods are candidates that were looked at on the way."""
+# They share VGG16 with DISTS as a measure.
+VGG16_LOSSES = ("vgg", "dists")
 
 
 class Metric(NamedTuple):
-    """How a metric is shown: its title, whether more is better, and whether as a difference or in percent."""
+    """How a metric is shown: its title with its unit, and whether more is better; what is absolute is no percentage."""
 
     title: str
-    higher_is_better: bool
-    unit: str
+    higher_is_better: bool = False
+    absolute: bool = False
+    digits: int = 2
 
 
 METRICS = {
-    "psnr": Metric("PSNR-Y", True, "dB"),
-    "ssim": Metric("SSIM-Y", True, "%"),
-    "lpips": Metric("LPIPS-alex", False, "%"),
-    "dists": Metric("DISTS", False, "%"),
-    "haarpsi": Metric("HaarPSI", True, "%"),
-    "mdsi": Metric("MDSI", False, "%"),
+    "psnr": Metric("PSNR-Y, dB", True, True, 3),
+    "ssim": Metric("SSIM-Y, %", True, digits=3),
+    "lpips": Metric("LPIPS-alex, %"),
+    "dists": Metric("DISTS, %"),
+    "haarpsi": Metric("HaarPSI, %", True),
+    "mdsi": Metric("MDSI, %"),
+    "colour": Metric("colour error, %"),
+    "grid": Metric("grid, ln", absolute=True),
+    "niqe": Metric("NIQE, %"),
 }
 
 
 class Results:
-    """The records of one length of runs on one split, with the differences to L1 of the same net and seed."""
+    """The records of one length of runs on one test set, with the differences to L1 of the same net and seed."""
 
-    def __init__(self, records: Iterable[Record], on: str, iters: int) -> None:
-        self.records = [record for record in records if (record["on"], record["iters"]) == (on, iters)]
-        self.records.sort(key=lambda record: _place(record["method"], record["ratio"]))
-        self.l1 = {_pair(record): record for record in self.records if record["method"] == L1}
-        self.sets = list(dict.fromkeys(name for record in self.records for name in record["scores"]))
+    def __init__(self, records: Iterable[Mapping[str, Any]], on: str, iters: int, set_name: str) -> None:
+        scores: dict[tuple[str, float | None], dict[Pair, dict[str, float]]] = {}
+        for each in records:
+            if (each["on"], each["iters"]) == (on, iters) and set_name in each["scores"]:
+                of_run = scores.setdefault((each["method"], each["ratio"]), {})
+                of_run[each["net"], each["seed"]] = each["scores"][set_name]
+        self.iters, self.set_name, self.scores = iters, set_name, scores
+        self.l1 = scores.get((L1, None), {})
+        self.metrics = [metric for metric in METRICS if all(metric in of_pair for of_pair in self.l1.values())]
+        order = list(TITLES)
+        shown = [row for row in scores if row[0] in TITLES and row[0] != L1]
+        self.rows = sorted(shown, key=lambda row: (order.index(row[0]), row[1] or 0.0))
+        self.curves = list(dict.fromkeys(_curve(method) for method, _ in self.rows if method != REORDERED))
 
-    def rows(self) -> list[tuple[str, float | None]]:
-        """The methods and ratios, in the order of `TITLES`, other methods after them; L1 left out."""
-        rows = dict.fromkeys((record["method"], record["ratio"]) for record in self.records)
-        return [row for row in rows if row[0] != L1]
+    def differences(self, method: str, ratio: float | None, metric: str) -> dict[Pair, float]:
+        """Of every net and seed: in the metric's own unit, or in percent of L1's."""
+        found = {}
+        for pair, scores in self.scores.get((method, ratio), {}).items():
+            if pair in self.l1:
+                value, of_l1 = scores.get(metric, math.nan), self.l1[pair][metric]
+                found[pair] = value - of_l1 if METRICS[metric].absolute else 100 * (value / of_l1 - 1)
+        return found
 
-    def differences(self, method: str, ratio: float | None, set_name: str, metric: str) -> dict[Pair, float]:
-        """Of every net and seed: in dB for PSNR, else in percent of L1's."""
-        return {
-            _pair(record): _difference(record, self.l1[_pair(record)], set_name, metric)
-            for record in self.records
-            if (record["method"], record["ratio"]) == (method, ratio) and _pair(record) in self.l1
-        }
-
-    def noise_floor(self, set_name: str, metric: str) -> float:
+    def noise_floor(self, metric: str) -> float:
         """The root mean square of what another order of the batches changes; not a number where that was not run."""
-        noise = self.differences(REORDERED, None, set_name, metric).values()
+        noise = self.differences(REORDERED, None, metric).values()
         return math.sqrt(statistics.mean(d * d for d in noise)) if noise else math.nan
 
-    def verdict(self, differences: Mapping[Pair, float], set_name: str, metric: str) -> str:
-        """`'better'`, `'worse'` or '' unless all six pairs agree in sign and the mean exceeds twice the noise floor."""
+    def verdict(self, differences: Mapping[Pair, float], metric: str) -> str:
+        """`'better'`, `'worse'`, or '' unless six pairs or more agree in sign and the mean is twice the noise floor."""
         values = list(differences.values())
-        if len(values) < PAIRS_TO_JUDGE or not abs(statistics.mean(values)) > 2 * self.noise_floor(set_name, metric):
+        if len(values) < PAIRS_TO_JUDGE or not abs(statistics.mean(values)) > 2 * self.noise_floor(metric):
             return ""
         signs = {value > 0 for value in values}
         if len(signs) > 1:
             return ""
         return "better" if signs.pop() == METRICS[metric].higher_is_better else "worse"
 
-    def curve(self, name: str, pair: Pair, set_name: str, metric: str) -> Curve:
+    def curve(self, name: str, pair: Pair, metric: str) -> list[tuple[float, float, float]]:
         """(strength, difference in PSNR, difference in the metric) along a method's strength, from L1's zeros on."""
         points = {0.0: (0.0, 0.0)}
-        for method, ratio in self.rows():
-            if curve_name(method) == name and pair in (values := self.differences(method, ratio, set_name, metric)):
-                psnr = self.differences(method, ratio, set_name, "psnr")[pair]
-                points[_strength(method, ratio)] = (psnr, values[pair])
+        for method, ratio in self.rows:
+            if _curve(method) == name and pair in (values := self.differences(method, ratio, metric)):
+                strength = parse_method(method)[0].options["factor"] - 1 if ratio is None else ratio
+                points[strength] = (self.differences(method, ratio, "psnr")[pair], values[pair])
         return [(strength, *points[strength]) for strength in sorted(points)]
 
-    def at_psnr_loss(self, name: str, loss: float, set_name: str, metric: str) -> dict[Pair, float]:
-        """The difference in a metric where a method's curve has lost so many dB; of pairs whose curve goes there."""
-        found = {pair: _first_crossing(self.curve(name, pair, set_name, metric), -loss) for pair in self.l1}
-        return {pair: value for pair, value in found.items() if value is not None}
+    def at_psnr_loss(self, name: str, loss: float, metric: str) -> dict[Pair, float]:
+        """The difference in a metric where a method's curve first loses so many dB; of pairs whose curve goes there.
 
-    def curves(self) -> list[str]:
-        """The names of the curves."""
-        return list(dict.fromkeys(curve_name(method) for method, _ in self.rows() if method != REORDERED))
+        Both are interpolated along the strength, monotone and smooth: PSNR falls with its square, the metric in a line,
+        so that a straight line between two points would flatter whatever has a point near.
+        """
+        found = {}
+        for pair in self.l1:
+            strengths, *values = np.array(self.curve(name, pair, metric)).T
+            if len(strengths) < 2:
+                continue
+            fine = np.linspace(0, strengths[-1], 2001)
+            psnrs, metrics = (PchipInterpolator(strengths, value)(fine) for value in values)
+            below = np.flatnonzero(psnrs <= -loss + 1e-9)
+            if len(below):
+                found[pair] = float(metrics[below[0]])
+        return found
 
-
-def curve_name(method: str) -> str:
-    """The method, without what goes along its curve."""
-    return UNSHARP if parse_method(method)[0] == UNSHARP else method
-
-
-def title(method: str) -> str:
-    """What a method or curve is called in tables and pictures."""
-    return TITLES.get(method, method)
-
-
-def _place(method: str, ratio: float | None) -> tuple[int, float]:
-    order = list(TITLES)
-    return (order.index(method) if method in TITLES else len(order), ratio or 0.0)
-
-
-def _strength(method: str, ratio: float | None) -> float:
-    return float(parse_method(method)[1]["factor"]) - 1 if ratio is None else ratio
-
-
-def _pair(record: Record) -> Pair:
-    return record["net"], record["seed"]
+    def cell(self, values: Mapping[Pair, float], method: str, metric: str) -> str:
+        """Mean, standard deviation and verdict."""
+        if not values:
+            return "-"
+        digits, mean = METRICS[metric].digits, statistics.mean(values.values())
+        spread = f" ({statistics.stdev(values.values()):.{digits}f})" if len(values) > 1 else ""
+        shared = "†" if metric == "dists" and method in VGG16_LOSSES else ""
+        mark = {"better": "**", "worse": "_", "": ""}[self.verdict(values, metric)]
+        return f"{mark}{mean:+.{digits}f}{spread}{shared}{mark}"
 
 
-def _difference(record: Record, base: Record, set_name: str, metric: str) -> float:
-    value, of_l1 = (float(each["scores"][set_name][metric]) for each in (record, base))
-    return value - of_l1 if METRICS[metric].unit == "dB" else 100 * (value / of_l1 - 1)
+def _curve(method: str) -> str:
+    return UNSHARP if method.partition(",")[0] == UNSHARP else method
 
 
-def _first_crossing(curve: Curve, psnr: float) -> float | None:
-    """The metric where PSNR first falls to `psnr`, below 0; None where it does not.
-
-    Both are interpolated along the strength, monotone and smooth: PSNR falls with its square, the metric in a line, so
-    that a straight line between two points would flatter whatever has a point near.
-    """
-    if len(curve) < 2:
-        return None
-    strengths, *values = np.array(curve).T
-    fine = np.linspace(0, strengths[-1], 2001)
-    psnrs, metrics = (PchipInterpolator(strengths, value)(fine) for value in values)
-    below = np.flatnonzero(psnrs <= psnr + 1e-9)
-    return float(metrics[below[0]]) if len(below) else None
-
-
-# Text
-
-
-def describe(results: Results, sets: Iterable[str], every: bool = False) -> str:
-    """The tables of test sets, Markdown.
-
-    Args:
-        results: what they are of.
-        sets: the names.
-        every: also the methods that have no title.
-    """
-    pairs = sorted(results.l1)
-    parts = [
-        f"Pairs of net and seed with L1: {', '.join(f'{net} {seed}' for net, seed in pairs)}. Mean difference to L1 of "
-        "the same net and seed, in brackets the standard deviation over the pairs. **Bold**: better, _italic_: worse, "
-        f"where all {PAIRS_TO_JUDGE} pairs agree in sign and the mean exceeds twice the noise floor. † shares its "
-        "backbone, VGG16, with the loss."
-    ]
-    for set_name in sets:
-        tables = (make(results, set_name, every) for make in (differences_table, equal_psnr_table))
-        parts += [f"### {set_name}", *filter(None, tables)]
-    return "\n\n".join(parts)
-
-
-def differences_table(results: Results, set_name: str, every: bool = False) -> str:
-    """A row for each method and ratio: what it changes against L1."""
-    header = ["second loss", "r", "pairs", *(f"{m.title}, {m.unit}" for m in METRICS.values()), "CPU s/step"]
-    absolute = [_mean(record["scores"][set_name][metric] for record in results.l1.values()) for metric in METRICS]
-    rows = [["none: the values of L1", "", str(len(results.l1)), *(f"{value:.4f}" for value in absolute)]]
-    rows[0].append(_seconds(results, L1, None))
-    floor = [results.noise_floor(set_name, metric) for metric in METRICS]
-    rows.append(["noise floor: the next row's RMS", "", "", *(f"{value:.3f}" for value in floor), ""])
-    for method, ratio in results.rows():
-        if not every and method not in TITLES:
+def differences_table(results: Results, ratios: Sequence[float]) -> str:
+    """A row for each method and ratio, of these or of all: what it changes against L1."""
+    metrics = results.metrics
+    rows = [["second loss", "r", "pairs", *(METRICS[metric].title for metric in metrics)]]
+    means = [statistics.mean(scores[metric] for scores in results.l1.values()) for metric in metrics]
+    rows.append(["none: the values of L1", "", str(len(results.l1)), *(f"{value:.4f}" for value in means)])
+    for method, ratio in results.rows:
+        if ratios and ratio not in (None, *ratios):
             continue
-        cells = [title(method), "" if ratio is None else f"{ratio:g}"]
-        cells.append(str(len(results.differences(method, ratio, set_name, "psnr"))))
-        for metric in METRICS:
-            cells.append(_cell(results, results.differences(method, ratio, set_name, metric), method, set_name, metric))
-        rows.append([*cells, _seconds(results, method, ratio)])
-    return table([header, *rows])
+        values = [results.differences(method, ratio, metric) for metric in metrics]
+        cells = [results.cell(of_metric, method, metric) for of_metric, metric in zip(values, metrics, strict=True)]
+        rows.append([TITLES[method], "" if ratio is None else f"{ratio:g}", str(len(values[0])), *cells])
+    return table(rows)
 
 
-def equal_psnr_table(results: Results, set_name: str, every: bool = False) -> str:
-    """A row for each curve and net: LPIPS and DISTS where the same PSNR is lost; empty where no curve goes there."""
-    columns = [(metric, loss) for metric in ("lpips", "dists") for loss in PSNR_LOSSES]
-    header = ["at equal PSNR", "net", *(f"{METRICS[metric].title} at -{loss:g} dB" for metric, loss in columns)]
-    rows = [header]
-    for name in results.curves():
-        if not every and name not in TITLES:
-            continue
-        at_loss = [results.at_psnr_loss(name, loss, set_name, metric) for metric, loss in columns]
-        for net in sorted({net for net, _ in results.l1}):
-            cells = []
-            for (metric, _), found in zip(columns, at_loss, strict=True):
-                values = {pair: value for pair, value in found.items() if pair[0] == net}
-                cells.append(_cell(results, values, name, set_name, metric) + (f", n={len(values)}" if values else ""))
-            if any(cell != "-" for cell in cells):
-                rows.append([title(name), net, *cells])
-    return table(rows) if len(rows) > 1 else ""
+def equal_psnr_table(results: Results, loss: float) -> str:
+    """A row for each curve that goes there: what it changes where it has lost so many dB."""
+    metrics = [metric for metric in results.metrics if metric not in ("psnr", "ssim")]
+    rows = [[f"at -{loss:g} dB", "pairs", *(METRICS[metric].title for metric in metrics)]]
+    for name in results.curves:
+        values = [results.at_psnr_loss(name, loss, metric) for metric in metrics]
+        if values[0]:
+            cells = [results.cell(of_metric, name, metric) for of_metric, metric in zip(values, metrics, strict=True)]
+            rows.append([TITLES[name], str(len(values[0])), *cells])
+    return table(rows)
 
 
-def _cell(results: Results, values: Mapping[Pair, float], method: str, set_name: str, metric: str) -> str:
-    if not values:
-        return "-"
-    digits = 3 if metric in ("psnr", "ssim") else 2
-    spread = f"{statistics.stdev(values.values()):.{digits}f}" if len(values) > 1 else "-"
-    shared = "†" if metric == "dists" and parse_method(method)[0] in VGG16_LOSSES else ""
-    text = f"{_mean(values.values()):+.{digits}f} ({spread}){shared}"
-    mark = {"better": "**", "worse": "_", "": ""}[results.verdict(values, set_name, metric)]
-    return f"{mark}{text}{mark}"
+def csv_rows(results: Results) -> list[list[Any]]:
+    """For each method and ratio, each net and all of them: the mean differences to L1, and their spread."""
+    rows: list[list[Any]] = []
+    for method, ratio in results.rows:
+        for net in (*sorted({net for net, _ in results.l1}), "all"):
+            row: list[Any] = [results.set_name, results.iters, TITLES[method], ratio, net]
+            for metric in METRICS:
+                values = results.differences(method, ratio, metric) if metric in results.metrics else {}
+                chosen = [value for pair, value in values.items() if net in (pair[0], "all")]
+                row.append(f"{statistics.mean(chosen):.4f}" if chosen else "")
+                row.append(f"{statistics.stdev(chosen):.4f}" if len(chosen) > 1 else "")
+            rows.append(row)
+    return rows
 
 
-def _seconds(results: Results, method: str, ratio: float | None) -> str:
-    runs = [record for record in results.records if (record["method"], record["ratio"]) == (method, ratio)]
-    seconds = _mean(record.get("seconds_per_step", 0.0) for record in runs)
-    return f"{seconds:.3f}" if seconds else ""
-
-
-def _mean(values: Iterable[float]) -> float:
-    return statistics.mean(values)
-
-
-# Picture
-
-
-def draw(results: Results, file: Path, methods: Sequence[str], set_name: str) -> None:
+def draw(results: Results, file: Path) -> None:
     """The plane of distortion and perception: a curve a method, a column a net, bars for the spread over the seeds."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
     nets = sorted({net for net, _ in results.l1})
-    shown = ("lpips", "dists")
-    figure, axes = pyplot.subplots(len(shown), len(nets), figsize=(6 * len(nets), 8.5), squeeze=False, sharex="col")
-    colours = pyplot.get_cmap("tab20").colors
-    for row, metric in enumerate(shown):
-        for column, net in enumerate(nets):
-            axis = axes[row][column]
-            pairs = [pair for pair in results.l1 if pair[0] == net]
-            for index, name in enumerate(methods or [name for name in results.curves() if name in TITLES]):
-                curves = [results.curve(name, pair, set_name, metric) for pair in pairs]
+    figure = Figure(figsize=(5 * len(nets), 8.5))
+    axes = figure.subplots(2, len(nets), squeeze=False, sharex="col")
+    for row, metric in zip(axes, ("lpips", "dists"), strict=True):
+        for axis, net in zip(row, nets, strict=True):
+            for index, name in enumerate(results.curves):
+                curves = [results.curve(name, pair, metric) for pair in results.l1 if pair[0] == net]
                 length = max(map(len, curves))
-                points = list(zip(*(curve for curve in curves if len(curve) == length > 1), strict=True))
-                if not points:
-                    continue
-                (xs, x_bars), (ys, y_bars) = (
-                    _means_and_spreads([[p[i] for p in point] for point in points]) for i in (1, 2)
-                )
-                colour = "black" if name == LIGHT else colours[index % len(colours)]
-                style = {"color": colour, "marker": "osD^v"[index % 5], "markersize": 4}
-                dash = "--" if name == UNSHARP else "-"
-                axis.errorbar(
-                    xs, ys, y_bars, x_bars, label=title(name), linestyle=dash, capsize=2, linewidth=1, **style
-                )
+                # (curves, points, strength or PSNR or metric)
+                points = np.array([curve for curve in curves if len(curve) == length > 1])
+                if len(points):
+                    (_, xs, ys), (_, x_bars, y_bars) = points.mean(0).T, points.std(0, ddof=len(points) > 1).T
+                    look = {"color": "black" if name == "pcl_light" else f"C{index}", "linewidth": 1, "capsize": 2}
+                    axis.errorbar(xs, ys, y_bars, x_bars, f"{'osD^v'[index % 5]}-", label=TITLES[name], **look)
             axis.axhline(0, color="grey", linewidth=0.5)
             axis.axvline(0, color="grey", linewidth=0.5)
-            axis.set_title(f"{net}, {set_name}")
-            axis.set_xlabel("PSNR-Y minus L1's, dB (right is better)")
-            axis.set_ylabel(f"{METRICS[metric].title} against L1's, % (down is better)")
-    legend = {
-        label: handle for axis in axes[0] for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(legend.values(), legend.keys(), loc="lower center", ncols=4, fontsize=8)
+            axis.set(title=f"{net}, {results.set_name}", xlabel="PSNR-Y minus L1's, dB (right is better)")
+            axis.set_ylabel(f"{METRICS[metric].title} against L1's (down is better)")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=4, fontsize=8)
     figure.tight_layout(rect=(0, 0.07, 1, 1))
     figure.savefig(file, dpi=110)
-    pyplot.close(figure)
-
-
-def _means_and_spreads(points: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
-    spreads = [statistics.stdev(point) if len(point) > 1 else 0.0 for point in points]
-    return [statistics.mean(point) for point in points], spreads

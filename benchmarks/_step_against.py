@@ -11,8 +11,6 @@ from io import BytesIO
 from pathlib import Path
 from types import ModuleType
 
-from _step_measure import BenchmarkError
-
 ROOT = Path(__file__).parent.parent
 
 
@@ -20,7 +18,7 @@ def package_of_commit(commit: str) -> tuple[str, ModuleType]:
     """The short hash of a commit of this repository, and its `pcl_loss`, imported under another name.
 
     Raises:
-        BenchmarkError: git does not know the commit, or the commit has no `pcl_loss`.
+        SystemExit: git does not know the commit, or the commit has no `pcl_loss`.
     """
     short = _git("rev-parse", "--short", "--verify", "--end-of-options", f"{commit}^{{commit}}").decode().strip()
     with tempfile.TemporaryDirectory() as folder:
@@ -48,8 +46,8 @@ def import_package(folder: Path, name: str) -> ModuleType:
 def _git(*arguments: str) -> bytes:
     done = subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, check=False)
     if done.returncode:
-        raise BenchmarkError(
-            f"--against: git {arguments[0]} failed: {done.stderr.decode().strip()}; name a commit of this repository "
-            "that has pcl_loss/, in a full clone"
+        raise SystemExit(
+            f"step_cost: --against: git {arguments[0]} failed: {done.stderr.decode().strip()}; name a commit of this "
+            "repository that has pcl_loss/, in a full clone"
         )
     return done.stdout

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+import tempfile
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -17,53 +16,24 @@ import yaml
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pcl_loss import Embedding, FixedEmbedding, PCLLoss, WaveletDiscriminator, criterion, samples
+from pcl_loss import Embedding, FixedEmbedding, PCLLoss, VGGEmbedding, WaveletDiscriminator, criterion, samples
 from pcl_loss.loss import ALPHA_RANGE
 from pcl_loss.tools.options import option_files
 from pcl_loss.wavelet import haar_dwt
 
 SCALE = 4
+SEED = 0
 NETS = ("EDSR-S", "EDSR-L", "RCAN", "HAN")
+VARIANTS = ("L1", "L1 + VGG19", "L1 + GAN", "L1 + PCL", "L1 + PCL, E_D frozen", "L1 + PCL, light", "L1 + plain PCL")
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket")
-
-L1, L1_VGG, L1_GAN = "L1", "L1 + VGG19", "L1 + GAN"
-L1_PCL, L1_PCL_FROZEN, L1_PLAIN = "L1 + PCL", "L1 + PCL, E_D frozen", "L1 + plain PCL"
-L1_LIGHT = "L1 + PCL, light"
-VARIANTS = (L1, L1_VGG, L1_GAN, L1_PCL, L1_PCL_FROZEN, L1_LIGHT, L1_PLAIN)
-
+TINY_NETWORK = {"num_feat": 8, "num_block": 2, "num_group": 1, "squeeze_factor": 4}
 # How many images at a time the bare convolutions take on a CPU, in channels_last: the fastest way there.
 FLOOR_CHUNK_SIZE = 9
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """How large the networks and images are.
-
-    Attributes:
-        lr_patch: side of the LR images, in pixels; HR is `SCALE` times as large.
-        net_d_feat: channels of E_D's first block.
-        gan_d_feat: channels of the GAN discriminator's first convolution.
-        network_g: what replaces the figures of the option files, where the SR network has such a keyword.
-    """
-
-    lr_patch: int = 48
-    net_d_feat: int = 64
-    gan_d_feat: int = 64
-    network_g: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def hr_patch(self) -> int:
-        """Side of the HR images, in pixels."""
-        return SCALE * self.lr_patch
-
-
-FULL = Sizes()
-TINY = Sizes(8, 4, 4, {"num_feat": 8, "num_block": 2, "num_group": 1, "squeeze_factor": 4})
-
-
-def photograph_crops(count: int, size: int, seed: int) -> Tensor:
+def photograph_crops(count: int, size: int) -> Tensor:
     """Random crops of the photographs in turn, `(count, 3, size, size)`, float32 in [0, 1]."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(SEED)
     crops = []
     for index in range(count):
         photograph = torch.from_numpy(getattr(skimage.data, PHOTOGRAPHS[index % len(PHOTOGRAPHS)])())
@@ -73,15 +43,20 @@ def photograph_crops(count: int, size: int, seed: int) -> Tensor:
 
 
 def downsample(hr: Tensor) -> Tensor:
-    """Bicubic LR images of `(N, 3, H, W)`: `(N, 3, H / SCALE, W / SCALE)`, in [0, 1]."""
+    """Bicubic LR images of `(N, 3, H, W)`, in [0, 1]."""
     return criterion.downsample(hr, SCALE).clamp(0, 1)
 
 
-def net_d_with_statistics(hr: Tensor, sr: Tensor, num_feat: int) -> WaveletDiscriminator:
-    """An E_D in training mode, new but for its running statistics, which are those of the images `(N, 3, H, W)`."""
+def bicubic_sr(hr: Tensor) -> Tensor:
+    """What stands for SR images, `(N, 3, H, W)`."""
+    return samples.upsample(downsample(hr), (hr.shape[-2], hr.shape[-1]))
+
+
+def net_d_with_statistics(hr: Tensor, num_feat: int) -> WaveletDiscriminator:
+    """An E_D in training mode, new but for its running statistics, which are those of HR and bicubic images."""
     net_d = WaveletDiscriminator(num_feat=num_feat).to(hr.device)
     with torch.no_grad():
-        net_d(torch.cat([hr, sr]))
+        net_d(torch.cat([hr, bicubic_sr(hr)]))
     return net_d
 
 
@@ -104,58 +79,30 @@ class PlainPCLLoss(PCLLoss):
         lq: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """The weighted loss, 0-dim, as that of `PCLLoss`; `embedding` must be a `WaveletDiscriminator`.
-
-        Raises:
-            ValueError: the loss has other samples than the default ones.
-            TypeError: `embedding` is no `WaveletDiscriminator`.
-        """
-        if self.samples.positives != ("gt", "sharpen") or self.samples.negatives != ("blur",):
-            raise ValueError("PlainPCLLoss knows the default samples alone; drop positives= and negatives=")
-        if not isinstance(embedding, WaveletDiscriminator):
-            raise TypeError(f"PlainPCLLoss needs a WaveletDiscriminator, got {type(embedding).__name__}")
-        if generator is None:
-            generator = samples.seeded_generator(self.seed, self.num_calls)
+        """The weighted loss, 0-dim, as that of `PCLLoss`; `embedding` must be a `WaveletDiscriminator`."""
+        generator = generator or samples.seeded_generator(self.seed, self.num_calls)
         self.num_calls += 1
-
+        was_training, trains = embedding.training, next(embedding.parameters()).requires_grad
+        embedding.eval().requires_grad_(False)
         with torch.no_grad():
             gt = hr / self.data_range
             made = self.samples.make(gt, None, self.samples.draw(len(gt), generator))
-            positives, negatives = [*made[: self.samples.total_positives]], [*made[self.samples.total_positives :]]
-        anchor, positive_maps, negative_maps = self._embed_one_by_one(sr, positives, negatives, embedding)
+            sample_maps = [_all_of_e_d(embedding, images, self.num_layers) for images in made]
+        anchor = _all_of_e_d(embedding, sr / self.data_range, self.num_layers)
+        embedding.train(was_training).requires_grad_(trains)
 
-        zeros = torch.zeros(len(sr), dtype=torch.long, device=sr.device)
-        losses, all_pos, all_neg = [], [], []
+        first = torch.zeros(len(sr), dtype=torch.long, device=sr.device)
+        losses, means = [], []
         for layer, f in enumerate(anchor):
-            neg = [_plain_similarity(f, maps[layer]) for maps in negative_maps]
-            pos = [_plain_similarity(f, maps[layer]) for maps in positive_maps]
-            for similarity in pos:
-                logits = torch.stack([similarity, *neg], dim=1) / self.temperature
-                losses.append(F.cross_entropy(logits, zeros))
-            all_pos += pos
-            all_neg += neg
+            sims = [_plain_similarity(f, maps[layer]) for maps in sample_maps]
+            positives, negatives = sims[: self.samples.total_positives], sims[self.samples.total_positives :]
+            for similarity in positives:
+                losses.append(F.cross_entropy(torch.stack([similarity, *negatives], dim=1) / self.temperature, first))
+            means.append(torch.stack([torch.stack(group).detach().mean() for group in (positives, negatives)]))
         l_cl = torch.stack(losses).mean()
-        pos_sim, neg_sim = (torch.stack(sims).detach().mean() for sims in (all_pos, all_neg))
+        pos_sim, neg_sim = torch.stack(means).mean(0)
         self.stats = {"l_cl": l_cl.detach(), "pos_sim": pos_sim, "neg_sim": neg_sim, "margin": pos_sim - neg_sim}
         return self.loss_weight * self.data_range / ALPHA_RANGE * l_cl
-
-    def _embed_one_by_one(
-        self, sr: Tensor, positives: list[Tensor], negatives: list[Tensor], net_d: WaveletDiscriminator
-    ) -> tuple[list[Tensor], list[list[Tensor]], list[list[Tensor]]]:
-        """Maps of the anchor, and of each positive and negative, with E_D's running statistics."""
-        was_training = net_d.training
-        flags = [param.requires_grad for param in net_d.parameters()]
-        net_d.eval().requires_grad_(False)
-        try:
-            with torch.no_grad():
-                positive_maps = [_all_of_e_d(net_d, images, self.num_layers) for images in positives]
-                negative_maps = [_all_of_e_d(net_d, images, self.num_layers) for images in negatives]
-            anchor = _all_of_e_d(net_d, sr / self.data_range, self.num_layers)
-        finally:
-            net_d.train(was_training)
-            for param, flag in zip(net_d.parameters(), flags, strict=True):
-                param.requires_grad_(flag)
-        return anchor, positive_maps, negative_maps
 
 
 def _all_of_e_d(net_d: WaveletDiscriminator, images: Tensor, num_layers: int) -> list[Tensor]:
@@ -175,98 +122,82 @@ def _plain_similarity(f: Tensor, sample: Tensor) -> Tensor:
     return (F.normalize(f, dim=1) * F.normalize(sample, dim=1)).sum(1).mean((1, 2))
 
 
-def loss_and_gradient(loss: PCLLoss, sr: Tensor, hr: Tensor, embedding: Embedding, seed: int) -> tuple[Tensor, Tensor]:
+def loss_and_gradient(loss: PCLLoss, sr: Tensor, hr: Tensor, embedding: Embedding) -> tuple[Tensor, Tensor]:
     """One call of the loss as users make it, samples included, and its gradient to `sr` `(N, 3, H, W)`."""
     anchor = sr.detach().requires_grad_()
-    value = loss(anchor, hr, embedding, generator=torch.Generator().manual_seed(seed))
+    value = loss(anchor, hr, embedding, generator=torch.Generator().manual_seed(SEED))
     value.backward()
     assert anchor.grad is not None
     return value.detach(), anchor.grad
 
 
-def make_light_loss(hr: Tensor, seed: int) -> Callable[[], Any]:
+def make_light_loss(hr: Tensor) -> Callable[[], Any]:
     """The loss of the light recipe between bicubic images and HR `(N, 3, H, W)`, forward and backward."""
-    sr = samples.upsample(downsample(hr), (hr.shape[-2], hr.shape[-1]))
-    loss, embedding = PCLLoss(recipe="light"), FixedEmbedding()
-    return lambda: loss_and_gradient(loss, sr, hr, embedding, seed)
+    sr, loss, embedding = bicubic_sr(hr), PCLLoss(recipe="light"), FixedEmbedding()
+    return lambda: loss_and_gradient(loss, sr, hr, embedding)
 
 
 # The floors
 
 
-def make_floor_loss(net_d: WaveletDiscriminator, loss: PCLLoss, batch: int, size: int) -> Callable[[], None]:
-    """The convolutions that `loss` cannot do without, on `batch` images of `size` pixels a side, and nothing else.
+def make_floor_loss(net_d: WaveletDiscriminator, hr: Tensor) -> Callable[[], None]:
+    """The convolutions that the loss cannot do without on such images, and nothing else.
 
     These are those of the blocks that are compared: forward of all samples, forward and backward of the anchors. On a
     CPU they run in the layout and in pieces of the size that are fastest there, on a GPU in one piece as they are.
     """
+    loss = PCLLoss()
+    num_samples = len(loss.samples.kinds) * len(hr)
     convs = _convolutions(net_d, loss.num_layers).requires_grad_(False)
-    num_samples = len(loss.samples.kinds)
-    sample_bands = _random_bands(convs, num_samples * batch, size)
-    anchor_bands = [bands.requires_grad_() for bands in _random_bands(convs, batch, size)]
-    with torch.no_grad():
-        map_grads = [torch.rand_like(convs(bands)) for bands in anchor_bands]
+    chunk_size = FLOOR_CHUNK_SIZE if hr.device.type == "cpu" else num_samples
+    sample_bands = _random_bands(convs, num_samples, hr).split(chunk_size)
+    anchor_bands = [bands.detach().requires_grad_() for bands in _random_bands(convs, len(hr), hr).split(chunk_size)]
 
     def run() -> None:
         with torch.no_grad():
             for bands in sample_bands:
                 convs(bands)
-        for bands, map_grad in zip(anchor_bands, map_grads, strict=True):
-            torch.autograd.grad(convs(bands), bands, map_grad)
+        for bands in anchor_bands:
+            torch.autograd.grad(convs(bands).sum(), bands)
 
     return run
 
 
-def make_floor_net_d_step(net_d: WaveletDiscriminator, batch: int, size: int) -> Callable[[], None]:
-    """E_D's own step reduced to its eight convolutions: `batch` real and as many fake images of `size` pixels a side.
+def make_floor_net_d_step(net_d: WaveletDiscriminator, hr: Tensor) -> Callable[[], Any]:
+    """The convolutions of E_D's own step on such images, real ones and as many fake ones; backward to the weights.
 
-    Forward, and backward to the weights and thereby to the inputs of all but the first. In one piece, since batch
-    norm sees the whole batch.
+    In one piece, since batch norm sees the whole batch.
     """
     convs = _convolutions(net_d, len(net_d.blocks)).requires_grad_(True)
-    weights = list(convs.parameters())
-    (bands,) = _random_bands(convs, 2 * batch, size, chunk_size=2 * batch)
-    with torch.no_grad():
-        map_grad = torch.rand_like(convs(bands))
-
-    def run() -> None:
-        torch.autograd.grad(convs(bands), weights, map_grad)
-
-    return run
+    bands = _random_bands(convs, 2 * len(hr), hr)
+    return lambda: torch.autograd.grad(convs(bands).sum(), list(convs.parameters()))
 
 
 def _convolutions(net_d: WaveletDiscriminator, count: int) -> nn.Sequential:
     """Copies of E_D's first convolutions, in the layout that is fastest on their device."""
     convs = [module for module in net_d.modules() if isinstance(module, nn.Conv2d)][:count]
-    return nn.Sequential(*map(copy.deepcopy, convs)).to(memory_format=_layout(convs[0].weight.device))
+    return nn.Sequential(*map(copy.deepcopy, convs)).to(memory_format=_layout(convs[0].weight))
 
 
-def _random_bands(convs: nn.Sequential, count: int, size: int, chunk_size: int | None = None) -> list[Tensor]:
-    """Pieces of `(count, 9, size / 2, size / 2)`, what E_D sees of `count` images."""
-    weight = next(convs.parameters())
-    bands = torch.rand(count, weight.shape[1], size // 2, size // 2, device=weight.device)
-    if chunk_size is None:
-        chunk_size = FLOOR_CHUNK_SIZE if weight.device.type == "cpu" else count
-    return [piece.contiguous(memory_format=_layout(weight.device)) for piece in bands.split(chunk_size)]
+def _random_bands(convs: nn.Sequential, count: int, hr: Tensor) -> Tensor:
+    """`(count, 9, H / 2, W / 2)`: what E_D sees of `count` images."""
+    channels = next(convs.parameters()).shape[1]
+    bands = torch.rand(count, channels, hr.shape[-2] // 2, hr.shape[-1] // 2, device=hr.device)
+    return bands.contiguous(memory_format=_layout(hr))
 
 
-def _layout(device: torch.device) -> torch.memory_format:
-    return torch.channels_last if device.type == "cpu" else torch.contiguous_format
+def _layout(tensor: Tensor) -> torch.memory_format:
+    return torch.channels_last if tensor.device.type == "cpu" else torch.contiguous_format
 
 
 # The training steps
 
 
-def build_model(net: str, variant: str, sizes: Sizes, hr: Tensor, folder: Path, seed: int) -> Any:
+def build_model(net: str, variant: str, hr: Tensor, num_feat: int, amp: str | None = None, tiny: bool = False) -> Any:
     """BasicSR's training model of one variant, fed with a batch; `optimize_parameters` is then its step.
 
-    Args:
-        net: one of `NETS`; its figures are those of our option files.
-        variant: one of `VARIANTS`.
-        sizes: of all networks.
-        hr: `(N, 3, H, W)`, on the device to train on.
-        folder: where the frozen E_D's checkpoint is put.
-        seed: of all weights and samples.
+    The figures of `net` are those of our option files; `amp` is `train.amp`, which a GAN does not know. `num_feat` is
+    that of E_D and of the GAN's discriminator.
     """
     # Here, since importing BasicSR takes seconds, and memory that the loss alone does not need.
     from pcl_loss.basicsr_plugin import register
@@ -275,23 +206,32 @@ def build_model(net: str, variant: str, sizes: Sizes, hr: Tensor, folder: Path, 
     import basicsr.models
     from basicsr.archs import vgg_arch
 
-    torch.manual_seed(seed)
-    opt = _options(net, variant, sizes, hr, folder, seed)
+    def vgg19(pretrained: bool) -> SimpleNamespace:
+        """As much of VGG19 as BasicSR takes, with random weights: nothing is downloaded."""
+        return SimpleNamespace(features=VGGEmbedding("vgg19", num_layers=16, weights=None).features)
+
+    torch.manual_seed(SEED)
+    opt = _options(net, variant, num_feat)
+    opt["num_gpu"] = 0 if hr.device.type == "cpu" else 1
+    if tiny:
+        opt["network_g"] |= {key: value for key, value in TINY_NETWORK.items() if key in opt["network_g"]}
+    if amp is not None:
+        opt["train"]["amp"] = amp
+        opt["model_type"] = opt["model_type"].replace("SRModel", "SpeedSRModel")
     with (
-        mock.patch.object(vgg_arch, "vgg", SimpleNamespace(vgg19=_random_vgg19)),
+        tempfile.NamedTemporaryFile(suffix=".pth") as file,
+        mock.patch.object(vgg_arch, "vgg", SimpleNamespace(vgg19=vgg19)),
         mock.patch.object(vgg_arch, "VGG_PRETRAIN_PATH", ""),
     ):
+        if variant == "L1 + PCL, E_D frozen":
+            torch.save({"params": net_d_with_statistics(hr, num_feat).state_dict()}, file)
+            file.flush()
+            opt["path"]["pretrain_network_d"] = file.name
         model = basicsr.models.build_model(opt)
-    if variant == L1_PLAIN:
+    if variant == "L1 + plain PCL":
         model.cri_pcl = PlainPCLLoss()
     model.feed_data({"lq": downsample(hr), "gt": hr})
     return model
-
-
-def share_network(model: Any, owner: Any) -> None:
-    """Let `model` train `owner`'s SR network, with its optimizer: six EDSR-L with Adam's state would take 4 GiB."""
-    model.net_g = owner.net_g
-    model.optimizer_g = model.optimizers[0] = owner.optimizer_g
 
 
 def make_step(model: Any) -> Callable[[], None]:
@@ -300,49 +240,21 @@ def make_step(model: Any) -> Callable[[], None]:
     return lambda: model.optimize_parameters(next(iterations))
 
 
-def _options(net: str, variant: str, sizes: Sizes, hr: Tensor, folder: Path, seed: int) -> dict[str, Any]:
-    is_pcl = variant in (L1_PCL, L1_PCL_FROZEN, L1_PLAIN)
-    ending = "_PCL_light" if variant == L1_LIGHT else "_PCL" if is_pcl else ""
-    opt = yaml.safe_load(option_files()[f"train/train_{net}_x{SCALE}{ending}.yml"])
-    opt |= {"is_train": True, "dist": False, "rank": 0, "world_size": 1, "manual_seed": seed}
-    opt["num_gpu"] = 0 if hr.device.type == "cpu" else 1
-    network_g, train = opt["network_g"], opt["train"]
-    network_g |= {key: value for key, value in sizes.network_g.items() if key in network_g}
-    if variant == L1_VGG:
-        train["perceptual_opt"] = {
-            "type": "PerceptualLoss",
-            "layer_weights": {"conv5_4": 1.0},
-            "vgg_type": "vgg19",
-            "perceptual_weight": 1.0,
-            "style_weight": 0,
-        }
-    elif variant == L1_GAN:
+def _options(net: str, variant: str, num_feat: int) -> dict[str, Any]:
+    is_pcl = variant in ("L1 + PCL", "L1 + PCL, E_D frozen", "L1 + plain PCL")
+    ending = "_PCL_light" if variant == "L1 + PCL, light" else "_PCL" if is_pcl else ""
+    opt: dict[str, Any] = yaml.safe_load(option_files()[f"train/train_{net}_x{SCALE}{ending}.yml"])
+    opt |= {"is_train": True, "dist": False, "rank": 0, "world_size": 1, "manual_seed": SEED}
+    train = opt["train"]
+    if variant == "L1 + VGG19":
+        train["perceptual_opt"] = {"type": "PerceptualLoss", "layer_weights": {"conv5_4": 1.0}}
+    elif variant == "L1 + GAN":
         opt["model_type"] = "SRGANModel"
         # Registered by BasicSR under this longer name.
-        opt["network_d"] = {"type": "UNetDiscriminatorSN_basicsr", "num_in_ch": 3, "num_feat": sizes.gan_d_feat}
+        opt["network_d"] = {"type": "UNetDiscriminatorSN_basicsr", "num_in_ch": 3, "num_feat": num_feat}
         train["gan_opt"] = {"type": "GANLoss", "gan_type": "vanilla", "loss_weight": 0.005}
         train["optim_d"] = dict(train["optim_g"])
     elif is_pcl:
-        opt["network_d"]["num_feat"] = sizes.net_d_feat
-    if variant == L1_PCL_FROZEN:
-        checkpoint = folder / "net_d.pth"
-        sr = samples.upsample(downsample(hr), (hr.shape[-2], hr.shape[-1]))
-        torch.save({"params": net_d_with_statistics(hr, sr, sizes.net_d_feat).state_dict()}, checkpoint)
-        opt["path"]["pretrain_network_d"] = str(checkpoint)
-        train["net_d_frozen"] = True
+        opt["network_d"]["num_feat"] = num_feat
+        train["net_d_frozen"] = variant == "L1 + PCL, E_D frozen"
     return opt
-
-
-def _random_vgg19(pretrained: bool) -> SimpleNamespace:
-    """As much of torchvision's VGG19 as BasicSR takes, with random weights: nothing is downloaded."""
-    import torchvision
-
-    with torch.device("meta"):  # the classifier, nine tenths of it, is never made
-        features = torchvision.models.vgg19(weights=None).features
-    features = features.to_empty(device="cpu")
-    for layer in features:
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-            assert layer.bias is not None
-            nn.init.zeros_(layer.bias)
-    return SimpleNamespace(features=features)

@@ -13,21 +13,21 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import csv
 import json
 import multiprocessing
 import sys
-import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from _frontier_methods import L1, REORDERED, UNSHARP, PackageMissing, parse_method
+from _frontier_methods import L1, REORDERED, UNSHARP, parse_method
 from _frontier_run import TEST, VAL, Job, Setting, run
-from _frontier_sheet import draw_sheet
-from _frontier_tables import Results, describe, draw
+from _frontier_tables import METRICS, Results, csv_rows, differences_table, draw, equal_psnr_table
+from tqdm import tqdm
 
-Record = dict[str, Any]
+CSV_HEAD = ("set", "iterations", "second loss", "r", "net")
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
@@ -35,112 +35,64 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="What works in this loss, and at what price.")
     commands = parser.add_subparsers(dest="command", required=True)
 
-    runs = argparse.ArgumentParser(add_help=False)
-    runs.add_argument("--net", required=True, metavar="MODULE:FUNCTION", help="the x4 net; MODULE on PYTHONPATH")
-    runs.add_argument("--weights", required=True, type=Path, metavar="FILE", help="its state dict")
-    runs.add_argument("--name", help="of the net in the results (default: FUNCTION)")
-    runs.add_argument("--range", type=float, default=1.0, metavar="WHITE", help="of the net's images (default: 1)")
+    runs = commands.add_parser("run", help="train and measure; goes on where it was stopped")
+    runs.add_argument("--net", required=True, metavar="MODULE:FUNCTION", help="gives a trained x4 net of [0, 1]")
     runs.add_argument("--train", required=True, nargs="+", type=Path, metavar="DIR", help="HR images; 60 are held out")
-    runs.add_argument("--test", nargs="*", default=[], type=_named_folder, metavar="NAME=DIR", help="more test sets")
+    runs.add_argument("--test", nargs="*", default=[], metavar="NAME=DIR", help="more test sets")
     runs.add_argument("--on", choices=(VAL, TEST), default=VAL, help="choose knobs on val, report on test")
-    runs.add_argument("--methods", required=True, nargs="+", type=_method, metavar="NAME[,KEY=VALUE...]")
+    runs.add_argument("--methods", required=True, nargs="+", metavar="NAME[,KEY=VALUE...]")
     runs.add_argument("--ratios", nargs="+", type=float, default=[0.5, 1.0], help="of the gradients (default: .5 1)")
     runs.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default: 0 1 2")
     runs.add_argument("--iters", type=int, default=300, help="of a run (default: 300)")
-    runs.add_argument("--threads", type=int, default=1, help="of a run (default: 1)")
     runs.add_argument("--work", required=True, type=Path, metavar="DIR", help="takes the nets that come out")
+    runs.add_argument("--jobs", type=int, default=2, help="runs side by side, one thread each (default: 2)")
+    runs.add_argument("--results", required=True, type=Path, metavar="FILE", help="one JSON line a run is appended")
 
-    command = commands.add_parser("run", parents=[runs], help="train and measure; goes on where it was stopped")
-    command.add_argument("--jobs", type=int, default=2, help="runs side by side (default: 2)")
-    command.add_argument("--results", required=True, type=Path, metavar="FILE", help="one JSON line a run is appended")
-
-    command = commands.add_parser("sheet", parents=[runs], help="crops where the methods differ most from the first")
-    command.add_argument("--set", default=TEST, metavar="NAME", help="of the images (default: %(default)s)")
-    command.add_argument("--rows", type=int, default=8, help="crops (default: 8)")
-    command.add_argument("--out", required=True, type=Path, metavar="FILE")
-
-    command = commands.add_parser("tables", help="Markdown of results, on standard output; nothing is run")
-    command.add_argument("results", nargs="+", type=Path, metavar="RESULTS")
-    command.add_argument("--on", choices=(VAL, TEST), default=TEST)
-    command.add_argument("--iters", type=int, default=300)
-    command.add_argument("--every", action="store_true", help="also the candidates that were looked at on the way")
-    command.add_argument("--picture", type=Path, metavar="FILE", help="draw the curves too")
-    command.add_argument(
-        "--methods", nargs="*", default=[], metavar="NAME", help="curves of the picture (default: those with a title)"
-    )
-    command.add_argument("--sets", nargs="+", metavar="NAME", help="test sets (default: all); the picture: the first")
+    tables = commands.add_parser("tables", help="Markdown of results, on standard output; nothing is run")
+    tables.add_argument("results", type=Path, metavar="RESULTS")
+    tables.add_argument("--iters", type=int, default=300)
+    tables.add_argument("--set", default=TEST, metavar="NAME", help="test set (default: %(default)s)")
+    tables.add_argument("--ratios", nargs="*", type=float, default=[], help="rows of the first table (default: all)")
+    tables.add_argument("--at", type=float, default=0.02, metavar="DB", help="lost in the second (default: .02)")
+    tables.add_argument("--picture", type=Path, metavar="FILE", help="draw the curves too")
+    tables.add_argument("--csv", type=Path, metavar="FILE", help="all sets, lengths, ratios and nets")
     return parser.parse_args(arguments)
-
-
-def _named_folder(text: str) -> tuple[str, Path]:
-    name, equals, folder = text.partition("=")
-    if not equals or not Path(folder).is_dir():
-        raise argparse.ArgumentTypeError(f"{text!r} must be NAME=DIR, a folder of HR images")
-    return name, Path(folder)
-
-
-def _method(text: str) -> str:
-    try:
-        name, options = parse_method(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-    if name == UNSHARP and list(options) != ["factor"]:
-        raise argparse.ArgumentTypeError(f"write {UNSHARP},factor=1.2; got {text!r}")
-    return text
 
 
 def plan(methods: Iterable[str], ratios: Iterable[float], seeds: Iterable[int]) -> list[Job]:
     """The runs in their order: seed by seed, so that a stop leaves whole comparisons behind."""
-    methods, ratios = list(methods), list(ratios)
+    without = {method: parse_method(method)[0].name in (L1, REORDERED, UNSHARP) for method in methods}
     return [
         Job(method, ratio, seed)
         for seed in seeds
         for method in methods
-        for ratio in ([None] if method.partition(",")[0] in (L1, REORDERED, UNSHARP) else ratios)
+        for ratio in ([None] if without[method] else ratios)
     ]
 
 
-def key(record: Record) -> tuple[Any, ...]:
-    """What tells a run from all others."""
-    return tuple(record[name] for name in ("net", "on", "iters", "method", "ratio", "seed"))
-
-
-def read_results(file: Path) -> list[Record]:
+def read_results(file: Path) -> list[dict[str, Any]]:
     """The records so far; a line that was cut off by a stop does not count."""
-    if not file.is_file():
-        return []
-    records = []
-    for line in file.read_text(encoding="utf-8").splitlines():
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return records
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    return [json.loads(line) for line in lines if line.endswith("}}}")]
 
 
-def pending(setting: Setting, jobs: Iterable[Job], records: Iterable[Record]) -> list[Job]:
+def pending(setting: Setting, jobs: Iterable[Job], records: Iterable[dict[str, Any]]) -> list[Job]:
     """The jobs that have no record yet."""
-    done = {key(record) for record in records}
+    done = {tuple(each[key] for key in ("net", "on", "iters", "method", "ratio", "seed")) for each in records}
     return [job for job in jobs if (setting.name, setting.on, setting.iters, *job) not in done]
 
 
-def run_all(setting: Setting, jobs: Sequence[Job], results: Path, threads: int, workers: int) -> None:
+def run_all(setting: Setting, jobs: Sequence[Job], results: Path, workers: int) -> None:
     """Make the runs that are not in the results yet, and append them."""
     left = pending(setting, jobs, read_results(results))
-    print(f"{len(left)} of {len(jobs)} runs to do", file=sys.stderr, flush=True)
-    begin = time.perf_counter()
     with concurrent.futures.ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), torch.set_num_threads, (threads,)
+        workers, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)
     ) as pool:
         futures = [pool.submit(run, setting, job) for job in left]
         try:
-            for count, future in enumerate(concurrent.futures.as_completed(futures), 1):
-                record = future.result()
+            for future in tqdm(concurrent.futures.as_completed(futures), total=len(left)):
                 with results.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(rounded(record)) + "\n")
-                passed = time.perf_counter() - begin
-                minutes = passed / count * (len(left) - count) / 60
-                print(f"{count}/{len(left)}, {minutes:.0f} min left: {key(record)}", file=sys.stderr, flush=True)
+                    file.write(json.dumps(rounded(future.result())) + "\n")
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -153,37 +105,32 @@ def rounded(value: Any) -> Any:
     return float(f"{value:.7g}") if isinstance(value, float) else value
 
 
+def show_tables(args: argparse.Namespace) -> None:
+    """Print the tables, and write what else is asked for."""
+    records = [record for record in read_results(args.results) if record["on"] == TEST]
+    results = Results(records, TEST, args.iters, args.set)
+    print(differences_table(results, args.ratios), equal_psnr_table(results, args.at), sep="\n\n")
+    if args.picture:
+        draw(results, args.picture)
+    if args.csv:
+        parts = dict.fromkeys((name, record["iters"]) for record in records for name in record["scores"])
+        columns = [f"{metric.title}{part}" for metric in METRICS.values() for part in ("", " (sd)")]
+        with args.csv.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow([*CSV_HEAD, *columns])
+            for name, iters in parts:
+                writer.writerows(csv_rows(Results(records, TEST, iters, name)))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     args = parse_arguments(sys.argv[1:] if arguments is None else arguments)
     if args.command == "tables":
-        results = Results([record for file in args.results for record in read_results(file)], args.on, args.iters)
-        sets = args.sets or results.sets
-        print(describe(results, sets, args.every))
-        if args.picture:
-            draw(results, args.picture, args.methods, sets[0])
+        show_tables(args)
         return
-    setting = Setting(
-        net=args.net,
-        name=args.name or args.net.partition(":")[2],
-        weights=args.weights,
-        data_range=args.range,
-        train=tuple(args.train),
-        tests=tuple(args.test),
-        on=args.on,
-        iters=args.iters,
-        work=args.work,
-    )
-    jobs = plan(args.methods, args.ratios, args.seeds)
-    try:
-        if args.command == "run":
-            run_all(setting, jobs, args.results, args.threads, args.jobs)
-        else:
-            torch.set_num_threads(args.threads)
-            for spot in draw_sheet(setting, jobs, args.set, args.rows, args.out):
-                print(spot)
-    except PackageMissing as error:
-        sys.exit(str(error))
+    tests = tuple((name, Path(folder)) for name, _, folder in (text.partition("=") for text in args.test))
+    setting = Setting(args.net, tuple(args.train), tests, args.on, args.iters, args.work)
+    run_all(setting, plan(args.methods, args.ratios, args.seeds), args.results, args.jobs)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ EXTRAS = {
     "cv2": "basicsr",
     "lpips": "metrics",
     "matplotlib": "plots",
+    "piq": "metrics",
     "skimage": "basicsr",
     "torchvision": "basicsr",
     "tqdm": "basicsr",

@@ -124,7 +124,7 @@ def test_a_wrong_import_is_found(file: str, source: str) -> None:
         ("basicsr_plugin/preview_hook.py", "def draw():\n    from ..tools.preview import draw"),
         (
             "tools/report/measure.py",
-            "from .. import _files\nfrom ... import basicsr_plugin, __version__\nimport basicsr",
+            "from .. import _images\nfrom ... import basicsr_plugin, __version__\nimport basicsr",
         ),
         ("edsr_plugin.py", "from .criterion import PCLCriterion\nimport basicsr_of_another_name"),
     ],

@@ -137,14 +137,6 @@ def test_every_python_and_yaml_block_is_run() -> None:
     assert len(TESTED.findall(TEXT)) == len(re.findall(r"^```(?:python|yaml)$", TEXT, re.MULTILINE))
 
 
-def test_every_test_that_the_table_names_is_there() -> None:
-    named = re.findall(r"`(test_\w+)\.(test_\w+)`", (ROOT / "docs" / "paper.md").read_text())
-    assert len(named) >= 10
-    for file, test in named:
-        sources = [path.read_text() for path in ROOT.glob(f"tests/**/{file}.py")]
-        assert any(f"def {test}(" in source for source in sources), f"{file}.{test}"
-
-
 def test_every_command_of_make_is_a_verb_of_the_makefile() -> None:
     verbs = set(re.findall(r"^(?:make|`make) ([a-z-]+)|`make ([a-z-]+)`", TEXT, re.MULTILINE))
     named = {first or second for first, second in verbs}
@@ -164,34 +156,6 @@ def test_every_link_leads_to_a_file_and_a_heading_of_the_repository(page: Path) 
         assert not anchor or anchor in headings(target), link
 
 
-def test_the_readme_is_short_and_links_to_every_page() -> None:
-    assert len(README.read_text().splitlines()) <= 130
+def test_the_readme_links_to_every_page() -> None:
     links = set(re.findall(r"\]\(([^)#]+)", README.read_text()))
     assert {str(page.relative_to(ROOT)) for page in LINKING} - {"README.md"} <= links
-
-
-def test_every_file_that_contributing_names_is_there() -> None:
-    named = re.findall(r"`([\w./]+/[\w.]*)`", (ROOT / "CONTRIBUTING.md").read_text())
-    named = [name for name in named if "X" not in name]
-    assert len(named) >= 6
-    for name in named:
-        assert (ROOT / name).exists() or (ROOT / "pcl_loss" / name).exists(), name
-
-
-@pytest.mark.parametrize(
-    ("file", "names"),
-    [
-        ("functional.py", ("similarity", "contrastive_loss", "contrastive_discriminator_loss")),
-        ("samples.py", ("sharpen", "blur")),
-        ("discriminator.py", ("WaveletDiscriminator",)),
-        ("criterion.py", ("DiscriminatorStep",)),
-        ("basicsr_plugin/yaml_checks.py", ("complete_options",)),
-        ("basicsr_plugin/yaml_blocks.py", ("check_blocks",)),
-        ("basicsr_plugin/course.py", ("whole_course",)),
-    ],
-)
-def test_what_contributing_promises_stands_in_the_file_that_it_names(file: str, names: tuple[str, ...]) -> None:
-    assert f"`pcl_loss/{file}`" in (ROOT / "CONTRIBUTING.md").read_text()
-    source = (ROOT / "pcl_loss" / file).read_text()
-    for name in names:
-        assert re.search(rf"^(def|class) {name}\b", source, re.MULTILINE), name

@@ -1,6 +1,5 @@
 """Copies of real codebases to train and to patch: what the tests that want `PCL_UPSTREAM=DIR` share."""
 
-import argparse
 import os
 import shutil
 import subprocess
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import pcl_loss
-from pcl_loss.tools import patch
+from pcl_loss import cli
 
 UPSTREAM = os.environ.get("PCL_UPSTREAM")
 PACKAGE = Path(pcl_loss.__file__).parent.parent
@@ -40,9 +39,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def pcl_patch(folder: Path, *flags: str) -> None:
-    parser = argparse.ArgumentParser()
-    patch.add_arguments(parser)
-    assert patch.run(parser.parse_args([str(folder), *flags])) == 0
+    assert cli.main(["patch", str(folder), *flags]) == 0
 
 
 def python(cwd: Path, *arguments: str, first: Sequence[Path | str] = ()) -> str:

@@ -6,6 +6,7 @@ import copy
 import logging
 import math
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,30 +56,30 @@ def check_options(opt: Options, is_train: bool) -> None:
             complete_options(opt, is_pcl_model=any(cls.__name__ == "PCLMixin" for cls in model.__mro__))
             model = _registered("model_type", opt["model_type"], MODEL_REGISTRY)
         if os.environ.get("RANK", "0") == "0":  # the first process alone makes folders, and the others wait for it
-            with kept_rng_state(), _closed_log(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with _quiet():
                 _build(copy.deepcopy(opt), model, is_train)
 
 
 @contextmanager
-def _closed_log() -> Iterator[None]:
-    """BasicSR opens its log file where it first asks for its log, and never later: what is built here leaves none."""
-    root, opened, level = logging.getLogger("basicsr"), logger.initialized_logger, logging.root.manager.disable
-    handlers, names = list(root.handlers), dict(opened)
+def _quiet() -> Iterator[None]:
+    """What is built in here draws no random numbers of the run, and leaves BasicSR's log unopened."""
+    opened, level = dict(logger.initialized_logger), logging.root.manager.disable
+    logger.initialized_logger["basicsr"] = True  # BasicSR opens its log file where it first asks for its log
     logging.disable(logging.WARNING)
     try:
-        yield
+        with kept_rng_state(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logging.disable(level)
-        root.handlers[:] = handlers
-        opened.clear()
-        opened.update(names)
+        logger.initialized_logger.clear()
+        logger.initialized_logger.update(opened)
 
 
 def _registered(where: str, name: Any, registry: Any, is_sure: bool = True) -> Any:
-    """What a registry has under a name; None where the model may know it in another way."""
+    """What a registry has under a name; None where the model may know it in another way (not `is_sure`)."""
     found, meant = entry_of(registry, name), nearest(name, registry.keys())
-    if found is None and (is_sure or meant):
+    if found is None and is_sure:
         fix = f"did you mean {meant}?" if meant else f"import your own class, or take one of {sorted(registry.keys())}"
         raise OptionsError(f"{where}: there is no {shown(name)}; {fix}")
     return found
@@ -89,9 +90,10 @@ def _is_basicsrs(model: Any, method: str) -> bool:
     return getattr(getattr(model, method, None), "__module__", "").split(".")[0] in ("basicsr", "pcl_loss")
 
 
-def _build(opt: Options, model: Any, is_train: bool) -> None:
+def _build(options: Options, model: Any, is_train: bool) -> None:
     """Build data sets, networks, losses, optimizers, schedule and metrics, as the model will."""
-    opt = {"dist": False, "rank": 0, "world_size": 1, "auto_resume": False, "is_train": is_train, **opt}
+    opt: Options = {"rank": 0, "world_size": 1, "is_train": is_train} | options
+    opt |= {"dist": "--launcher" in sys.argv, "auto_resume": "--auto_resume" in sys.argv}
     shell = model.__new__(model)
     vars(shell).update(opt=opt, is_train=is_train, device=torch.device("cpu"), optimizers=[], schedulers=[])
     has_gpu, path = torch.cuda.is_available(), opt["path"].get("resume_state")
@@ -103,10 +105,10 @@ def _build(opt: Options, model: Any, is_train: bool) -> None:
     networks = {key: _network(key, opt, shell) for key in opt if key.startswith("network_") and opt[key]}
     if is_train:
         pair = pairs["train"] if getattr(pairs["train"].get("lq"), "ndim", 0) == 3 and "gt" in pairs["train"] else None
-        if pair and networks.get("network_g") and _is_basicsrs(model, "optimize_parameters"):
+        if pair and networks.get("network_g") is not None and _is_basicsrs(model, "optimize_parameters"):
             _check_patch(opt, networks["network_g"], pair["lq"], pair["gt"])
         if _is_basicsrs(model, "init_training_settings"):
-            _check_losses(opt, is_own(model), networks.get("network_d"), pair)
+            _check_losses(opt, networks.get("network_d"), pair)
         if _is_basicsrs(model, "setup_optimizers"):
             _check_optimizers(opt["train"], shell)
     metrics = (opt.get("val") or {}).get("metrics") or {}
@@ -116,10 +118,9 @@ def _build(opt: Options, model: Any, is_train: bool) -> None:
             _check_metric(f"val.metrics.{name}", block, pairs[phase], opt.get("scale", 1))
 
 
-def _first_pair(phase: str, block: Options, opt: Options, is_sure: bool) -> Options:
+def _first_pair(phase: str, block: Options, opt: Options, is_basicsrs: bool) -> Options:
     where, name, ratio = f"datasets.{phase}", block.get("name"), block.get("dataset_enlarge_ratio", 1)
-    if _registered(f"{where}.type", block.get("type"), DATASET_REGISTRY, is_sure) is None:
-        return {}
+    _registered(f"{where}.type", block.get("type"), DATASET_REGISTRY)
     hint = f"; {name} is published at {PUBLISHED[name]}, the file says where it belongs" if name in PUBLISHED else ""
     with named(where, hint):
         block |= {"phase": phase.split("_")[0]} | ({"scale": opt["scale"]} if "scale" in opt else {})
@@ -135,22 +136,25 @@ def _first_pair(phase: str, block: Options, opt: Options, is_sure: bool) -> Opti
                 raise ValueError(f"{len(dataset)} images are no batch; raise dataset_enlarge_ratio, or lower the batch")
             if block.get("prefetch_mode") == "cuda" and not (torch.cuda.is_available() and block.get("pin_memory")):
                 raise ValueError("prefetch_mode: cuda needs a GPU and pin_memory: true; set cpu, or ~")
-            if is_sure and "gt" not in pair:
+            if is_basicsrs and "gt" not in pair:
                 raise ValueError(f"{block['type']} has no HR, which a training needs; take PairedImageDataset")
         return pair
 
 
 def _network(key: str, opt: Options, shell: Any) -> Any:
-    if _registered(f"{key}.type", opt[key].get("type"), ARCH_REGISTRY, is_own(type(shell))) is None:
+    is_sure = _is_basicsrs(type(shell), "__init__")
+    if _registered(f"{key}.type", opt[key].get("type"), ARCH_REGISTRY, is_sure) is None:
         return None
-    with named(key):
+    texts = [f"{name}: {shown(value)}" for name, value in opt[key].items() if len(shown(value)) > len(repr(value))]
+    with named(key, "".join(f"; {text}" for text in texts)):
         network = build_network(opt[key])
     label, paths = key.removeprefix("network_"), opt["path"]
     if path := paths.get(f"pretrain_network_{label}"):
         where, name = f"path.pretrain_network_{label}", paths.get(f"param_key_{label}", "params")
         with named(where):
             saved = load(path := os.path.expanduser(path))
-        has = f"; it has {', '.join(map(str, saved))[:150]}" if isinstance(saved, dict) else ""
+        inner = saved.get(name, saved) if isinstance(saved, dict) else {}
+        has = f"; it has {', '.join(map(str, saved))[:150]}, and there {', '.join(map(str, inner))[:50]} ..."
         with named(f"{where}: {path}, path.param_key_{label} {name}", has):
             shell.load_network(network, path, paths.get(f"strict_load_{label}", True), name)
     return network
@@ -166,23 +170,29 @@ def _check_patch(opt: Options, network: Any, lq: torch.Tensor, gt: torch.Tensor)
             # What needs a GPU, or a batch, is tried as the run does it.
             device = "cuda" if opt["num_gpu"] != 0 and torch.cuda.is_available() else "cpu"
             sr = network.train().to(device)(torch.stack([lq, lq]).to(device))
+    if not isinstance(sr, torch.Tensor):
+        return
     # BasicSR's mean of three colours spreads one channel over three.
     num_ch = opt["network_g"].get("num_out_ch", len(gt)) if is_own(type(network)) else len(gt)
-    if isinstance(sr, torch.Tensor) and (sr.shape[1:] != gt.shape or num_ch != len(gt) or not sr.isfinite().all()):
+    is_finite = sr.isfinite().all() or not lq.isfinite().all()
+    if sr.shape[1:] != gt.shape or num_ch != len(gt) or not is_finite:
         made = f"{(num_ch, *sr.shape[2:])} from {sr.min():g} to {sr.max():g}"
         raise OptionsError(f"network_g makes {made} {shapes}; change its factor or channels, scale or gt_size")
 
 
-def _check_losses(opt: Options, is_sure: bool, net_d: Any, pair: Options | None) -> None:
+def _check_losses(opt: Options, net_d: Any, pair: Options | None) -> None:
     """Build the losses, and try ours on a training patch."""
     train, count = opt["train"], min(2, opt["datasets"]["train"].get("batch_size_per_gpu", 1))
-    if is_sure and not any(train.get(key) for key in ("pixel_opt", "perceptual_opt", "gan_opt")):
+    blocks = {key: train[key] for key in train if key.endswith("_opt") and train[key]}
+    if not blocks.keys() - {"pcl_opt", "cld_opt"}:
         raise OptionsError("train.pixel_opt and train.perceptual_opt are both missing; set one of the two")
-    for key in [key for key in train if key.endswith("_opt") and train[key]]:
+    for key, block in blocks.items():
         with named(f"train.{key}"):
-            if _registered(f"train.{key}.type", train[key]["type"], LOSS_REGISTRY, is_sure) is None:
+            if key in ("pixel_opt", "perceptual_opt", "gan_opt"):
+                _registered(f"train.{key}.type", block["type"], LOSS_REGISTRY)
+            elif entry_of(LOSS_REGISTRY, block) is None:  # a model may read it in another way
                 continue
-            loss = build_loss(train[key])
+            loss = build_loss(block)
             if pair and isinstance(loss, (PCLLoss, PCLPerceptualLoss)):
                 gt, lq = (pair[name].expand(count, -1, -1, -1) for name in ("gt", "lq"))
                 net_d = net_d or FixedEmbedding(len(gt[0]))

@@ -32,8 +32,8 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for key, _ in node.value:
-            if names.count(key.value) > 1:
+        for position, (key, _) in enumerate(node.value):
+            if key.value in names[:position]:
                 problem = f"the key {key.value!r} stands twice in one block; delete one"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
         return super().construct_mapping(node, deep)

@@ -14,7 +14,7 @@ from ..criterion import PCLCriterion, PCLPerceptualLoss
 from ..discriminator import WaveletDiscriminator
 from ..embedding import FixedEmbedding
 from ..loss import ContrastiveDiscriminatorLoss, PCLLoss
-from .options_basicsr import TRAIN, Count, Factor, Int, Keys, Kinds, Natural, check, nearest
+from .options_basicsr import CLASSES, TRAIN, Count, Int, Keys, Kinds, Natural, check, nearest
 from .options_loading import Options, OptionsError, named
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -38,15 +38,6 @@ PCL_KINDS: Kinds = {
     "pcl_grad_ratio": Annotated[float, Field(gt=0, le=1e4)] | None,
     "net_d_frozen": bool,
 }
-# Beyond these the numbers of float32, or the memory of any machine, come to an end. The classes check the rest.
-KNOBS: Kinds = {
-    "loss_weight": Factor,
-    "temperature": Annotated[float, Field(ge=1e-4, le=1e4)],
-    **dict.fromkeys(("num_positives", "num_negatives"), Annotated[Int, Field(ge=0, le=256)]),
-    "num_feat": Annotated[Int, Field(ge=1, le=1024)],
-    "lr": Annotated[float, Field(gt=0, le=10)],
-    **dict.fromkeys(("num_layers", "chunk_size", "num_in_ch", "update_every"), Int | None),
-}
 HOMES = {"PCLLoss": "pcl_opt", "ContrastiveDiscriminatorLoss": "cld_opt", "PCLPerceptualLoss": "perceptual_opt"}
 
 
@@ -54,10 +45,8 @@ def complete_options(opt: Options, *, is_pcl_model: bool) -> None:
     """Check what a training YAML says of PCL, and write the defaults of `network_d`, `optim_d` and `cld_opt` into it.
 
     The defaults must stand there before BasicSR looks for what to resume: it resumes the networks whose `network_*`
-    key it sees, so that E_D would otherwise be silently new after a resume. Running it again changes nothing.
-
-    BasicSR's own `SRModel` and `SwinIRModel` know nothing of `amp`, `channels_last` and `compile`: with one of them
-    `model_type` becomes that of their twin which does.
+    key it sees, so that E_D would otherwise be silently new after a resume. BasicSR's own models become their twins
+    that know `amp`, `channels_last` and `compile` where one of these is set. Running it again changes nothing.
 
     Args:
         opt: BasicSR's options; changed in place.
@@ -149,6 +138,7 @@ def _complete_pcl(opt: Options, train: Options) -> None:
     block: Options = train.get("pcl_opt") or {}
     ratio = train["pcl_grad_ratio"]
     _refuse(not block, f"{model} needs train.pcl_opt, for example `pcl_opt: {{type: PCLLoss, loss_weight: 1.0}}`")
+    block.setdefault("type", "PCLLoss")
     _refuse(ratio and "loss_weight" in block, "train.pcl_grad_ratio is in place of pcl_opt.loss_weight; drop one")
     _refuse(ratio and not train.get("pixel_opt"), "train.pcl_grad_ratio is against the pixel loss; set train.pixel_opt")
     for key in val.keys() - {"pcl_preview"}:
@@ -166,9 +156,8 @@ def _complete_pcl(opt: Options, train: Options) -> None:
     check("network_d", network_d or {}, {"type": str, "num_in_ch": Int})
     kind = (network_d or {}).get("type", "WaveletDiscriminator")
     if pcl.recipe == "light" and kind == "WaveletDiscriminator":
-        left = [key for key in ("optim_d", "cld_opt", "net_d_frozen") if train.get(key)] + ["network_d"] * bool(
-            network_d
-        )
+        left = ["the block network_d"] if network_d else []
+        left += [f"train.{key}" for key in ("optim_d", "cld_opt", "net_d_frozen") if train.get(key)]
         told = "train.pcl_opt.recipe: light has an embedding of its own and trains no discriminator; drop"
         _refuse(left, f"{told} {', '.join(left)}, or take recipe: paper")
         return
@@ -197,7 +186,7 @@ def _build(where: str, block: Options, constructor: Any, **given: Any) -> Any:
     """
     name, found = constructor.__name__, block.get("type")
     _refuse(found != name, f"{where}.type must be {name}, got {found!r}" if found else f"{where}.type is missing")
-    check(where, block, KNOBS)
+    check(where, block, CLASSES)
     classes = (constructor, PCLCriterion, PCLLoss) if constructor is PCLPerceptualLoss else (constructor,)
     known = [key for cls in classes for key in inspect.signature(cls).parameters if key not in ("keywords", "pcl")]
     keywords = {key: value for key, value in block.items() if key != "type"}

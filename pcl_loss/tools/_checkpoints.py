@@ -12,9 +12,16 @@ from torch import Tensor, nn
 
 from .._files import load
 from ..discriminator import WaveletDiscriminator
-from ._files import Image
+from ._images import Image
 
 PARAM_KEYS = ("params", "params_ema")
+
+# A key that a file of another kind has, and what the file is.
+_OTHER_KINDS = {
+    "optimizers": "a training state of BasicSR, which holds no network; take models/net_g_*.pth of the experiment",
+    "param_groups": "the state of an optimizer, which holds no network; take model/model_*.pt",
+    "state_dict": "no bare state dict but holds one under 'state_dict'; save that one to a file of its own",
+}
 
 
 def read(path: str | Path) -> dict[Any, Any]:
@@ -26,16 +33,9 @@ def read(path: str | Path) -> dict[Any, Any]:
     content = load(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a state dict")
-    if "optimizers" in content and "schedulers" in content:
-        raise ValueError(
-            f"{path} is a training state of BasicSR, which holds no network; take models/net_g_*.pth of the experiment"
-        )
-    if "param_groups" in content:
-        raise ValueError(f"{path} is the state of an optimizer, which holds no network; take model/model_*.pt")
-    if "state_dict" in content:
-        raise ValueError(
-            f"{path} is no bare state dict but holds one under 'state_dict'; save that one to a file of its own"
-        )
+    for key, kind in _OTHER_KINDS.items():
+        if key in content:
+            raise ValueError(f"{path} is {kind}")
     return content
 
 
@@ -48,26 +48,16 @@ def choose_params(path: str | Path, content: Mapping[Any, Any], param_key: str =
     here = [key for key in PARAM_KEYS if isinstance(content.get(key), Mapping)]
     if param_key == "auto":
         return here[-1] if here else None
-    if param_key not in PARAM_KEYS:
-        raise ValueError(f"param_key must be one of auto, {', '.join(PARAM_KEYS)}, got {param_key!r}")
     if param_key not in here:
-        raise ValueError(f"{path} has no {param_key}, only {', '.join(here) or 'a bare state dict'}; take auto")
+        raise ValueError(f"{path} has no {param_key}, only {', '.join(here) or 'a bare state dict'}; name that")
     return param_key
 
 
 def read_options(path: Path) -> dict[str, Any]:
-    """A YAML file of options; raises FileNotFoundError if there is none, ValueError if it is no YAML or empty."""
-    import yaml
+    """A YAML file of options; raises ValueError if there is none, or it is no YAML or empty."""
+    from ..basicsr_plugin.options_loading import load_options
 
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no option file {path}")
-    try:
-        options = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no YAML: {error}") from error
-    if not isinstance(options, dict):
-        raise ValueError(f"{path} holds no options; name a training or test YAML")
-    return options
+    return load_options(path)
 
 
 def build(
@@ -84,20 +74,17 @@ def build(
     from basicsr.utils.registry import ARCH_REGISTRY
 
     basicsr_plugin.register()
-    options = dict(network_g)
-    kind = options.pop("type")
+    options = {key: value for key, value in network_g.items() if key != "type"}
+    kind = network_g["type"]
     if kind not in ARCH_REGISTRY:
         raise ValueError(f"{options_file}: BasicSR knows no network_g of type {kind}; import what registers it")
-    try:
-        net: nn.Module = ARCH_REGISTRY.get(kind)(**options)
-    except TypeError as error:
-        raise ValueError(f"{options_file}: network_g does not fit {kind}: {error}") from error
     content = read(checkpoint)
     state = content[param_key] if param_key else content
     try:
+        net: nn.Module = ARCH_REGISTRY.get(kind)(**options)
         net.load_state_dict({key.removeprefix("module."): tensor for key, tensor in state.items()})
     except (RuntimeError, AttributeError, TypeError) as error:
-        lines = "\n".join(str(error).splitlines()[1:6])
+        lines = "\n".join(str(error).splitlines()[:6])
         raise ValueError(
             f"{checkpoint} does not fit the network_g ({kind}) of {options_file}; name its own YAML, or turn a "
             f"checkpoint of the official codes into BasicSR's with `pcl-loss convert`. The first differences:\n{lines}"
@@ -110,11 +97,6 @@ def usable_device(device: str | None) -> str:
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-            why = f"PyTorch {torch.__version__} was built without CUDA (install one from pytorch.org)"
-            if torch.version.cuda or torch.version.hip:
-                why = "no GPU is visible to PyTorch (see nvidia-smi and CUDA_VISIBLE_DEVICES)"
-            raise RuntimeError(why)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
@@ -140,31 +122,33 @@ def upscale(net: Any, lr: Image, scale: int, device: str, window: int = 1) -> Im
 
 
 def load_discriminator(path: str | Path) -> WaveletDiscriminator:
-    """E_D from a file `net_d_*.pth` of BasicSR, built as the shapes in it say, in evaluation mode.
+    """E_D of RGB images from a file `net_d_*.pth` of BasicSR, built as its weights say, in evaluation mode.
 
-    Raises FileNotFoundError if there is no such file, ValueError if it holds something else.
+    Three planes of input are those of RGB without wavelet, and of one channel with it: the option file that BasicSR
+    keeps in the folder above the weights tells them apart.
+
+    Raises:
+        OSError: the file cannot be opened.
+        ValueError: it holds something else, or E_D of other images.
     """
-    content = read(path)
-    state = content.get("params")
-    if not isinstance(state, Mapping):
-        raise ValueError(f"{path} has no key 'params' (found: {sorted(map(str, content))[:4]}); name a net_d_*.pth")
+    state = read(path).get("params", {})
     first = state.get("blocks.0.conv.weight")
-    if not isinstance(first, Tensor) or first.dim() != 4 or "head.weight" not in state:
+    if not isinstance(first, Tensor) or "head.weight" not in state:
+        raise ValueError(f"{path} holds no WaveletDiscriminator under 'params'; name a net_d_*.pth, not a net_g_*.pth")
+    num_feat, planes = first.shape[:2]
+    files = sorted(Path(path).absolute().parent.parent.glob("*.yml"))
+    blocks = [read_options(file).get("network_d") or {} for file in files]
+    is_rgb_without_wavelet = any(not block.get("wavelet", True) and block.get("num_in_ch", 3) == 3 for block in blocks)
+    if planes != 9 and (planes != 3 or not is_rgb_without_wavelet):
         raise ValueError(
-            f"{path} holds no WaveletDiscriminator (its first keys: {list(state)[:3]}); name a net_d_*.pth, "
-            "not a net_g_*.pth"
+            f"{path}: E_D's first layer has {planes} planes of input; RGB images have 9 with wavelet. 3 are RGB "
+            "without it if an option file in the folder above says wavelet: false"
         )
-    num_feat, in_ch = first.shape[:2]
-    if in_ch not in (3, 9):
-        raise ValueError(f"{path}: E_D's first layer has {in_ch} input channels; colour images need 9 (wavelet) or 3")
-    norm = "none"
-    if "blocks.0.norm.running_mean" in state:
-        norm = "batch"
-    elif "blocks.0.norm.weight" in state:
-        norm = "group"
+    has_norm, has_statistics = (f"blocks.0.norm.{name}" in state for name in ("weight", "running_mean"))
+    norm = "batch" if has_statistics else "group" if has_norm else "none"
     # Built with the weights of the file alone, so that no random number is drawn.
     with torch.device("meta"):
-        net = WaveletDiscriminator(3, num_feat, norm, wavelet=in_ch == 9)
+        net = WaveletDiscriminator(3, num_feat, norm, wavelet=planes == 9)
     try:
         net.load_state_dict(state, assign=True)
     except RuntimeError as error:

@@ -1,15 +1,10 @@
 """Tables in Markdown."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """A table of equally long rows, the first being the head.
-
-    Its source is aligned too: names in the first column to the left, numbers in the others to the right.
-    """
+    """A table of equally long rows, the first being the head; aligned as text too, numbers to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for first, *numbers in rows:

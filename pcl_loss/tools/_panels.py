@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ._files import Image
+from ._images import Image
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,11 +24,9 @@ class Panel(NamedTuple):
 def draw(rows: Sequence[Sequence[Panel]], note: str = "", below: float = 0.0) -> tuple[Figure, Any]:
     """One row of square panels beneath the other, 1000 pixels wide; titles stand only where they change.
 
-    A note stands above all. `below` inches are left free under the rows. Returns the figure, whose `.savefig(path)`
-    writes it, and a subfigure on what is left free. Raises ValueError if there is no row, or one without panels.
+    A note stands above all. `below` inches are left free under the rows. Returns the figure and a subfigure on what is
+    left free.
     """
-    if not rows or not all(rows):
-        raise ValueError(f"rows must hold at least one panel each, got rows of {[len(row) for row in rows]}")
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 

@@ -36,7 +36,7 @@ class Region(NamedTuple):
 
 
 def parse_square(text: str) -> Region:
-    """The region of `TOP,LEFT,SIZE`, as the flags `--crop` have it. Raises ValueError if the form is another."""
+    """The region of a flag `--crop TOP,LEFT,SIZE`; raises ValueError if the form is another."""
     try:
         top, left, size = (int(number) for number in text.split(","))
     except ValueError:

@@ -1,6 +1,7 @@
-"""`pcl-loss options --to DIR`: copies out the option files that come with the package.
+"""`pcl-loss options --to DIR`: writes out the option files that come with the package.
 
 They are made by `scripts/make_options.py`, and lie beside the package in the repository and inside it when installed.
+The files for fine-tuning differ from those for training in a few lines, and are made of them here.
 """
 
 from __future__ import annotations
@@ -8,18 +9,34 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ._files import write_file
+from ._images import write_file
+
+# Lines of a `train_NET_xS.yml`, and of `finetune_NET_xS.yml`.
+_FINETUNE = {
+    "name: train_": "name: finetune_",
+    "pretrain_network_g: ~": "pretrain_network_g: experiments/pretrained_models/{net}.pth",
+    "lr: 1.0e-4": "lr: 5.0e-5",
+    "periods: [200000]": "periods: [50000]",
+    "total_iter: 200000": "total_iter: 50000",
+}
 
 
 def option_files() -> dict[str, str]:
-    """All option files: their path below `basicsr_options/`, and their text."""
+    """All option files: their path below the folder that they are written to, and their text."""
     package = Path(__file__).parents[1]
     inside, beside = package / "basicsr_options", package.with_name("basicsr_options")
     folder = inside if inside.is_dir() else beside
-    paths = sorted(path for path in (*folder.glob("*/*.yml"), *folder.glob("README.md")))
+    paths = [*folder.glob("*/*.yml"), *folder.glob("README.md")]
     if not paths:
         raise FileNotFoundError(f"neither {inside} nor {beside} holds the option files; install pcl_loss anew")
-    return {path.relative_to(folder).as_posix(): path.read_text(encoding="utf-8") for path in paths}
+    files = {path.relative_to(folder).as_posix(): path.read_text(encoding="utf-8") for path in paths}
+    for path in [path for path in files if path.startswith("train/train_") and not path.endswith("_light.yml")]:
+        name = path.replace("train_", "finetune_")
+        text = files[path]
+        for old, new in _FINETUNE.items():
+            text = text.replace(old, new.format(net=Path(name).stem.removeprefix("finetune_").removesuffix("_PCL")))
+        files[name] = text
+    return dict(sorted(files.items()))
 
 
 def write_options(folder: Path, *, overwrite: bool = False) -> list[Path]:

@@ -38,6 +38,22 @@ def parse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Opti
 
 
 @pytest.fixture
+def refused(parse: Callable[..., Options]) -> Callable[..., str]:
+    """The one line with which options are refused, before anything is written."""
+
+    def refused(options: Options | str, *flags: str, is_train: bool = True) -> str:
+        from pcl_loss.basicsr_plugin import OptionsError
+
+        with pytest.raises(OptionsError) as raised:
+            parse(options, *flags, is_train=is_train)
+        assert [path.name for path in Path().iterdir()] == ["run.yml"]
+        (line,) = str(raised.value).splitlines()
+        return line
+
+    return refused
+
+
+@pytest.fixture
 def logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
     from basicsr.utils import get_root_logger
 

@@ -10,12 +10,9 @@ import pytest
 import torch
 import yaml
 from basicsr.utils.matlab_functions import imresize
-from pcl_loss.basicsr_plugin.data_checks import check_files
 from skimage import data
 
 from pcl_loss import WaveletDiscriminator
-from pcl_loss._datasets import DATASETS
-from pcl_loss.basicsr_plugin import OptionsError
 from pcl_loss.basicsr_plugin.lpips_metric import backbone_at_hand
 from pcl_loss.tools.options import option_files
 
@@ -91,7 +88,17 @@ def network(options: Options) -> torch.nn.Module:
     return build_network(options["network_g"])
 
 
-def check_trains_saves_and_resumes(path: str, sets: Path, tmp_path: Path, run_pipeline: Callable[..., str]) -> None:
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=[] if path in ONE_PER_FAMILY else pytest.mark.slow)
+        for path in option_files()
+        if path.startswith(("train/", "ablation/"))
+    ],
+)
+def test_every_training_file_trains_saves_and_resumes(
+    path: str, sets: Path, tmp_path: Path, run_pipeline: Callable[..., str]
+) -> None:
     options = shrunk(path, sets, tmp_path)
     log = run_pipeline(options)
     assert "iter:       1" in log
@@ -101,23 +108,6 @@ def check_trains_saves_and_resumes(path: str, sets: Path, tmp_path: Path, run_pi
     log = run_pipeline(options, "--auto_resume")
     assert "Resuming training from epoch: 0, iter: 1." in log
     assert "iter:       2" in log
-
-
-@pytest.mark.parametrize("path", ONE_PER_FAMILY)
-def test_one_file_of_each_family_trains_saves_and_resumes(
-    path: str, sets: Path, tmp_path: Path, run_pipeline: Callable[..., str]
-) -> None:
-    check_trains_saves_and_resumes(path, sets, tmp_path, run_pipeline)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "path", [path for path in option_files() if path.startswith(("train/", "ablation/")) and path not in ONE_PER_FAMILY]
-)
-def test_every_training_file_trains_saves_and_resumes(
-    path: str, sets: Path, tmp_path: Path, run_pipeline: Callable[..., str]
-) -> None:
-    check_trains_saves_and_resumes(path, sets, tmp_path, run_pipeline)
 
 
 @pytest.mark.parametrize(
@@ -135,15 +125,17 @@ def test_every_test_file_tests(path: str, sets: Path, tmp_path: Path, run_pipeli
     torch.save({"params": network(options).state_dict()}, tmp_path / "net_g.pth")
     options["path"]["pretrain_network_g"] = str(tmp_path / "net_g.pth")
     log = run_pipeline(options, verb="test")
-    for name in DATASETS[1:]:
-        assert f"Validation {name}" in log
+    for dataset in options["datasets"].values():
+        assert f"Validation {dataset['name']}" in log
     for metric in options["val"]["metrics"]:
         assert log.count(f"# {metric}:") == 5
 
 
-@pytest.mark.parametrize("path", [path for path in option_files() if path.endswith(".yml")])
-def test_every_network_builds_at_its_full_size(path: str) -> None:
+@pytest.mark.parametrize("path", [path for path in option_files() if path.startswith("test/")])
+def test_every_network_builds_at_its_full_size_and_is_trained_as_it_is_tested(path: str) -> None:
     options = yaml.safe_load(option_files()[path])
+    trained = yaml.safe_load(option_files()[path.replace("test", "train")])
+    assert options["network_g"] == trained["network_g"]
     # SwinIR reads numbers off tensors while it is built, which have no value on the meta device.
     with torch.device("cpu" if options["network_g"]["type"] == "SwinIR" else "meta"):
         count = sum(p.numel() for p in network(options).parameters())
@@ -158,19 +150,3 @@ def test_every_network_builds_at_its_full_size(path: str) -> None:
         ("HAN", 64, 4): 16_071_745,
     }
     assert count == official.get(name, count) > 1e6
-
-
-@pytest.mark.parametrize("dataset", DATASETS)
-def test_a_missing_data_folder_says_where_the_set_is_published(dataset: str) -> None:
-    path = "train/train_RCAN_x4.yml" if dataset == "DIV2K" else "test/test_RCAN_x4.yml"
-    options = yaml.safe_load(option_files()[path])
-    options["datasets"] = {k: v for k, v in options["datasets"].items() if v["name"] == dataset}
-    with pytest.raises(OptionsError, match=rf"there is no datasets/.*{dataset} is published at http.*Expected are"):
-        check_files(options)
-
-
-def test_a_missing_pretrained_network_is_named(sets: Path, tmp_path: Path) -> None:
-    options = shrunk("train/train_RCAN_x4.yml", sets, tmp_path)
-    options["path"]["pretrain_network_g"] = "nowhere.pth"
-    with pytest.raises(OptionsError, match=r"path\.pretrain_network_g: there is no nowhere\.pth"):
-        check_files(options)

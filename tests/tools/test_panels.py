@@ -1,8 +1,6 @@
 """Panels stand in rows with their words, and only what tells something is written."""
 
 import numpy as np
-import pytest
-from matplotlib.figure import Figure
 
 from pcl_loss.tools import _panels
 from pcl_loss.tools._panels import Panel
@@ -21,13 +19,11 @@ def rows(count: int) -> list[list[Panel]]:
 
 def test_every_row_shows_every_panel_with_its_numbers_beneath() -> None:
     figure, _ = _panels.draw(rows(2))
-    assert isinstance(figure, Figure)
     assert figure.get_size_inches()[0] * figure.dpi == 1000
-    assert len(figure.axes) == 2 * 4
     for ax, panel in zip(figure.axes, [panel for row in rows(2) for panel in row], strict=True):
-        assert len(ax.images) == 1
-        assert ax.images[0].get_interpolation() == "nearest"
-        np.testing.assert_array_equal(ax.images[0].get_array(), panel.image)
+        (image,) = ax.images
+        assert image.get_interpolation() == "nearest"
+        np.testing.assert_array_equal(image.get_array(), panel.image)
     assert [ax.get_title() for ax in figure.axes] == TITLES + [""] * 4
     assert [ax.get_xlabel() for ax in figure.axes] == ["30.12 dB / 0.3034"] * 4 + ["31.12 dB / 0.3134"] * 4
 
@@ -38,9 +34,3 @@ def test_titles_that_change_stand_again_and_a_short_row_leaves_room() -> None:
     assert [ax.get_title() for ax in figure.axes] == [*TITLES, "HR", "", "", ""]
     assert [ax.axison for ax in figure.axes] == [True] * 5 + [False] * 3
     assert not below.axes
-
-
-@pytest.mark.parametrize("empty", [[], [[]]])
-def test_rows_without_a_panel_are_refused(empty: list[list[Panel]]) -> None:
-    with pytest.raises(ValueError, match="rows must hold"):
-        _panels.draw(empty)

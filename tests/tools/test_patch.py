@@ -1,24 +1,22 @@
 """`pcl-loss patch` on stand-ins of the codebases: their call conventions in our words, with other names."""
 
-import argparse
-import errno
-import itertools
 import os
 import re
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from pcl_loss import cli
 from pcl_loss.edsr_plugin import PCL
-from pcl_loss.tools import patch
 
-PATCHES = Path(__file__).parents[2] / "patches"
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/codebases.md").read_text()
 
 LOSS = """\
 # The terms of --loss
@@ -37,14 +35,14 @@ class Criteria(nn.Module):
             factor, kind = term.split('*')
             if kind == 'L2':
                 built = nn.MSELoss()
-            elif kind == 'L1':
+            elif kind == 'L1':  # the default
+                one = 1
+
                 built = nn.L1Loss()
             # whatever has a delta in its name
             elif kind.startswith('Huber'):
                 delta = float(kind[5:])
                 built = nn.HuberLoss(delta=delta)
-            elif 'GAN' in kind:
-                built = import_module('loss.gan').Gan(options)
 
             self.terms.append({
                 'type': kind,
@@ -68,11 +66,8 @@ class Criteria(nn.Module):
                 total = total + value
         return total
 """
-
+CHAIN = LOSS[LOSS.index("            if kind == 'L2'") : LOSS.index("            # whatever")]
 TRAINER = """\
-import torch
-
-
 class Training:
     def __init__(self, loader, model, loss):
         self.loader = loader
@@ -80,38 +75,30 @@ class Training:
 
     def train(self):
         for small, large in self.loader:
-            if small is not None:
-                out = self.model(small, 0)
-                # the loss
-                value = self.loss(out, large)
-                value.backward()
+            out, extra = self.model(small, 0), None
+            # the loss
+            value = self.loss(out, large)
+            value.backward()
 """
-
 BASICSR = '''\
 """Training."""
 import logging
-from os import path as osp
 
 from basicsr.data import build_dataset
-from basicsr.utils.options import parse_options
 
 
 def train_pipeline(root_path):
-    opt, args = parse_options(root_path, is_train=True)
+    pass
 '''
-
-FLAGS = argparse.ArgumentParser()
-patch.add_arguments(FLAGS)
-
-
-def run(folder: Path, *flags: str) -> int:
-    return patch.run(FLAGS.parse_args([str(folder), *flags]))
+PLUGIN = "import some.archs\nfrom basicsr.train import train_pipeline\n"
+EDSR = {"src/loss/__init__.py": LOSS, "src/trainer.py": TRAINER}
+WITH_REGISTRY = {"basicsr/__init__.py": "", "basicsr/utils/registry.py": "", "basicsr/train.py": BASICSR}
 
 
-def write(folder: Path, files: dict[str, str | bytes]) -> Path:
+def write(folder: Path, files: dict[str, str]) -> Path:
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+        (folder / name).write_bytes(text.encode())
     return folder
 
 
@@ -119,581 +106,420 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def run(folder: Path, *flags: str) -> int:
+    return cli.main(["patch", str(folder), *flags])
+
+
+def refused(folder: Path, capsys: pytest.CaptureFixture[str], *flags: str) -> str:
+    """What a refusal that changes nothing says."""
+    before = tree(folder)
+    assert run(folder, *flags) == 1
+    assert tree(folder) == before
+    return capsys.readouterr().err
+
+
 @pytest.fixture
 def codebase(tmp_path: Path) -> Path:
-    return write(tmp_path / "codebase", {"src/loss/__init__.py": LOSS, "src/trainer.py": TRAINER})
+    return write(tmp_path / "codebase", EDSR)
 
 
-def inserted(before: bytes, after: bytes) -> list[bytes]:
+def inserted(before: bytes, after: bytes) -> list[str]:
     """The lines that came in; everything else must be there in its order."""
     rest, lines = before.splitlines(keepends=True), []
     for line in after.splitlines(keepends=True):
         if rest and line == rest[0]:
             rest.pop(0)
         else:
-            lines.append(line)
+            lines.append(line.decode())
     assert not rest
     return lines
 
 
-@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("bom", ["", "\ufeff"])
 @pytest.mark.parametrize("indent", ["    ", "\t", "  "])
-@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_inserted_lines_have_the_files_ends_and_indentation_and_revert(
-    tmp_path: Path, end: str, indent: str, bom: bytes
+    codebase: Path, end: str, indent: str, bom: str
 ) -> None:
-    files = {
-        name: bom + re.sub("^(    )+", lambda m: indent * (len(m[0]) // 4), text, flags=re.MULTILINE)
-        .replace("\n", end)
-        .encode()
-        for name, text in (("loss/__init__.py", LOSS), ("trainer.py", TRAINER))
-    }  # fmt: skip
-    before = tree(write(tmp_path, dict(files)))
-    run(tmp_path, "--lr-negative")
-    after = tree(tmp_path)
+    def indented(match: re.Match[str]) -> str:
+        return indent * (len(match[0]) // 4)
 
-    def line(depth: int, code: str) -> bytes:
-        return f"{indent * depth}{code}  # pcl_loss{end}".encode()
+    for name, text in EDSR.items():
+        changed = re.sub("^(    )+", indented, text, flags=re.MULTILINE).replace("\n", end)
+        (codebase / name).write_bytes(f"{bom}{changed}# naïve{end}".encode())
+    before = tree(codebase)
+    run(codebase, "--lr-negative")
+    after = tree(codebase)
 
-    assert inserted(before["loss/__init__.py"], after["loss/__init__.py"]) == [
+    def line(depth: int, code: str) -> str:
+        return f"{indent * depth}{code}  # pcl_loss{end}"
+
+    assert inserted(before["src/loss/__init__.py"], after["src/loss/__init__.py"]) == [
         line(3, "elif kind.upper() == 'PCL':"),
         line(4, "built = import_module('pcl_loss.edsr_plugin').PCL(options)"),
         line(3, "if kind.upper() == 'PCL':"),
         line(4, "self.terms.append(dict(type='DIS', weight=1, function=None))"),
     ]
-    assert inserted(before["trainer.py"], after["trainer.py"]) == [
-        line(4, "from pcl_loss.edsr_plugin import set_lr"),
-        line(4, "set_lr(self.loss, small)"),
+    assert inserted(before["src/trainer.py"], after["src/trainer.py"]) == [
+        line(3, "from pcl_loss.edsr_plugin import set_lr"),
+        line(3, "set_lr(self.loss, small)"),
     ]
-    run(tmp_path, "--revert")
-    assert tree(tmp_path) == before
+    text = after["src/loss/__init__.py"].decode()
+    # Before those that look for a part of the name, and behind the whole body of the one before.
+    assert text.index("nn.L1Loss") < text.index("'PCL'") < text.index("# whatever") < text.index("'Huber'")
+    run(codebase, "--lr-negative")
+    assert tree(codebase) == after
+    run(codebase, "--revert")
+    assert tree(codebase) == before
 
 
-def test_the_branch_comes_before_those_that_look_for_a_part_of_the_name(codebase: Path) -> None:
-    run(codebase)
-    text = (codebase / "src/loss/__init__.py").read_text()
-    assert text.index("'L1'") < text.index("'PCL'") < text.index("# whatever") < text.index("'Huber'")
-
-
+@pytest.mark.parametrize("name", ["PCL", "pcl"])
 def test_the_patched_codebase_trains_with_pcl_and_logs_the_discriminator(
-    codebase: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    codebase: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (codebase / "pcl.yml").write_text("num_feat: 2\nnegatives: [lq]\n")
+    write(codebase, {"pcl.yml": "num_feat: 2\nnegatives: [lq]\n"})
     monkeypatch.chdir(codebase)
     run(codebase, "--lr-negative")
-    scopes: dict[str, dict[str, Any]] = {"loss/__init__.py": {}, "trainer.py": {}}
-    for name, scope in scopes.items():
-        exec((codebase / "src" / name).read_bytes(), scope)
-    options = SimpleNamespace(loss="1*L1+1*PCL", rgb_range=255, n_colors=3, scale=[2, 4], lr=1e-4)
-    capsys.readouterr()
-    loss = scopes["loss/__init__.py"]["Criteria"](options, None)
+    assert '--loss "1*L1+1*PCL"' in capsys.readouterr().out
+    scope: dict[str, Any] = {}
+    for file in EDSR:
+        exec((codebase / file).read_bytes(), scope)
+    options = SimpleNamespace(loss=f"1*L1+1*{name}", rgb_range=255, n_colors=3, scale=[2, 4], lr=1e-4)
+    loss = scope["Criteria"](options, None)
+    assert isinstance(loss.kept[1], PCL)
     assert capsys.readouterr().out.count("[pcl_loss]") == 1
 
     model = torch.nn.Upsample(scale_factor=4, mode="bicubic")
     weight = torch.ones((), requires_grad=True)
     small, large = torch.rand(2, 3, 16, 16) * 255, torch.rand(2, 3, 64, 64) * 255
-    training = scopes["trainer.py"]["Training"]([(small, large)], lambda x, scale: model(x) * weight, loss)
+    training = scope["Training"]([(small, large)], lambda x, scale: model(x) * weight, loss)
     training.train()  # with several scales, LR could not have been made of HR
-    assert loss.columns.keys() == {"L1", "PCL", "DIS"}
-    assert loss.columns["PCL"] > 0
-    assert loss.columns["DIS"] > 0
+    assert loss.columns.keys() == {"L1", name, "DIS"}
+    assert min(loss.columns.values()) > 0
     assert weight.grad is not None
 
 
-def test_a_second_time_nothing_changes(codebase: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(codebase)
-    after = tree(codebase)
-    capsys.readouterr()
-    assert run(codebase) == 0
-    assert tree(codebase) == after
-    assert "already there" in capsys.readouterr().out
-
-
-def test_lr_can_be_asked_for_later(codebase: Path, tmp_path: Path) -> None:
-    other = write(tmp_path / "other", {"src/loss/__init__.py": LOSS, "src/trainer.py": TRAINER})
-    run(codebase)
-    run(codebase, "--lr-negative")
-    run(other, "--lr-negative")
-    assert tree(codebase) == tree(other)
-
-
-def test_it_says_what_it_inserted_where(codebase: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(codebase, "--lr-negative")
-    out = capsys.readouterr().out
-    lines = LOSS.splitlines()
-    assert f"src/loss/__init__.py, after line {lines.index('                built = nn.L1Loss()') + 1}: " in out
-    assert "src/trainer.py, after line 13: LR is handed to the loss" in out
-    assert '--loss "1*L1+1*PCL"' in out
-
-
+@pytest.mark.parametrize("flags", [(), ("--revert",)])
+@pytest.mark.parametrize("files", [EDSR, {"traiNNer/losses/__init__.py": ""}, WITH_REGISTRY])
 def test_a_dry_run_prints_a_diff_that_git_applies_and_changes_nothing(
-    codebase: Path, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+    tmp_path: Path, files: dict[str, str], flags: tuple[str, ...], capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
-    before = tree(codebase)
-    run(codebase, "--lr-negative", "--dry-run")
-    diff = capfdbinary.readouterr().out
-    assert tree(codebase) == before
-    assert not [line for line in diff.splitlines() if line[:1] in (b"-", b" ") and not line.startswith(b"---")]
-
-    run(codebase, "--lr-negative")
-    after = tree(codebase)
-    run(codebase, "--revert")
-    (tmp_path / "x.patch").write_bytes(diff)
-    env = os.environ | {"GIT_CEILING_DIRECTORIES": str(tmp_path)}
-    subprocess.run(["git", "apply", "--unidiff-zero", tmp_path / "x.patch"], cwd=codebase, env=env, check=True)
-    assert tree(codebase) == after
-
-
-def test_a_dry_run_of_a_revert_changes_nothing(codebase: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
-    run(codebase)
-    after = tree(codebase)
+    before, after = (write(tmp_path / name, files) for name in ("before", "after"))
+    run(after)
+    folder, wanted = (after, before) if flags else (before, after)
+    start, wanted_tree = tree(folder), tree(wanted)
+    assert start != wanted_tree
     capfdbinary.readouterr()
-    run(codebase, "--revert", "--dry-run")
-    assert tree(codebase) == after
-    assert capfdbinary.readouterr().out.count(b"\n-  ") == 4
+    assert run(folder, "--dry-run", *flags) == 0
+    assert tree(folder) == start
+    diff = capfdbinary.readouterr().out
+    env = os.environ | {"GIT_CEILING_DIRECTORIES": str(tmp_path)}
+    subprocess.run(["git", "apply", "--unidiff-zero"], input=diff, cwd=folder, env=env, check=True)
+    assert tree(folder) == wanted_tree
 
 
-def test_where_nothing_imports_import_module_the_branch_does(tmp_path: Path) -> None:
-    text = LOSS.replace("from importlib import import_module\n", "").replace("import_module('loss.gan')", "gan")
-    write(tmp_path, {"loss/__init__.py": text})
-    run(tmp_path)
-    assert (
-        "built = __import__('importlib').import_module('pcl_loss.edsr_plugin')"
-        in (tmp_path / "loss/__init__.py").read_text()
-    )
-
-
-def test_without_a_column_for_a_discriminator_only_the_branch_is_inserted(tmp_path: Path) -> None:
-    text = LOSS.replace("'DIS'", "'other'")
-    write(tmp_path, {"loss/__init__.py": text})
-    run(tmp_path)
-    assert len(inserted(text.encode(), (tmp_path / "loss/__init__.py").read_bytes())) == 2
-
-
-def test_one_line_branches_are_understood(tmp_path: Path) -> None:
-    text = """
-    class Loss:
-        def __init__(self, args):
-            for kind in args.loss.split('+'):
-                if kind == 'L1': f = make('L1')
-                elif kind == 'L2': f = make('L2')
-                else: f = make('MSE')
-    """
-    write(tmp_path, {"loss/__init__.py": textwrap.dedent(text)})
-    run(tmp_path)
-    assert (
-        "            elif kind.upper() == 'PCL':  # pcl_loss\n"
-        "                f = __import__('importlib').import_module('pcl_loss.edsr_plugin').PCL(args)  # pcl_loss\n"
-        "            else:"
-    ) in (tmp_path / "loss/__init__.py").read_text()
-
-
-def refused(folder: Path, *flags: str) -> str:
-    """The message of a refusal that changed nothing."""
-    before = tree(folder)
-    with pytest.raises((ValueError, OSError)) as error:
-        run(folder, *flags)
-    assert tree(folder) == before
-    return str(error.value)
-
-
-CHAIN = LOSS[LOSS.index("            if kind == 'L2'") : LOSS.index("            self.terms")]
+def test_without_import_module_or_a_column_for_a_discriminator_the_branch_alone_is_inserted(codebase: Path) -> None:
+    text = LOSS.replace("from importlib import import_module\n", "").replace("'DIS'", "'other'")
+    write(codebase, {"src/loss/__init__.py": text})
+    run(codebase)
+    _, build = inserted(text.encode(), (codebase / "src/loss/__init__.py").read_bytes())
+    assert "built = __import__('importlib').import_module('pcl_loss.edsr_plugin').PCL(options)" in build
 
 
 @pytest.mark.parametrize(
     ("loss", "reason"),
     [
-        (LOSS + "print 'done'\n", "does not parse as Python 3"),
-        (LOSS.replace("    def forward", "\tdef forward"), "does not parse as Python 3"),
-        (LOSS.replace("def", "def\0", 1), "null bytes"),
+        (LOSS + "print 'done'\n", "no Python that this one takes"),
+        (LOSS.replace("def", "def\0", 1), "no Python that this one takes"),
+        (LOSS.replace(CHAIN, CHAIN.replace("one = 1\n", "one = (\n  1)\n")), "no Python that this one takes"),
         (LOSS.replace(CHAIN, "            built = known[kind]\n"), "no if/elif chain"),
         (LOSS.replace(CHAIN, CHAIN + CHAIN), "more than one if/elif chain"),
+        (LOSS.replace("kind == 'L2'", "'l' in kind.lower()"), "no if/elif chain"),  # it would be taken for PCL
         (LOSS.replace("'L2'", "'PCL'"), "already knows another loss of the name PCL"),
+        (LOSS.replace("total = {}, 0", "total = {}, isinstance(out, (list, tuple))"), "a list of SR images"),
         ("", "no if/elif chain"),
     ],
 )
-def test_an_unknown_skeleton_is_refused_with_the_reason_and_the_lines(tmp_path: Path, loss: str, reason: str) -> None:
-    write(tmp_path, {"loss/__init__.py": loss, "trainer.py": TRAINER})
-    message = refused(tmp_path, "--lr-negative")
+def test_losses_that_are_not_recognised_are_refused_with_the_reason(
+    codebase: Path, loss: str, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(codebase, {"src/loss/__init__.py": loss})
+    message = refused(codebase, capsys, "--lr-negative")
     assert reason in message
-    assert "elif loss_type.upper() == 'PCL':" in message
-    assert "Nothing was changed" in message
-    assert message.startswith(str(tmp_path / "loss/__init__.py"))
+    assert f"{codebase / 'src/loss/__init__.py'}: " in message
+    assert "Nothing was changed; docs/codebases.md has the lines" in message
 
 
 @pytest.mark.parametrize(
     ("trainer", "reason"),
     [
-        (TRAINER.replace("self.loss(out, large)", "self.loss(large)"), "no calls of the shape"),
-        (TRAINER + TRAINER, "2 calls of the shape"),
+        (TRAINER.replace("self.loss(out, large)", "self.loss(large)"), "0 lines of the shape"),
+        (TRAINER + TRAINER, "2 lines of the shape"),
         (TRAINER.replace("self.model(small, 0)", "self.upscale(small)"), "no line of the shape `sr = self.model(lr"),
-        (
-            TRAINER.replace("                # the loss\n                value", "                pass; value"),
-            "more than",
-        ),
-        (TRAINER.replace("import torch", "import torch as"), "does not parse"),
-        (None, "the file is missing"),
+        ("", "0 lines of the shape"),
     ],
 )
-def test_an_unknown_trainer_is_refused_and_the_loss_is_left_alone(
-    codebase: Path, trainer: str | None, reason: str
+def test_a_trainer_that_is_not_recognised_is_refused_and_the_loss_left_alone(
+    codebase: Path, trainer: str, reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if trainer is None:
-        (codebase / "src/trainer.py").unlink()
-    else:
-        (codebase / "src/trainer.py").write_text(trainer)
-    message = refused(codebase, "--lr-negative")
-    assert reason in message
-    assert "set_lr(self.loss, lr)" in message
-    assert run(codebase) == 0  # the loss alone is known
-
-
-@pytest.mark.parametrize(
-    ("first", "is_fine"),
-    [
-        ("kind.find('C') >= 0", False),
-        ("'l' in kind.lower()", False),
-        ("options.any", False),
-        ("kind.find('VGG') >= 0", True),
-        ("kind.lower() == 'l2'", True),
-    ],
-)
-def test_where_another_branch_would_be_taken_for_pcl_ours_is_not_put_behind_it(
-    codebase: Path, first: str, is_fine: bool
-) -> None:
-    test = f"{first} and kind != ''"
-    (codebase / "src/loss/__init__.py").write_text(LOSS.replace("if kind == 'L2'", f"if {test}", 1))
-    if is_fine:
-        assert run(codebase) == 0
-        return
-    message = refused(codebase)
-    assert "may be taken for PCL too" in message
-    assert "if kind.upper() == 'PCL':" in message
-    assert f"elif {test}:" in message
-
-
-@pytest.mark.parametrize("name", ["PCL", "pcl", "Pcl"])
-def test_the_branch_takes_the_name_in_any_case(codebase: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    (codebase / "pcl.yml").write_text("num_feat: 2\n")
-    monkeypatch.chdir(codebase)
-    run(codebase)
-    scope: dict[str, Any] = {}
-    exec((codebase / "src/loss/__init__.py").read_bytes(), scope)
-    loss = scope["Criteria"](SimpleNamespace(loss=f"1*L1+1*{name}", rgb_range=255, n_colors=3, scale=4, lr=1e-4), None)
-    assert isinstance(loss.kept[1], PCL)
-    assert [entry["type"] for entry in loss.terms] == ["L1", name, "DIS"]
-
-
-def test_a_last_line_without_an_end_is_refused(tmp_path: Path) -> None:
-    text = LOSS[: LOSS.index("            # whatever")].rstrip("\n")
-    write(tmp_path, {"loss/__init__.py": text})
-    assert "no line end" in refused(tmp_path)
-
-
-def test_a_folder_that_is_no_codebase_is_refused_with_what_works_in_any_loop(tmp_path: Path) -> None:
-    write(tmp_path, {"losses/__init__.py": LOSS})
-    message = refused(tmp_path)
-    assert "no codebase that can be patched" in message
-    assert "PCLCriterion().to(device)" in message
-    assert "loss_type" not in message
-
-
-PLUGIN = "import some.archs\nfrom basicsr.train import train_pipeline\n"
-
-
-@pytest.mark.parametrize(
-    ("files", "fits"),
-    [
-        ({"some/train.py": PLUGIN}, "pcl-loss run some/train.py -opt"),
-        ({"train.py": PLUGIN}, "pcl-loss run train.py -opt"),
-        ({"models/model_plain.py": "class ModelPlain(Base):\n    pass\n"}, "in optimize_parameters, before G_loss"),
-        ({"loss.py": LOSS, "trainer.py": TRAINER}, "behind `loss_primary = self.loss(sr[-1], hr)`"),
-    ],
-)
-def test_a_refusal_says_what_fits_the_codebase(tmp_path: Path, files: dict[str, str | bytes], fits: str) -> None:
-    message = refused(write(tmp_path, files))
-    assert fits in message
-    assert "elif" not in message
-
-
-def test_losses_of_lists_of_images_are_refused_with_lines_that_hand_over_one(codebase: Path) -> None:
-    forward = "    def forward(self, out, target):\n"
-    lists = LOSS.replace(forward, forward + "        assert isinstance(out, list)\n")
-    (codebase / "src/loss/__init__.py").write_text(lists)
-    message = refused(codebase)
-    assert "a list of SR images" in message
-    assert "sr[0] if l['type'] == 'PCL' else sr" in message
-    other = LOSS.replace("        self.terms = []\n", "        self.terms, a = [], isinstance(folder, list)\n")
-    (codebase / "src/loss/__init__.py").write_text(other)
+    write(codebase, {"src/trainer.py": trainer})
+    assert reason in refused(codebase, capsys, "--lr-negative")
     assert run(codebase) == 0
 
 
-def test_a_missing_folder_and_a_file_are_refused(tmp_path: Path) -> None:
-    write(tmp_path, {"a.txt": "a"})
-    with pytest.raises(FileNotFoundError, match="no folder"):
-        run(tmp_path / "nothing")
-    with pytest.raises(NotADirectoryError, match="is a file"):
-        run(tmp_path / "a.txt")
-
-
-@pytest.mark.parametrize("part", ["src/loss", "src", "."])
-def test_any_folder_on_the_way_to_the_loss_may_be_named(
-    codebase: Path, part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("files", "status", "says"),
+    [
+        ({"some/train.py": PLUGIN}, 0, "pcl-loss run some/train.py -opt FILE.yml"),
+        ({"train.py": PLUGIN}, 0, "pcl-loss run train.py -opt FILE.yml"),
+        ({"own/train.py": BASICSR}, 0, "pcl-loss run own/train.py -opt FILE.yml"),
+        (WITH_REGISTRY | {"own/train.py": PLUGIN}, 0, "pcl-loss run own/train.py -opt FILE.yml"),
+        ({"models/model_plain.py": "class ModelPlain(ModelBase):\n"}, 1, '"KAIR"'),
+        ({"loss.py": LOSS, "trainer.py": TRAINER}, 1, '"DRN"'),
+        ({"basicsr/train.py": BASICSR}, 1, '"Restormer, NAFNet and other copies of an old BasicSR"'),
+        ({"basicsr/archs/a.py": "from basicsr.utils.registry import X\n"}, 1, "over the files of another BasicSR"),
+        ({"losses/__init__.py": LOSS}, 1, '"A loop of your own"'),
+    ],
+)
+def test_where_nothing_can_be_inserted_it_says_what_works_and_whether_that_is_all(
+    tmp_path: Path, files: dict[str, str], status: int, says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    expected = write(tmp_path / "expected", {"src/loss/__init__.py": LOSS, "src/trainer.py": TRAINER})
-    run(expected)
-    monkeypatch.chdir(codebase / part)
-    run(Path("."))
-    assert tree(codebase) == tree(expected)
+    before = tree(write(tmp_path, files))
+    assert run(tmp_path) == status
+    captured = capsys.readouterr()
+    assert says in (captured.err if status else captured.out)
+    section = re.search(r'section "(.+)"', captured.err)
+    assert section is None or re.search(rf"^#+ {section[1]}$", PAGE, re.MULTILINE)
+    assert tree(tmp_path) == before
 
 
-def test_a_codebase_that_holds_another_one_can_be_named_and_so_can_the_other(basicsr: Path) -> None:
-    other = write(basicsr / "restorer", {"loss/__init__.py": LOSS})
-    before = tree(other)
-    run(basicsr)
-    assert b"pcl_loss" in (basicsr / "basicsr/train.py").read_bytes()
-    assert tree(other) == before
-    run(other)
-    assert tree(other) != before
-
-
-def test_of_several_codebases_one_must_be_named(codebase: Path) -> None:
-    write(codebase, {"older/loss/__init__.py": LOSS})
-    message = refused(codebase)
-    assert str(codebase / "older") in message
-    assert str(codebase / "src") in message
-
-
-@pytest.mark.parametrize("name", ["TestCode/code", "RCAN_TestCode/code", "test"])
-def test_a_copy_for_testing_is_left_alone(codebase: Path, name: str) -> None:
-    write(codebase, {f"{name}/loss/__init__.py": LOSS})
-    run(codebase)
-    assert (codebase / name / "loss/__init__.py").read_text() == LOSS
-    assert b"PCL" in (codebase / "src/loss/__init__.py").read_bytes()
-
-
-def test_lines_inserted_by_hand_are_seen_and_left_to_the_hand(
+def test_of_several_codebases_the_nearest_is_taken_and_of_two_as_near_one_must_be_named(
     codebase: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = codebase / "src/loss/__init__.py"
-    by_hand = (
-        "            elif kind == 'PCL':\n                built = import_module('pcl_loss.edsr_plugin').PCL(options)\n"
-    )
-    file.write_text(LOSS.replace("            # whatever", by_hand + "            # whatever"))
-    before = tree(codebase)
+    write(codebase, {f"{name}/loss/__init__.py": LOSS for name in ("src/inner", "RCAN_TestCode", "test")})
+    assert run(codebase) == 0
+    assert {name for name, text in tree(codebase).items() if b"PCL" in text} == {"src/loss/__init__.py"}
+    write(codebase, {"older/loss/__init__.py": LOSS})
+    assert f"{codebase / 'older'}, {codebase / 'src'}" in refused(codebase, capsys)
+    assert run(codebase / "src/inner") == 0
+    assert run(codebase / "nothing") == 1
+
+
+def test_lines_without_the_marker_are_seen_and_left_to_the_hand(
+    codebase: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run(codebase)
-    assert "already there" in capsys.readouterr().out
-    run(codebase, "--revert")
-    assert "by hand" in capsys.readouterr().out
+    file = codebase / "src/loss/__init__.py"
+    write(codebase, {"src/loss/__init__.py": file.read_text().replace("  # pcl_loss", "")})
+    before = tree(codebase)
+    capsys.readouterr()
+    for flags in ((), ("--revert",)):
+        assert run(codebase, *flags) == 0
+        assert "nothing to do" in capsys.readouterr().out
     assert tree(codebase) == before
 
 
-@pytest.mark.parametrize("comment", ["# TODO: try pcl_loss here", '"""How about pcl_loss.edsr_plugin?"""'])
-def test_a_word_about_us_is_no_branch(codebase: Path, comment: str) -> None:
-    file = codebase / "src/loss/__init__.py"
-    file.write_text(f"{comment}\n{LOSS}")
+def test_a_comment_about_us_is_no_branch(codebase: Path) -> None:
+    write(codebase, {"src/loss/__init__.py": f"# TODO: from pcl_loss.edsr_plugin import PCL\n{LOSS}"})
     run(codebase)
-    assert "elif kind.upper() == 'PCL'" in file.read_text()
+    assert "elif kind.upper() == 'PCL'" in (codebase / "src/loss/__init__.py").read_text()
 
 
-def test_a_word_about_us_in_the_trainer_hands_no_lr_over(codebase: Path) -> None:
-    file = codebase / "src/trainer.py"
-    file.write_text(f"import pcl_loss  # for later\n{TRAINER}")
-    run(codebase, "--lr-negative")
-    assert "set_lr(self.loss, small)" in file.read_text()
+def test_if_one_file_is_read_only_none_is_replaced(codebase: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (codebase / "src/trainer.py").chmod(0o444)
+    assert "trainer.py is read-only" in refused(codebase, capsys, "--lr-negative")
+    assert run(codebase, "--lr-negative", "--dry-run") == 0
 
 
-def test_reverting_what_was_never_patched_says_so(codebase: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = tree(codebase)
-    assert run(codebase, "--revert") == 0
-    assert "nothing of ours" in capsys.readouterr().out
-    assert tree(codebase) == before
-
-
-def test_a_revert_that_would_leave_a_broken_file_is_refused(codebase: Path) -> None:
-    run(codebase)
-    file = codebase / "src/loss/__init__.py"
-    file.write_text(file.read_text() + "def broken(:\n")
-    assert f"{file}: without our lines it does not parse" in refused(codebase, "--revert")
-
-
-def test_if_one_file_cannot_be_replaced_none_is(codebase: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    replace, calls = os.replace, itertools.count(1)
-
-    def fail_at_the_second(source: Any, target: Any) -> None:
-        if next(calls) == 2:
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(source))
-        replace(source, target)
-
-    monkeypatch.setattr(os, "replace", fail_at_the_second)
-    message = refused(codebase, "--lr-negative")
-    assert message.startswith(f"{codebase / 'src/trainer.py'} cannot be replaced: Permission denied; is its folder")
-    assert ".tmp-" not in message
-
-
-def test_a_read_only_file_is_left_alone(codebase: Path) -> None:
-    file = codebase / "src/trainer.py"
-    file.chmod(0o444)
-    assert f"{file} is read-only (mode 0444)" in refused(codebase, "--lr-negative")
-    run(codebase, "--lr-negative", "--dry-run")
-
-
-def test_modes_and_links_are_kept(codebase: Path) -> None:
-    file, real = codebase / "src/loss/__init__.py", codebase / "real.py"
-    file.rename(real)
-    file.symlink_to(real)
-    real.chmod(0o750)
-    run(codebase)
-    assert file.is_symlink()
-    assert real.stat().st_mode & 0o777 == 0o750
-    assert b"'PCL'" in real.read_bytes()
-
-
-@pytest.fixture
-def basicsr(tmp_path: Path) -> Path:
-    package = dict.fromkeys(("basicsr/__init__.py", "basicsr/utils/registry.py"), "")
-    return write(tmp_path / "BasicSR", {"basicsr/train.py": BASICSR, "basicsr/test.py": BASICSR} | package)
-
-
-def test_basicsr_knows_us_before_its_own_imports_but_only_when_run(basicsr: Path) -> None:
-    before = tree(basicsr)
-    run(basicsr)
+def test_basicsr_knows_us_before_its_own_imports_but_only_when_run(tmp_path: Path) -> None:
+    before = tree(write(tmp_path, WITH_REGISTRY | {"basicsr/test.py": BASICSR}))
+    assert run(tmp_path) == 0
     for name in ("train", "test"):
-        text = (basicsr / f"basicsr/{name}.py").read_text()
-        assert text.index("pcl_loss.basicsr_plugin.register()") < text.index("from basicsr.data")
-        assert text.index("import logging") < text.index("import pcl_loss.basicsr_plugin")
+        text = (tmp_path / f"basicsr/{name}.py").read_text()
+        assert text.index("import logging") < text.index("basicsr_plugin.register()") < text.index("from basicsr.data")
         (guard,) = re.findall(r"^if (.+):  # pcl_loss$", text, re.MULTILINE)
         assert eval(guard, {"__name__": "__main__"})
         assert not eval(guard, {"__name__": "basicsr.train"})
-    run(basicsr, "--revert")
-    assert tree(basicsr) == before
-
-
-def test_basicsr_hands_lr_over_by_itself(basicsr: Path) -> None:
-    assert "leave out --lr-negative" in refused(basicsr, "--lr-negative")
-
-
-def test_a_fresh_clone_of_basicsr_is_told_how_to_make_its_version_file(
-    basicsr: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    command = "python setup.py --version"
-    run(basicsr)
-    assert command not in capsys.readouterr().out
-    run(basicsr, "--revert")
-    write(basicsr, {"setup.py": ""})
-    run(basicsr)
-    assert command in capsys.readouterr().out
-    run(basicsr, "--revert")
-    write(basicsr, {"basicsr/version.py": ""})
-    run(basicsr)
-    assert command not in capsys.readouterr().out
-
-
-def test_a_basicsr_without_a_test_script_is_patched(basicsr: Path) -> None:
-    (basicsr / "basicsr/test.py").unlink()
-    assert run(basicsr) == 0
-    assert b"pcl_loss" in (basicsr / "basicsr/train.py").read_bytes()
+    run(tmp_path, "--revert")
+    assert tree(tmp_path) == before
 
 
 @pytest.mark.parametrize(
-    ("lacks", "is_shadowed"),
-    [(["__init__.py"], True), (["utils/registry.py"], False), (["__init__.py", "utils/registry.py"], True)],
+    ("files", "flags", "says"),
+    [
+        (EDSR, ("--revert", "--lr-negative"), "leave out --lr-negative"),
+        (WITH_REGISTRY, ("--lr-negative",), "leave out --lr-negative"),
+        (WITH_REGISTRY | {"basicsr/test.py": "import logging\n"}, (), "no import of basicsr"),
+        (
+            {"traiNNer/losses/__init__.py": "", "traiNNer/losses/pcl_loss.py": "a = 1\n"},
+            (),
+            "another file of that name",
+        ),
+    ],
 )
-def test_a_basicsr_that_nothing_can_be_registered_in_is_refused_with_what_works(
-    basicsr: Path, lacks: list[str], is_shadowed: bool
+def test_what_cannot_be_done_is_refused(
+    tmp_path: Path, files: dict[str, str], flags: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for file in lacks:
-        (basicsr / "basicsr" / file).unlink()
-    message = refused(basicsr)
-    assert f"has no {' and no '.join(lacks)}" in message
-    assert ("pip uninstall basicsr" in message) == is_shadowed
-    assert "self.cri_pcl = PCLCriterion().to(self.device)" in message
+    assert says in refused(write(tmp_path, files), capsys, *flags)
 
 
-def test_basicsr_without_its_imports_is_refused_with_the_lines(basicsr: Path) -> None:
-    (basicsr / "basicsr/test.py").write_text("import logging\n")
-    message = refused(basicsr)
-    assert "no import of basicsr" in message
-    assert "pcl_loss.basicsr_plugin.register()" in message
-
-
-def test_revert_wants_no_other_flag(codebase: Path) -> None:
-    assert "leave out --lr-negative" in refused(codebase, "--revert", "--lr-negative")
+def test_trainner_gets_one_file_of_its_own_and_loses_it_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = tree(write(tmp_path, {"traiNNer/losses/__init__.py": "", "traiNNer/losses/pixel_loss.py": "weight = 1\n"}))
+    for _ in range(2):
+        assert run(tmp_path) == 0
+        added = tree(tmp_path)
+        assert added.keys() - before.keys() == {"traiNNer/losses/pcl_loss.py"}
+        assert {name: added[name] for name in before} == before
+    assert "- type: pclloss" in capsys.readouterr().out
+    for _ in range(2):
+        assert run(tmp_path, "--revert") == 0
+        assert tree(tmp_path) == before
 
 
 @pytest.mark.parametrize("name", ["BasicSR", "EDSR-PyTorch", "HAN", "RCAN"])
 def test_the_patches_hold_nothing_but_our_lines(name: str) -> None:
-    head, _, body = (PATCHES / f"{name}.patch").read_bytes().partition(b"\n\n---")
+    head, _, body = (ROOT / f"patches/{name}.patch").read_bytes().partition(b"\n\n---")
     assert re.search(rb"commit [0-9a-f]{40}\n", head)
-    hunks = 0
-    for line in (b"---" + body).splitlines():
-        if line.startswith(b"@@"):
-            assert re.fullmatch(rb"@@ -\d+,0 \+\d+,\d+ @@", line)
-            hunks += 1
-        elif not line.startswith((b"--- a/", b"+++ b/")):
-            assert line.startswith(b"+")
-            assert line.endswith(b"  # pcl_loss")
-    assert hunks == 2
+    lines = (b"---" + body).splitlines()
+    hunks = [line for line in lines if line.startswith(b"@@")]
+    assert [bool(re.fullmatch(rb"@@ -\d+,0 \+\d+,\d+ @@", hunk)) for hunk in hunks] == [True, True]
+    ours = [line for line in lines if not line.startswith((b"@@", b"--- a/", b"+++ b/"))]
+    assert all(line.startswith(b"+") and line.endswith(b"  # pcl_loss") for line in ours)
 
 
-@pytest.mark.parametrize("flag", ["--dry-run", "--revert"])
-def test_a_reader_that_has_seen_enough_is_no_error(codebase: Path, flag: str) -> None:
-    read, written = os.pipe()
-    os.close(read)
-    command = [sys.executable, "-m", "pcl_loss", "patch", str(codebase), flag]
-    done = subprocess.run(command, stdout=written, stderr=subprocess.PIPE, text=True, check=True)
-    os.close(written)
-    assert "pipe" not in done.stderr
+def printed(name: str) -> str:
+    """The code block of docs/codebases.md behind `<!-- test: name -->`."""
+    (block,) = re.findall(rf"<!-- test: {name} -->\n```python\n(.*?)```", PAGE, re.DOTALL)
+    return block
 
 
-@pytest.fixture
-def trainner(tmp_path: Path) -> Path:
-    folder = tmp_path / "checkout"
-    write(folder, {"traiNNer/losses/__init__.py": "", "traiNNer/losses/pixel_loss.py": "weight = 1\n"})
-    return folder
-
-
-def test_trainner_gets_one_file_of_its_own_and_loses_it_again(
-    trainner: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("block", "files", "file"),
+    [
+        ("edsr", EDSR, "src/loss/__init__.py"),
+        ("edsr_lr", EDSR, "src/trainer.py"),
+        ("basicsr_top", WITH_REGISTRY, "basicsr/train.py"),
+        ("trainner_file", {"traiNNer/losses/__init__.py": ""}, "traiNNer/losses/pcl_loss.py"),
+    ],
+)
+def test_the_docs_have_the_lines_that_are_inserted(
+    tmp_path: Path, block: str, files: dict[str, str], file: str
 ) -> None:
-    before = tree(trainner)
-    assert run(trainner) == 0
-    added = tree(trainner)
-    assert added.keys() - before.keys() == {"traiNNer/losses/pcl_loss.py"}
-    assert {name: added[name] for name in before} == before
-    assert "- type: pclloss" in capsys.readouterr().out
-    assert run(trainner) == 0
-    assert "is already there" in capsys.readouterr().out
-    assert tree(trainner) == added
-    assert run(trainner, "--revert") == 0
-    assert tree(trainner) == before
-    assert run(trainner, "--revert") == 0
-    assert "there is no such file" in capsys.readouterr().out
+    names = {"kind": "loss_type", "built": "loss_function", "options": "args", "small": "lr"}
+    write(tmp_path, {path: re.sub(r"\w+", lambda m: names.get(m[0], m[0]), text) for path, text in files.items()})
+    run(tmp_path, *(["--lr-negative"] if files is EDSR else []))
+    ours = [line for line in (tmp_path / file).read_text().splitlines() if line.endswith("  # pcl_loss")]
+    lines = [line.strip() for line in printed(block).replace('"', "'").splitlines() if line]
+    assert lines == [line.removesuffix("  # pcl_loss").strip() for line in ours[: len(lines)]]
 
 
-@pytest.mark.parametrize("flags", [(), ("--revert",)])
-def test_a_dry_run_on_trainner_prints_a_diff_that_git_applies(
-    trainner: Path, flags: tuple[str, ...], capfdbinary: pytest.CaptureFixture[bytes]
+class Restoration:
+    """A model of an old BasicSR, as the training script calls it."""
+
+    device = "cpu"
+
+    def __init__(self, opt: dict[str, Any]) -> None:
+        self.opt = opt
+        torch.manual_seed(0)
+        self.net_g = torch.nn.Conv2d(3, 3, 3, padding=1)
+        self.gt = torch.rand(2, 3, 32, 32)
+        self.init_training_settings()
+
+    def init_training_settings(self) -> None:
+        self.cri_pix: Any = torch.nn.L1Loss()
+
+    def optimize_parameters(self) -> None:
+        l_total, l_pix = 0.0, 0.0
+        for pred in [self.net_g(self.gt)]:
+            l_pix += self.cri_pix(pred, self.gt)
+        l_total += l_pix
+        l_total.backward()
+
+    def save(self, epoch: int, current_iter: int) -> None:
+        self.saved = epoch, current_iter
+
+    def resume_training(self, resume_state: dict[str, Any]) -> None:
+        self.resumed = resume_state
+
+
+def test_the_docs_model_for_an_old_basicsr_trains_saves_and_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = tree(trainner)
-    run(trainner)
-    after = tree(trainner)
-    if not flags:
-        run(trainner, "--revert")
-        before, after = after, before
-    capfdbinary.readouterr()
-    start = tree(trainner)
-    assert run(trainner, "--dry-run", *flags) == 0
-    assert tree(trainner) == start
-    diff = capfdbinary.readouterr().out
-    env = os.environ | {"GIT_CEILING_DIRECTORIES": str(trainner.parent)}
-    subprocess.run(["git", "apply", "--unidiff-zero"], input=diff, cwd=trainner, env=env, check=True)
-    assert tree(trainner) == before
+    module: Any = ModuleType("basicsr.models.image_restoration_model")
+    module.ImageRestorationModel = Restoration
+    for name in (ModuleType("basicsr"), ModuleType("basicsr.models"), module):
+        monkeypatch.setitem(sys.modules, name.__name__, name)
+    scope: dict[str, Any] = {}
+    exec(printed("old_basicsr"), scope)
+    opt = {"rank": 0, "path": {"models": str(tmp_path)}}
+    model, l1 = scope["PCLRestorationModel"](opt), Restoration(opt)
+    for trained in (model, l1):
+        trained.optimize_parameters()
+    assert not torch.equal(model.net_g.weight.grad, l1.net_g.weight.grad)
+    assert model.cri_pcl.embedding.blocks[0].norm.num_batches_tracked == 1
+    model.save(epoch=1, current_iter=4)
+    resumed = scope["PCLRestorationModel"](opt)
+    resumed.resume_training({"iter": 4})
+    assert (model.saved, resumed.resumed) == ((1, 4), {"iter": 4})
+    states = (one.cri_pcl.embedding.state_dict() for one in (model, resumed))
+    assert all(torch.equal(*pair) for pair in zip(*(state.values() for state in states), strict=True))
 
 
-def test_another_file_of_that_name_in_trainner_is_refused_and_left_alone(trainner: Path) -> None:
-    write(trainner, {"traiNNer/losses/pcl_loss.py": "class PCLLoss: pass\n"})
-    before = tree(trainner)
-    assert "another file of that name" in refused(trainner)
-    assert run(trainner, "--revert") == 0
-    assert tree(trainner) == before
+KAIR = """
+class ModelPlain:
+    device = 'cpu'
+
+    def __init__(self, opt):
+        self.opt, self.save_dir = opt, opt['path']['models']
+        self.netG = torch.nn.Conv2d(3, 3, 3, padding=1)
+        # kair_loss
+
+    def optimize_parameters(self, hr):
+        self.H, self.E = hr, self.netG(hr)
+        G_loss = 0 * self.E.sum()
+        # kair_step
+        G_loss.backward()
+
+    def save(self, iter_label):
+        # kair_save
+"""
+DRN = """
+class Trainer:
+    def __init__(self, opt):
+        self.netG = torch.nn.Conv2d(3, 3, 3, padding=1)
+        # drn_loss
+
+    def train(self, hr):
+        sr = [hr[:, :, ::2, ::2], self.netG(hr)]
+        loss_primary = 0 * sr[-1].sum()
+        # drn_step
+        loss_primary.backward()
+"""
+
+
+def with_printed_lines(text: str) -> dict[str, Any]:
+    """A stand-in with the blocks of the docs in the places that the docs name."""
+
+    def block(match: re.Match[str]) -> str:
+        return textwrap.indent(printed(match[2]), match[1])
+
+    scope: dict[str, Any] = {"torch": torch}
+    exec(re.sub(r"^( +)# (\w+)$", block, text, flags=re.MULTILINE), scope)
+    return scope
+
+
+def test_the_docs_lines_for_kair_and_drn_train_and_those_for_kair_save_and_resume(tmp_path: Path) -> None:
+    opt = {"netG": {"out_nc": 3}, "path": {"models": str(tmp_path), "pretrained_netG": None}}
+    kair = with_printed_lines(KAIR)["ModelPlain"]
+    drn = with_printed_lines(DRN)["Trainer"]
+    model, trainer = kair(opt), drn(SimpleNamespace(rgb_range=255, n_colors=3, cpu=True))
+    model.optimize_parameters(torch.rand(2, 3, 32, 32))
+    trainer.train(torch.rand(2, 3, 32, 32) * 255)
+    for trained in (model, trainer):
+        assert trained.netG.weight.grad.abs().max() > 0
+        assert trained.pcl.embedding.blocks[0].norm.num_batches_tracked == 1
+    model.save(5)
+    opt["path"]["pretrained_netG"] = f"{tmp_path}/5_G.pth"
+    assert kair(opt).pcl.embedding.blocks[0].norm.num_batches_tracked == 1

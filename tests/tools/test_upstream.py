@@ -20,6 +20,7 @@ import upstream
 import yaml
 from upstream import copy_of, pcl_patch, python, tree
 
+from pcl_loss import cli
 from pcl_loss.tools import patch
 
 TESTS = Path(__file__).parents[1]
@@ -117,27 +118,32 @@ def column(output: str, name: str) -> list[float]:
 
 
 @pytest.mark.parametrize("name", [*FAMILY, "BasicSR"])
-def test_the_patch_and_the_command_give_the_same_tree_and_both_revert(name: str, tmp_path: Path) -> None:
+def test_the_patch_is_what_the_command_writes_and_both_revert(name: str, tmp_path: Path) -> None:
     folder = copy_of(name, tmp_path)
     before = tree(folder)
+    assert (PATCHES / f"{name}.patch").read_bytes().endswith(b"\n\n" + patch.diff(patch.plan(folder)))
     git_apply(folder)
     patched = tree(folder)
     assert patched != before
     git_apply(folder, "-R")
     assert tree(folder) == before
-
-    pcl_patch(folder)
-    assert tree(folder) == patched
-    pcl_patch(folder)
-    assert tree(folder) == patched
+    for _ in range(2):
+        pcl_patch(folder)
+        assert tree(folder) == patched
     pcl_patch(folder, "--revert")
     assert tree(folder) == before
 
 
-@pytest.mark.parametrize("name", [*FAMILY, "BasicSR"])
-def test_the_patch_in_the_repository_is_what_the_command_would_write(name: str, tmp_path: Path) -> None:
-    written = patch.diff(patch.plan(copy_of(name, tmp_path)))
-    assert (PATCHES / f"{name}.patch").read_bytes().endswith(b"\n\n" + written)
+@pytest.mark.parametrize("name", ["A2N", "SAN", "MSRN", "NLSN", "SMSR"])
+def test_a_fork_gets_the_lines_of_its_family_and_reverts(name: str, tmp_path: Path) -> None:
+    folder = copy_of(name, tmp_path)
+    before = tree(folder)
+    pcl_patch(folder, "--lr-negative")
+    after = tree(folder)
+    ours = [line for text in after.values() for line in text.splitlines() if line.endswith(b"  # pcl_loss")]
+    assert len(ours) == 6
+    pcl_patch(folder, "--revert")
+    assert tree(folder) == before
 
 
 def test_without_the_patch_no_banner_is_printed(trainer: Trainer) -> None:
@@ -297,10 +303,27 @@ def test_a_codebase_with_basicsr_trains_as_before_and_with_pcl_resumes_and_rever
     assert tree(folder) == before
 
 
-@pytest.mark.parametrize("name", ["Restormer", "NAFNet", "CAT/restormer", "HAT", "Real-ESRGAN", "KAIR", "DRN", "PAMSR"])
-def test_a_codebase_that_is_not_patched_is_refused_with_what_works(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "status", "says"),
+    [
+        ("HAT", 0, "pcl-loss run hat/train.py"),
+        ("Real-ESRGAN", 0, "pcl-loss run realesrgan/train.py"),
+        ("X-Restormer", 0, "pcl-loss run xrestormer/train.py"),
+        ("ESC", 0, "pcl-loss run esc/train.py"),
+        ("LDL", 0, "pcl-loss run realesrgan/train.py"),
+        ("Restormer", 1, '"Restormer, NAFNet and other copies of an old BasicSR"'),
+        ("NAFNet", 1, '"Restormer, NAFNet and other copies of an old BasicSR"'),
+        ("KAIR", 1, '"KAIR"'),
+        ("DRN", 1, '"DRN"'),
+        ("PAMSR", 1, "a list of SR images"),
+    ],
+)
+def test_a_codebase_that_is_not_patched_is_told_what_works(
+    name: str, status: int, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = copy_of(name, tmp_path)
     before = tree(folder)
-    with pytest.raises(ValueError, match=r"PCLCriterion|PCLPerceptualLoss|edsr_plugin"):
-        pcl_patch(folder)
+    assert cli.main(["patch", str(folder)]) == status
+    captured = capsys.readouterr()
+    assert says in captured.out + captured.err
     assert tree(folder) == before

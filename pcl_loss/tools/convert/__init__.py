@@ -8,35 +8,44 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+import yaml
 from torch import Tensor
 
 from ..._checks import check_number, check_positive
-from .._checkpoints import PARAM_KEYS, read
-from .._files import write_file
+from .._checkpoints import PARAM_KEYS, choose_params, read
+from .._images import write_file
 from . import mean_shift
-from .networks import CODEBASES, DIV2K_MEAN, Network, inspect, some
+from .networks import DIV2K_MEAN, LAYERS, find_network_g, renamed
+
+# The options of the official codes' main.py, and those of BasicSR's network_g.
+_FLAGS = {
+    "model": "type",
+    "scale": "upscale",
+    "n_resgroups": "num_group",
+    "n_resblocks": "num_block",
+    "n_feats": "num_feat",
+    "reduction": "squeeze_factor",
+    "res_scale": "res_scale",
+    "rgb_range": "img_range",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `pcl-loss convert` to `parser`."""
     direction = parser.add_mutually_exclusive_group(required=True)
-    direction.add_argument("--from", dest="from_codebase", choices=CODEBASES, help="official checkpoint to BasicSR's")
-    direction.add_argument("--to", dest="to_codebase", choices=CODEBASES, help="BasicSR's checkpoint to the official")
-    parser.add_argument("--in", dest="source", required=True, metavar="FILE", help="the file to read")
-    parser.add_argument("--out", dest="target", required=True, metavar="FILE", help="the file to write")
+    direction.add_argument("--from", dest="from_codebase", choices=LAYERS, help="official checkpoint to BasicSR's")
+    direction.add_argument("--to", dest="to_codebase", choices=LAYERS, help="BasicSR's checkpoint to the official")
+    parser.add_argument("--in", dest="source", required=True, type=Path, metavar="FILE", help="the file to read")
+    parser.add_argument("--out", dest="target", required=True, type=Path, metavar="FILE", help="the file to write")
     add = parser.add_argument
     add("--param-key", choices=PARAM_KEYS, default="params", help="the network in BasicSR's file (default: params)")
-    range_help = (
-        "--rgb_range of the official training, img_range of BasicSR's (default: with --from read off the file, "
-    )
-    add("--rgb-range", type=float, metavar="R", help=f"{range_help}with --to 255; 1 for networks trained at 1)")
+    range_help = "--rgb_range of the official training (default: with --from read off the file, with --to 255)"
+    add("--rgb-range", type=float, metavar="R", help=range_help)
     mean_help, colours = "rgb_mean of network_g (default: DIV2K's, %(default)s)", ("R", "G", "B")
     add("--rgb-mean", type=float, nargs=3, default=DIV2K_MEAN, metavar=colours, help=mean_help)
     add("--force", action="store_true", help="replace an existing output file")
@@ -44,23 +53,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do what the options of `add_arguments` say, and print what was found; raises as `convert_file` does."""
-    to_official, codebase = args.from_codebase is None, args.from_codebase or args.to_codebase
+    codebase, target = args.from_codebase or args.to_codebase, args.target
     shared = {key: getattr(args, key) for key in ("param_key", "rgb_range", "rgb_mean", "force")}
-    network = convert_file(args.source, args.target, codebase, to_official=to_official, **shared)
-    print(f"{args.source}: {network}")
-    if to_official:
-        remark = f"The official {codebase.upper()} has no res_scale: network_g's must have been 1."
-        if codebase == "edsr":
-            remark = "--res_scale is not in the checkpoint: take it from network_g (the 32 x 256 networks: 0.1)."
-        print(f"wrote {args.target} from its {args.param_key!r}; make the network with:\n")
-        print(f"{network.official_flags()} --pre_train {args.target}\n\n{remark}")
-        return 0
-    if network.learned_shift:
-        print("a learned mean shift was folded exactly into the first and the last convolution")
-    print(f"wrote {args.target}; for the option file:\n")
-    print(network.network_g_yaml())
-    print(f"path:\n  pretrain_network_g: {json.dumps(str(args.target))}\n  param_key_g: {args.param_key}")
+    converted = convert_file(args.source, target, codebase, to_official=args.from_codebase is None, **shared)
+    network_g = converted.network_g
+    if args.from_codebase is None:
+        options = network_g | {"img_range": f"{network_g['img_range']:g}"}
+        flags = " ".join(f"--{flag} {options[key]}" for flag, key in _FLAGS.items() if key in options)
+        print(f"wrote {target}; make the network with:\n\n{flags} --pre_train {target}\n")
+    else:
+        if converted.learned_shift:
+            print("a learned mean shift was folded exactly into the first and the last convolution")
+        path = {"pretrain_network_g": str(target), "param_key_g": args.param_key}
+        print(f"wrote {target}; for the option file:\n")
+        print(yaml.safe_dump({"network_g": network_g, "path": path}, sort_keys=False, default_flow_style=None))
+    print(
+        "# No checkpoint holds res_scale (0.1 for EDSR's published 32 x 256 networks, 1 for all others), img_range "
+        "and rgb_mean:\n# see that they are those of its training."
+    )
     return 0
+
+
+class Converted(NamedTuple):
+    """What `convert_state` returns."""
+
+    state: dict[str, Tensor]
+    network_g: dict[str, Any]  # the options of BasicSR's `network_g`; `res_scale` is a guess
+    learned_shift: bool = False  # whether a mean shift of its own was folded into the layers
 
 
 def convert_file(
@@ -73,8 +92,8 @@ def convert_file(
     rgb_range: float | None = None,
     rgb_mean: Sequence[float] = DIV2K_MEAN,
     force: bool = False,
-) -> Network:
-    """Convert a checkpoint file as `convert_state` does, which has the other arguments; returns what was found.
+) -> Converted:
+    """Convert a checkpoint file as `convert_state` does, which has the other arguments.
 
     No code in `source` is run; `target` is written whole or not at all, and replaced if `force` is given. `param_key`
     is 'params' or 'params_ema', the key in BasicSR's file; the official codes' are plain state dicts.
@@ -82,33 +101,23 @@ def convert_file(
     Raises as `convert_state` does; ValueError too if a file is of another kind, has no such key, or is there already,
     and OSError if one cannot be read or written.
     """
-    if param_key not in PARAM_KEYS:
-        raise ValueError(f"param_key must be one of {', '.join(map(repr, PARAM_KEYS))}, got {param_key!r}")
     target = Path(target)
-    if target.is_dir():
-        raise ValueError(f"{target} is a folder; name a file")
     if target.exists() and not force:
         raise ValueError(f"{target} exists; name another file, or replace it with --force")
-    if not target.absolute().parent.is_dir():
-        raise ValueError(f"the folder of {target} does not exist; create it first")
+    if target.is_dir() or not target.absolute().parent.is_dir():
+        raise ValueError(f"{target} must be a file in a folder that is there")
     content = read(source)
-    named = [str(key) for key, value in content.items() if isinstance(value, Mapping)]
-    if to_official:
-        # A file without keys holds one bare state dict, what BasicSR reads with `param_key_g: ~`.
-        if named and param_key not in named:
-            raise ValueError(f"{source} has no {param_key!r}; it holds {some(named)}: choose with --param-key")
-        content = content[param_key] if named else content
-    elif set(named) & set(PARAM_KEYS):
-        raise ValueError(
-            f"{source} is a file of BasicSR ({some(map(str, content))}), not of an official code; convert it with --to"
-        )
-    state, network = convert_state(content, codebase, to_official=to_official, rgb_range=rgb_range, rgb_mean=rgb_mean)
-    written: dict[str, Any] = state if to_official else {param_key: state}
+    if choose_params(source, content) is not None:
+        if not to_official:
+            raise ValueError(f"{source} is a file of BasicSR ({', '.join(content)}); convert it with --to")
+        content = content[choose_params(source, content, param_key)]
+    converted = convert_state(content, codebase, to_official=to_official, rgb_range=rgb_range, rgb_mean=rgb_mean)
     buffer = io.BytesIO()
     # The official codes are of PyTorch 0.4 to 1.x, and those before 1.6 cannot read today's zip files.
-    torch.save(written, buffer, _use_new_zipfile_serialization=not to_official)
+    state = converted.state if to_official else {param_key: converted.state}
+    torch.save(state, buffer, _use_new_zipfile_serialization=not to_official)
     write_file(target, buffer.getbuffer())
-    return network
+    return converted
 
 
 def convert_state(
@@ -118,7 +127,7 @@ def convert_state(
     to_official: bool = False,
     rgb_range: float | None = None,
     rgb_mean: Sequence[float] = DIV2K_MEAN,
-) -> tuple[dict[str, Tensor], Network]:
+) -> Converted:
     """The state dict of BasicSR's network for one of an official code, or the inverse.
 
     BasicSR's network with `img_range=rgb_range` and this `rgb_mean` maps x in [0, 1] to the images of the official one,
@@ -134,24 +143,31 @@ def convert_state(
         rgb_mean: the mean colour in [0, 1] of `network_g`.
 
     Raises:
-        TypeError: `state` is no mapping of names to tensors.
+        TypeError: `state` holds something else than float tensors.
         ValueError: another codebase, an unknown or missing name, a wrong shape; a mean shift that would not be exact
             with this `rgb_range` and `rgb_mean`; or a HAN of other than 10 groups, which the official code cannot hold.
     """
-    network, state = inspect(state, codebase, side=int(to_official))
-    if isinstance(rgb_mean, str) or len(rgb_mean) != 3:
+    if codebase not in LAYERS:
+        raise ValueError(f"codebase must be one of {', '.join(map(repr, LAYERS))}, got {codebase!r}")
+    if not all(isinstance(value, Tensor) and value.is_floating_point() for value in state.values()):
+        raise TypeError("state must map names to float tensors; pass net.state_dict()")
+    state = {key.removeprefix("module."): value.detach() for key, value in state.items()}
+    rgb_mean = [check_number(f"rgb_mean[{i}]", value) for i, value in enumerate(rgb_mean)]
+    if len(rgb_mean) != 3:
         raise ValueError(f"rgb_mean must be three numbers, got {rgb_mean!r}")
-    mean = tuple(check_number(f"rgb_mean[{i}]", value) for i, value in enumerate(rgb_mean))
     if rgb_range is not None:
         rgb_range = check_positive("rgb_range", rgb_range)
     if not to_official:
-        folded, rgb_range = mean_shift.fold(state, rgb_range, mean)
-        layers = network.layers()
-        converted = {basicsr: folded.get(official, state[official].clone()) for official, basicsr, _ in layers}
-        return converted, replace(network, img_range=rgb_range, rgb_mean=mean, learned_shift=bool(folded))
-    if codebase == "han" and network.num_group != 10:
-        raise ValueError(f"this HAN has {network.num_group} residual groups, but the official code is written for 10")
-    rgb_range = 255.0 if rgb_range is None else rgb_range
-    converted = mean_shift.unfolded(rgb_range, mean)
-    converted |= {official: state[basicsr].clone() for official, basicsr, _ in network.layers()}
-    return converted, replace(network, img_range=rgb_range, rgb_mean=mean)
+        names = renamed([name for name in state if name not in mean_shift.NAMES], codebase)
+        network_g = find_network_g({new: state[old] for old, new in names.items()}, codebase)
+        folded, rgb_range = mean_shift.fold(state, rgb_range, rgb_mean)
+        network_g |= {"img_range": rgb_range, "rgb_mean": rgb_mean}
+        converted = {new: folded.get(old, state[old].clone()) for old, new in names.items()}
+        return Converted(converted, network_g, bool(folded))
+    network_g = find_network_g(state, codebase)
+    if codebase == "han" and network_g["num_group"] != 10:
+        raise ValueError(f"this HAN has {network_g['num_group']} groups, but the official code is written for 10")
+    network_g |= {"img_range": 255.0 if rgb_range is None else rgb_range, "rgb_mean": rgb_mean}
+    converted = mean_shift.unfolded(network_g["img_range"], rgb_mean)
+    converted |= {new: state[old].clone() for old, new in renamed(state, codebase, network_g).items()}
+    return Converted(converted, network_g)

@@ -14,77 +14,74 @@ colours in [0, r], `sub_mean(x) = W x + b`, `add_mean(x) = A x + c` and BasicSR'
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from ..._tensors import at_least_float32
 
-SHAPES: dict[str, tuple[int, ...]] = {
-    "sub_mean.weight": (3, 3, 1, 1),
-    "sub_mean.bias": (3,),
-    "add_mean.weight": (3, 3, 1, 1),
-    "add_mean.bias": (3,),
-}
+NAMES = ("sub_mean.weight", "sub_mean.bias", "add_mean.weight", "add_mean.bias")
 
 # What the file of a mean shift may be off, in units of the range: some roundings to float32, which no image shows.
 _TOLERANCE = 2e-7
-_IDENTITY = torch.eye(3, dtype=torch.float64)
 
 
-def unfolded(rgb_range: float, rgb_mean: tuple[float, ...]) -> dict[str, Tensor]:
+def unfolded(rgb_range: float, rgb_mean: Sequence[float]) -> dict[str, Tensor]:
     """The official codes' two convolutions for this mean."""
     shift = torch.tensor(rgb_mean, dtype=torch.float32) * rgb_range
     identity = torch.eye(3).view(3, 3, 1, 1)
-    return dict(zip(SHAPES, (identity, -shift, identity.clone(), shift), strict=True))
+    return dict(zip(NAMES, (identity, -shift, identity.clone(), shift), strict=True))
 
 
 def fold(
-    state: Mapping[str, Tensor], rgb_range: float | None, rgb_mean: tuple[float, ...]
+    state: Mapping[str, Tensor], rgb_range: float | None, rgb_mean: Sequence[float]
 ) -> tuple[dict[str, Tensor], float]:
     """The layers of an official state that change, at least in float32, and the range of the images.
 
-    `rgb_mean`, in [0, 1], is that of the network that the layers are for. An `rgb_range` of None reads 255 or 1 off the
-    shift. Raises ValueError if the shift is not finite, or would not be exact with this range and mean.
+    Args:
+        state: with the official names.
+        rgb_range: the largest value of the images; None reads 255 or 1 off the shift.
+        rgb_mean: the mean colour in [0, 1] of the network that the layers are for.
+
+    Raises:
+        ValueError: the shift is not there or not finite, or would not be exact with this range and mean.
     """
-    before, before_offset, after, after_offset = (state[key].double().squeeze() for key in SHAPES)
-    if not all(value.isfinite().all() for value in (before, before_offset, after, after_offset)):
+    shapes = {name: (3, 3) if name.endswith("weight") else (3,) for name in NAMES}
+    try:
+        w, b, a, c = (state[name].double().reshape(shape) for name, shape in shapes.items())
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(f"the mean shift ({', '.join(NAMES)}) is not there as published: {error}") from error
+    if not all(value.isfinite().all() for value in (w, b, a, c)):
         raise ValueError("sub_mean or add_mean holds values that are not finite: a checkpoint of a failed training")
     # The colour that becomes 0, which is what the zero padding of the first convolution stands for.
-    black = -torch.linalg.pinv(before) @ before_offset
+    black = -torch.linalg.pinv(w) @ b
     likely_range = 255.0 if black.abs().max() > 2 else 1.0
+    rgb_range = likely_range if rgb_range is None else rgb_range
     # BasicSR rounds its mean to float32 as well.
     mean = torch.tensor(rgb_mean, dtype=torch.float32).double()
-
-    def error(image_range: float) -> float:
-        """How far the padding would be off, in units of the range."""
-        return float((before_offset / image_range + before @ mean).abs().max())
-
-    rgb_range = likely_range if rgb_range is None else rgb_range
-    if error(rgb_range) > _TOLERANCE >= error(likely_range):
+    off = {r: float((b / r + w @ mean).abs().max()) for r in (rgb_range, likely_range)}
+    if off[rgb_range] > _TOLERANCE >= off[likely_range]:
         raise ValueError(f"the mean shift is that of --rgb-range {likely_range:g}, not {rgb_range:g}")
-    if error(rgb_range) > _TOLERANCE:
-        if (before @ black + before_offset).abs().max() > _TOLERANCE * rgb_range:
-            way_out = "Its colour matrix is singular: no rgb_mean is right for it"
-        else:
-            fitting = " ".join(f"{value:.9f}" for value in (black / rgb_range).tolist())
-            way_out = (
-                f"It folds exactly with --rgb-range {rgb_range:g} --rgb-mean {fitting}, with the same numbers as "
-                "rgb_mean in network_g"
-            )
+    if off[rgb_range] > _TOLERANCE:
+        fitting = " ".join(f"{value:.9f}" for value in (black / rgb_range).tolist())
+        is_singular = (w @ black + b).abs().max() > _TOLERANCE * rgb_range
         raise ValueError(
-            f"sub_mean cannot be folded exactly for --rgb-range {rgb_range:g} and the rgb_mean {list(rgb_mean)}: the "
-            f"colour that it maps to 0, which the first convolution's zero padding stands for, is another one (the "
-            f"shift is off by {error(rgb_range):.3g} of the range), and a bias instead of it would be wrong along the "
-            f"border of every image. {way_out}"
+            f"sub_mean cannot be folded exactly for --rgb-range {rgb_range:g} and the rgb_mean {list(rgb_mean)}: as a "
+            "bias it would be wrong along the border of every image, where there is zero padding. "
+            + ("Its colour matrix is singular: no rgb_mean is right for it" if is_singular else "")
+            + (
+                ""
+                if is_singular
+                else f"Take --rgb-range {rgb_range:g} --rgb-mean {fitting}, and these as rgb_mean in network_g"
+            )
         )
-
     folded = {}
-    if not torch.equal(before, _IDENTITY):
-        folded["head.0.weight"] = torch.einsum("oikl,ij->ojkl", state["head.0.weight"].double(), before)
-    after_offset = after_offset - rgb_range * mean
-    if not torch.equal(after, _IDENTITY) or after_offset.abs().max() > _TOLERANCE * rgb_range:
-        folded["tail.1.weight"] = torch.einsum("oi,ijkl->ojkl", after, state["tail.1.weight"].double())
-        folded["tail.1.bias"] = after @ state["tail.1.bias"].double() + after_offset
+    identity = torch.eye(3, dtype=torch.float64)
+    if not torch.equal(w, identity):
+        folded["head.0.weight"] = torch.einsum("oikl,ij->ojkl", state["head.0.weight"].double(), w)
+    c = c - rgb_range * mean
+    if not torch.equal(a, identity) or c.abs().max() > _TOLERANCE * rgb_range:
+        folded["tail.1.weight"] = torch.einsum("oi,ijkl->ojkl", a, state["tail.1.weight"].double())
+        folded["tail.1.bias"] = a @ state["tail.1.bias"].double() + c
     return {key: value.to(at_least_float32(state[key]).dtype) for key, value in folded.items()}, rgb_range

@@ -1,12 +1,12 @@
-"""`pcl-loss demo`: L1 against L1 + PCL, at several strengths, on real photographs; small enough for a CPU.
+"""`pcl-loss demo`: a small trained network is fine-tuned with L1 and with L1 + PCL, at several strengths.
 
-Read on in the order of the work: `data` cuts the photographs, `runs` trains, `results` measures.
+Read on in the order of the work: `data` cuts the photographs, `runs` trains, `results` measures. README.md beside them
+says where the network comes from.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib.util
 import itertools
 import sys
@@ -14,86 +14,85 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from tqdm import tqdm
+
+from ..._checks import check_count
+from ...basicsr_plugin.lpips_metric import fetch_backbone
+from ..report.measure import Score
 from .data import CHOOSE_REGIONS, TEST_REGIONS, TRAIN_REGIONS, write_pairs
-from .results import CropScore, draw, evaluate, write_results
-from .runs import DemoSettings, LogLine, make_runs, train_all, write_options
+from .results import BACKBONE, draw, evaluate, write_results
+from .runs import ITERS, MINUTES, make_runs, train
+
+MAX_SEED = 2**31 - 1  # BasicSR adds the rank to it, and NumPy takes no more than 32 bits
 
 
 class DemoResult(NamedTuple):
     """What a demo has measured and where it lies."""
 
     folder: Path  # holds `results.md`, `results.csv`, `comparison.png`, the data, the YAMLs and BasicSR's own folders
-    scores: list[CropScore]  # of every method on every test crop
-    logs: dict[str, list[LogLine]]  # by name of the run, what it logged
+    scores: list[Score]  # of every method on every test crop
     text: str  # the table and what there is to say about it
 
 
-def run_demo(folder: Path, settings: DemoSettings, choose: bool = False) -> DemoResult:
-    """Train, measure, write and draw in an empty folder; prints a progress bar alone. Raises RunError if a run failed.
+def run_demo(out: Path, iters: int = ITERS, seed: int = 0, choose: bool = False) -> DemoResult:
+    """Train, measure, write and draw in a new folder `out/run-N`.
 
-    With `choose` it measures on the crops that settings are chosen on, and not on those that the demo reports.
-    `latest` beside the folder points to the last complete one.
+    With `choose` it measures on the crops that settings are chosen on, and not on those that the demo reports. Raises
+    ValueError or TypeError where a number is out of range, ChildProcessError if a training failed, ImportError where a
+    library is missing.
     """
-    write_pairs(folder / "data" / "train", TRAIN_REGIONS)
-    write_pairs(folder / "data" / "test", CHOOSE_REGIONS if choose else TEST_REGIONS)
-    runs = make_runs(settings)
-    write_options(folder, runs)
-    logs = train_all(folder, runs)
-    scores = evaluate(folder, runs)
-    text = write_results(folder, scores, settings)
-    draw(folder, scores)
-    latest = folder.parent / "latest"
-    if latest.is_symlink():
-        latest.unlink()
-    # Some file systems have no symbolic links; the demo prints the folder anyway.
-    with contextlib.suppress(OSError):
-        latest.symlink_to(folder.name, target_is_directory=True)
-    return DemoResult(folder, scores, logs, text)
-
-
-def make_run_folder(out: Path) -> Path:
-    """Make `out/run-N` with the first N that is free. Raises ValueError if `out` is a file."""
-    # It is better to learn this now than after the training.
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ImportError("the demo draws with matplotlib, which is not installed: pip install 'pcl_loss[plots]'")
+    check_count("iters", iters, 1)
+    check_count("seed", seed, 0, MAX_SEED)
+    # Before the training rather than after it.
+    for library, extra in (("matplotlib", "plots"), ("piq", "metrics")):
+        if importlib.util.find_spec(library) is None:
+            raise ImportError(f"the demo needs {library}, which is not installed: pip install 'pcl_loss[{extra}]'")
+    no_lpips = ""
+    try:
+        fetch_backbone(BACKBONE)
+    except (ImportError, FileNotFoundError) as error:
+        no_lpips = str(error)
     if out.exists() and not out.is_dir():
         raise ValueError(f"out must be a folder, but {out} is a file; give another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    names = (f"run-{number}" for number in itertools.count(1))
-    folder = next(out / name for name in names if not (out / name).exists())
-    folder.mkdir()
-    return folder
+    folder = next(path for path in (out / f"run-{number}" for number in itertools.count(1)) if not path.exists())
+    folder.mkdir(parents=True)
+    print(f"Results go to {folder}", flush=True)
+
+    write_pairs(folder / "data" / "train", TRAIN_REGIONS)
+    write_pairs(folder / "data" / "test", CHOOSE_REGIONS if choose else TEST_REGIONS)
+    runs = make_runs(folder, iters, seed)
+    with tqdm(runs, unit="run", dynamic_ncols=True) as bar:
+        for run in bar:
+            bar.set_description_str(f"training with {run.method}")
+            train(folder, run)
+    scores = evaluate(folder, runs, with_lpips=not no_lpips)
+    text = write_results(folder, scores, iters, seed, no_lpips)
+    draw(folder, scores)
+    return DemoResult(folder, scores, text)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `pcl-loss demo`."""
-    parser.add_argument("--out", type=Path, default=Path("experiments", "demo"), help="folder (default: %(default)s)")
-    for name, text in (
-        ("warmup_iters", "iterations of the common start with L1"),
-        ("iters", "iterations of each of the runs after it"),
-        ("seed", "of weights, data order and samples"),
-    ):
-        flag, default = f"--{name.replace('_', '-')}", getattr(DemoSettings(), name)
-        parser.add_argument(flag, type=int, default=default, metavar="N", help=f"{text} (default: {default})")
+    text = "parent of the new folder (default: %(default)s)"
+    parser.add_argument("--out", type=Path, default=Path("experiments", "demo"), help=text)
+    text = "iterations of each run (default: %(default)s)"
+    parser.add_argument("--iters", type=int, default=ITERS, metavar="N", help=text)
+    text = "of the data order and the samples (default: %(default)s)"
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help=text)
     parser.add_argument("--choose", action="store_true", help="measure on the crops that settings are chosen on")
 
 
 def run(args: argparse.Namespace) -> int:
-    """`pcl-loss demo`; returns the exit status. Raises as `make_run_folder`, `DemoSettings` and `run_demo` do."""
-    settings = DemoSettings(warmup_iters=args.warmup_iters, iters=args.iters, seed=args.seed)
+    """`pcl-loss demo`; returns the exit status. Raises as `run_demo` does."""
     start = time.monotonic()
+    print(f"L1, and L1 + PCL at several strengths: about {MINUTES} min on two idle CPU cores", flush=True)
     try:
-        folder = make_run_folder(args.out)
-        # 55: starting and measuring.
-        minutes = max(1, round((55 + sum(run.iters * run.seconds for run in make_runs(settings))) / 60))
-        print(f"L1, and L1 + PCL at several strengths: about {minutes} min on two idle CPU cores", flush=True)
-        print(f"Results go to {folder}", flush=True)
-        result = run_demo(folder, settings, args.choose)
+        result = run_demo(args.out, args.iters, args.seed, args.choose)
     except KeyboardInterrupt:
         print("\npcl-loss demo: stopped", file=sys.stderr)
         return 130
     print(f"\n{result.text}\n")
     for file in ("results.md", "results.csv", "comparison.png"):
-        print(folder / file)
+        print(result.folder / file)
     print(f"{(time.monotonic() - start) / 60:.1f} minutes")
     return 0

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .._files import Image, resize, write_image
+from .._images import Image, resize, write_image
 from .._regions import Region, tiles
 
 SCALE = 4

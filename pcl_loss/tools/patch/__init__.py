@@ -1,30 +1,29 @@
 """`pcl-loss patch DIR`: put us into a checkout of EDSR-PyTorch, RCAN, HAN, a fork of theirs, BasicSR or traiNNer-redux.
 
-The places are found by parsing (`chain`, `codebases`), the lines are inserted as text (`source`): nothing of the file
-is changed but for the lines that come in, all of which end in `# pcl_loss`, which is what `--revert` goes by. What
-`--dry-run` prints on the commits named in `patches/` is what is kept there.
+`families` has the codebases, in a table; `places` finds the places, in a file's text. Nothing is changed but for the
+lines that come in. All of them end in `# pcl_loss`, which is what `--revert` goes by. What `--dry-run` prints on the
+commits named in `patches/` is what is kept there.
 """
 
 from __future__ import annotations
 
 import argparse
 import difflib
+import re
 import sys
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .._files import write_file
-from .by_hand import Refusal
-from .codebases import Codebase, Place, find_codebase
-from .source import MARKER, Source, parse, split, without_marked
+from .._images import write_file
+from .families import find_family
+from .places import MARKER, OURS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `pcl-loss patch`."""
-    parser.add_argument(
-        "folder", metavar="DIR", help="a checkout of EDSR-PyTorch, RCAN, HAN, a fork, BasicSR or traiNNer-redux"
-    )
+    parser.add_argument("folder", metavar="DIR", type=Path, help="a checkout of one of these codebases, or of a fork")
     lr_help = "hand LR to the loss as well, for the negative source 'lq' (otherwise it is made of HR)"
     parser.add_argument("--lr-negative", action="store_true", help=lr_help)
     parser.add_argument("--revert", action="store_true", help="take all inserted lines out again")
@@ -33,159 +32,105 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """`pcl-loss patch`; returns the exit status. Raises as `plan` and `apply` do; then nothing was changed."""
-    if args.revert and args.lr_negative:
-        raise ValueError("--revert takes out all inserted lines; leave out --lr-negative")
-    edits = plan_revert(args.folder) if args.revert else plan(args.folder, lr_negative=args.lr_negative)
-    if not args.dry_run:
-        apply(edits)
-    for edit in edits:
-        print(*edit.notes, sep="\n", file=sys.stderr if args.dry_run else sys.stdout)
+    edits = plan(args.folder, lr_negative=args.lr_negative, revert=args.revert)
+    family, mark = find_family(args.folder)
     if args.dry_run:
-        sys.stdout.flush()
         sys.stdout.buffer.write(diff(edits))
         sys.stdout.buffer.flush()
-    elif not args.revert and any(edit.before != edit.after for edit in edits):
-        print(edits[0].next_step)
+        return 0
+    apply(edits)
+    for edit in edits:
+        lines = len((edit.after or b"").splitlines()) - len((edit.before or b"").splitlines())
+        print(f"{edit.path}: {f'{lines:+} lines' if lines else 'nothing to do'}")
+    if not args.revert:
+        print(family.next_step(mark))
     return 0
 
 
 @dataclass(frozen=True)
 class Edit:
-    """One file before and after, and in words what is done to it."""
+    """One file before and after."""
 
     path: Path
     name: str  # the path below the folder that was given, with `/`
     before: bytes | None  # None: there is no such file
     after: bytes | None
-    notes: tuple[str, ...]
-    next_step: str = ""
 
 
-def plan(folder: str | Path, *, lr_negative: bool = False) -> list[Edit]:
-    """What has to be inserted where: an edit for each file concerned, also if all is there already. Reads only.
+def plan(folder: str | Path, *, lr_negative: bool = False, revert: bool = False) -> list[Edit]:
+    """What has to be inserted where, or with `revert` taken out: an edit for each file concerned, also if there is
+    nothing to do. Reads only.
 
     Args:
         folder: a checkout.
         lr_negative: hand the LR batch to the loss as well.
+        revert: undo `plan`, with and without `lr_negative`.
 
     Raises:
-        ValueError: the codebase is not recognised; the message has the reason, and the lines to insert by hand.
+        ValueError: the codebase is not recognised or cannot be patched; the message has the reason, and where lines
+            stand that work.
         OSError: a file cannot be read.
     """
-    codebase = find_codebase(Path(folder))
-    kind = codebase.kind
-    if lr_negative and not kind.lr_places:
+    root = Path(folder)
+    family, mark = find_family(root)
+    if revert and lr_negative:
+        raise ValueError("--revert takes out all inserted lines; leave out --lr-negative")
+    if family.is_refused:
+        raise ValueError(f"{family.next_step(mark)}. Nothing was changed")
+    if lr_negative and not family.lr_places:
+        raise ValueError("only EDSR-PyTorch and its forks need lines that hand LR over; leave out --lr-negative")
+    places = family.places | (family.lr_places if lr_negative or revert else {})
+    edits = []
+    for file, insert in places.items():
+        path = family.folder(mark) / file
+        before = path.read_bytes() if path.is_file() else None
+        after = _taken_out(before or b"") if revert else _put_in(before or b"", insert, path)
+        edits.append(Edit(path, path.relative_to(root).as_posix(), before, after or (before and None)))
+    return [edit for edit in edits if (edit.before, edit.after) != (None, None)]
+
+
+def _put_in(before: bytes, insert: Callable[[str], str], path: Path) -> bytes:
+    text = before.decode("latin-1")  # which gives every byte back as it was
+    if re.search(OURS, text, re.MULTILINE):
+        return before
+    try:
+        after = insert(text).encode("latin-1")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the codebase's own escapes
+            compile(after, path.name, "exec", dont_inherit=True)
+    except (SyntaxError, ValueError) as error:
+        reason = f"it is no Python that this one takes ({error})" if isinstance(error, SyntaxError) else error
         raise ValueError(
-            f"only EDSR-PyTorch and its forks need lines to hand LR over, not {folder}; leave out --lr-negative"
-        )
-    try:
-        kind.check(codebase.folder)
-    except Refusal as refusal:
-        raise ValueError(f"{refusal}. Nothing was changed.\n{refusal.by_hand}") from refusal
-    return [_insert(codebase, place) for place in codebase.places(lr_negative=lr_negative)]
+            f"{path}: {reason}. Nothing was changed; docs/codebases.md has the lines to insert by hand"
+        ) from error
+    return after
 
 
-def _insert(codebase: Codebase, place: Place) -> Edit:
-    path, name = codebase.folder / place.file, codebase.name(place)
-    next_step = codebase.kind.next_step(codebase.folder)
-    if place.is_new and not path.exists():
-        lines = "".join(f"{line}  {MARKER}\n" for line in place.lines)
-        return Edit(path, name, None, lines.encode(), (f"{name}: a new file",), next_step)
-    try:
-        if not path.is_file():
-            raise ValueError("the file is missing")
-        before = path.read_bytes()
-        source = Source(before)
-        if place.is_there(source.tree):
-            return Edit(path, name, before, before, (f"{name}: is already there, nothing to do",), next_step)
-        insertions = place.find(source)
-        after = source.with_insertions(insertions)
-        parse(after)
-        if without_marked(after) != before:
-            raise ValueError(f"it already has lines that end in `{MARKER}`")
-    except ValueError as error:
-        by_hand = error.by_hand if isinstance(error, Refusal) else place.by_hand()
-        raise ValueError(f"{path}: {error}. Nothing was changed.\n{by_hand}") from error
-    notes = tuple(f"{name}, after line {insertion.after}: {insertion.what}" for insertion in insertions)
-    return Edit(path, name, before, after, notes, next_step)
-
-
-def plan_revert(folder: str | Path) -> list[Edit]:
-    """What has to be taken out to undo `plan`; raises as it does, or `ValueError` if the rest would not parse."""
-    codebase = find_codebase(Path(folder))
-    places = codebase.places(lr_negative=True)
-    return [_take_out(codebase, place) for place in places if (codebase.folder / place.file).is_file() or place.is_new]
-
-
-def _take_out(codebase: Codebase, place: Place) -> Edit:
-    path, name = codebase.folder / place.file, codebase.name(place)
-    if not path.exists():
-        return Edit(path, name, None, None, (f"{name}: there is no such file",))
-    before = path.read_bytes()
-    after = without_marked(before)
-    if place.is_new and not after:
-        return Edit(path, name, before, None, (f"{name}: taken away",))
-    if count := len(split(before)) - len(split(after)):
-        try:
-            parse(after)
-        except ValueError as error:
-            raise ValueError(f"{path}: without our lines {error}. Nothing was changed") from error
-        note = f"{count} lines taken out"
-    elif _is_there(place, before):
-        note = f"mentions pcl_loss, but in lines without `{MARKER}`; take those out by hand"
-    else:
-        note = "nothing of ours is in it"
-    return Edit(path, name, before, after, (f"{name}: {note}",))
-
-
-def _is_there(place: Place, content: bytes) -> bool:
-    try:
-        return place.is_there(parse(content))
-    except ValueError:
-        return False
+def _taken_out(before: bytes) -> bytes:
+    lines = before.splitlines(keepends=True)
+    return b"".join(line for line in lines if not line.rstrip().endswith(MARKER.encode()))
 
 
 def diff(edits: Iterable[Edit]) -> bytes:
     """The edits as a patch without context, for `git apply --unidiff-zero`."""
     lines: list[bytes] = []
     for edit in edits:
-        before, after = edit.before, edit.after
-        old = b"/dev/null" if before is None else f"a/{edit.name}".encode()
-        new = b"/dev/null" if after is None else f"b/{edit.name}".encode()
-        texts = split(before or b""), split(after or b"")
-        lines += difflib.diff_bytes(difflib.unified_diff, *texts, old, new, n=0)
+        old = b"/dev/null" if edit.before is None else f"a/{edit.name}".encode()
+        new = b"/dev/null" if edit.after is None else f"b/{edit.name}".encode()
+        before, after = ((content or b"").splitlines(keepends=True) for content in (edit.before, edit.after))
+        lines += difflib.diff_bytes(difflib.unified_diff, before, after, old, new, n=0)
     return b"".join(lines)
 
 
 def apply(edits: Sequence[Edit]) -> None:
-    """Write the edits: all of them, or none if one cannot be written, which raises `OSError`."""
+    """Write the edits; raises `OSError` if a file cannot be written, before any is if that is seen by its mode."""
     changed = [edit for edit in edits if edit.before != edit.after]
     for edit in changed:
         # Its folder alone decides whether a file can be replaced.
-        if edit.before is not None and not (mode := edit.path.stat().st_mode) & 0o222:
-            raise PermissionError(
-                f"{edit.path} is read-only (mode {mode & 0o777:04o}); make it writable with `chmod u+w`. "
-                "Nothing was changed"
-            )
-    written: list[Edit] = []
-    try:
-        for edit in changed:
-            try:
-                _write(edit.path, edit.after)
-            except OSError as error:
-                raise type(error)(
-                    f"{edit.path} cannot be replaced: {error.strerror or error}; is its folder writable? "
-                    "Nothing was changed"
-                ) from error
-            written.append(edit)
-    except BaseException:
-        for edit in written:
-            _write(edit.path, edit.before)
-        raise
-
-
-def _write(path: Path, content: bytes | None) -> None:
-    if content is None:
-        path.unlink()
-    else:
-        write_file(path, content)
+        if edit.before is not None and not edit.path.stat().st_mode & 0o222:
+            raise PermissionError(f"{edit.path} is read-only; make it writable with `chmod u+w`. Nothing was changed")
+    for edit in changed:
+        if edit.after is None:
+            edit.path.unlink()
+        else:
+            write_file(edit.path, edit.after)

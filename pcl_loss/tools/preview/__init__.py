@@ -13,7 +13,7 @@ from torch import Tensor
 from ... import samples
 from ..._checks import MIN_SIZE
 from ...loss import PCLLoss
-from .. import _files
+from .. import _images
 from .._checkpoints import load_discriminator, read_options
 from .._regions import Region, parse_square
 from .drawing import draw, to_pixels
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
 
 def read_image(path: Path) -> Tensor:
     """An image file as a tensor `(1, 3, H, W)`, RGB, in [0, 1]."""
-    bgr = _files.read_image(path)
+    bgr = _images.read_image(path)
     return torch.from_numpy(np.ascontiguousarray(bgr[..., ::-1])).permute(2, 0, 1)[None].float() / 255
 
 

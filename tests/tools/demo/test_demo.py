@@ -2,97 +2,144 @@
 
 from __future__ import annotations
 
-import argparse
+import os
+import re
 import statistics
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import yaml
 
+from pcl_loss import PCLLoss
 from pcl_loss.cli import main
 from pcl_loss.tools import demo
-from pcl_loss.tools.demo import data as demo_data
-from pcl_loss.tools.demo import results as demo_results
-from pcl_loss.tools.demo import runs as demo_runs
-
-TINY = demo_runs.DemoSettings(
-    warmup_iters=2, iters=3, seed=5, num_feat=4, num_block=1, num_feat_d=4, gt_size=32, batch_size=2
-)
+from pcl_loss.tools.demo import results, runs
+from pcl_loss.tools.demo.data import TEST_REGIONS
 
 
-def test_a_second_demo_gets_a_folder_of_its_own(tmp_path: Path) -> None:
-    out = tmp_path / "experiments" / "demo"
-    first = demo.make_run_folder(out)
-    (first / "results.md").write_text("mine")
-    assert demo.make_run_folder(out) == out / "run-2"
-    assert (out / "run-1" / "results.md").read_text() == "mine"
+@pytest.fixture
+def child_runs(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Let a training be a few lines of Python, and SqueezeNet be out of reach."""
+
+    def set_program(program: str) -> None:
+        monkeypatch.setattr(runs, "train_command", lambda name: [sys.executable, "-c", program])
+
+    monkeypatch.setattr(demo, "fetch_backbone", no_backbone)
+    return set_program
 
 
-def test_out_must_be_a_folder(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="is a file; give another --out"):
-        demo.make_run_folder(tmp_path / "file")
+def no_backbone(net: str) -> None:
+    raise FileNotFoundError(f"{net} could not be downloaded")
 
 
-def parse(*flags: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    demo.add_arguments(parser)
-    return parser.parse_args(flags)
+def test_all_runs_start_from_the_shipped_weights_on_the_same_batches_and_differ_by_the_loss_alone(
+    tmp_path: Path,
+) -> None:
+    l1, *light = runs.make_runs(tmp_path, iters=7, seed=3)
+    assert l1.method == "L1"
+    assert l1.options["model_type"] == "SRModel"
+    assert (l1.options["train"]["total_iter"], l1.options["manual_seed"]) == (7, 3)
+    weights = Path(l1.options["path"]["pretrain_network_g"])
+    assert weights.stat().st_size < 1_000_000
+    assert torch.load(weights, weights_only=True)["params"]["body.7.conv2.weight"].shape == (32, 32, 3, 3)
+    strengths = []
+    for run in light:
+        options = yaml.safe_load((tmp_path / f"{run.name}.yml").read_text())
+        assert options == run.options
+        pcl = options["train"].pop("pcl_opt")
+        strengths.append(pcl["loss_weight"])
+        assert pcl == {"type": "PCLLoss", "recipe": "light", "loss_weight": strengths[-1]}
+        assert options | {"name": l1.name, "model_type": "SRModel"} == l1.options
+    assert strengths == sorted(strengths)
+    assert PCLLoss(recipe="light").loss_weight in strengths
 
 
-def test_the_flags_have_the_defaults_of_the_settings() -> None:
-    args, default = parse(), demo_runs.DemoSettings()
-    assert args.out == Path("experiments", "demo")
-    assert (args.warmup_iters, args.iters, args.seed) == (default.warmup_iters, default.iters, default.seed)
+def test_flags_out_of_range_write_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "new"
+    for flag, value, message in (("--iters", "0", "at least 1"), ("--seed", str(2**31), "from 0 to 2147483647")):
+        assert main(["demo", "--out", str(out), flag, value]) == 1
+        assert message in capsys.readouterr().err
+    assert not out.exists()
+    out.touch()
+    assert main(["demo", "--out", str(out)]) == 1
 
 
-def test_a_wrong_flag_writes_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="iters must be at least 1, got 0"):
-        demo.run(parse("--out", str(tmp_path / "new"), "--iters", "0"))
-    assert not (tmp_path / "new").exists()
-
-
-def test_a_failed_run_is_exit_status_1_and_an_error_on_stderr(
+def test_a_failed_run_shows_the_end_of_its_log_and_where_it_is(
     tmp_path: Path, child_runs: Callable[[str], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    child_runs("raise SystemExit('no such thing')")
-    assert main(["demo", "--out", str(tmp_path)]) == 1
-    out, err = capsys.readouterr()
-    assert "about 6 min " in out
-    assert str(tmp_path / "run-1") in out
-    assert "the run demo_warmup stopped" in err
-    assert "no such thing" in err
+    child_runs("print('line\\n' * 100); raise KeyError('the reason')")
+    for number in (1, 2):
+        assert main(["demo", "--out", str(tmp_path)]) == 1
+        out, err = capsys.readouterr()
+        assert str(tmp_path / f"run-{number}") in out
+        assert "demo_l1 ended with exit status 1" in err
+        assert str(tmp_path / f"run-{number}" / "demo_l1.log") in err
+        assert "KeyError: 'the reason'" in err
+        assert err.count("| line") < 20
+    child_runs("print('nothing done')")
+    assert main(["demo", "--out", str(tmp_path)]) == 1, "a run that leaves no network has failed"
+
+
+def test_ctrl_c_ends_the_training_too(
+    tmp_path: Path, child_runs: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child_runs("import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(60)")
+    pid = tmp_path / "run-1" / "pid"
+
+    def interrupt(*_: object, **__: object) -> None:
+        while not (pid.exists() and pid.read_text()):
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("subprocess.Popen.communicate", interrupt)
+    assert main(["demo", "--out", str(tmp_path)]) == 130
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
+
+
+def test_a_run_waits_passively_unless_the_user_chose_otherwise(
+    tmp_path: Path, child_runs: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run, *_) = runs.make_runs(tmp_path, iters=1, seed=0)
+    (tmp_path / run.weights).parent.mkdir(parents=True)
+    (tmp_path / run.weights).touch()
+    child_runs("import os; print(os.environ['OMP_WAIT_POLICY'])")
+    for own, expected in ((None, "PASSIVE"), ("ACTIVE", "ACTIVE")):
+        monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+        if own:
+            monkeypatch.setenv("OMP_WAIT_POLICY", own)
+        runs.train(tmp_path, run)
+        assert (tmp_path / "demo_l1.log").read_text() == f"{expected}\n"
 
 
 @pytest.mark.slow
-def test_a_tiny_demo_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    result = demo.run_demo(demo.make_run_folder(tmp_path / "demo"), TINY)
-    folder = tmp_path / "demo" / "run-1"
+def test_a_short_demo_from_end_to_end_with_the_highest_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "fetch_backbone", no_backbone)
+    result = demo.run_demo(tmp_path, iters=2, seed=2**31 - 1)
+    folder = tmp_path / "run-1"
     assert result.folder == folder
-    assert (tmp_path / "demo" / "latest").resolve() == folder
     assert {path.name for path in folder.iterdir()} >= {"results.md", "results.csv", "comparison.png", "data", "sr"}
     assert (folder / "comparison.png").stat().st_size < 700_000
+    assert "squeeze could not be downloaded" in result.text
+    for method in ("Bicubic", "L1", *runs.STRENGTHS):
+        values = results.values_of(result.scores, method, "psnr")
+        assert len(values) == len(TEST_REGIONS)
+        assert f"{statistics.fmean(values):.2f} |" in result.text
 
-    # Whatever was measured is what stands in the table.
-    for method in ("Bicubic", "L1", *demo_runs.LIGHT, demo_runs.PAPER):
-        assert len(demo_results.values_of(result.scores, method, "psnr")) == len(demo_data.TEST_REGIONS)
-        assert f"{statistics.fmean(demo_results.values_of(result.scores, method, 'psnr')):.2f} |" in result.text
-    methods = ("L1", *demo_runs.LIGHT, demo_runs.PAPER)
-    # Three iterations hardly change the average of the weights, which is what is measured.
-    paths = [folder / demo_runs.weights_path(f"demo_{method.lower().replace(' ', '_')}") for method in methods]
-    heads = [torch.load(path, weights_only=True)["params"]["conv_last.weight"].flatten() for path in paths]
-    assert len({tuple(head.tolist()) for head in heads}) == len(methods)
-    assert [len(log) for log in result.logs.values()] == [2, 3, 3, 3, 3, 3]
-    assert {"pos_sim", "neg_sim", "margin"} <= result.logs["demo_light_3"][0].values.keys()
+    # With its weight at 0 the loss is out, and what is left of the difference between two runs is the data.
+    l1, light, *_ = runs.make_runs(folder, iters=2, seed=2**31 - 1)
+    light.options["train"]["pcl_opt"]["loss_weight"] = 0.0
+    (folder / f"{light.name}.yml").write_text(yaml.safe_dump(light.options))
+    first, before = (_l_pix(folder / f"{run.name}.log") for run in (l1, light))
+    runs.train(folder, light)
+    assert before != first
+    assert _l_pix(folder / f"{light.name}.log") == first
+    assert len(first) == 2
 
-    # With its weight at 0 the loss is out, and what is left of the difference between the two runs is the data.
-    path = folder / "demo_light_3.yml"
-    option: dict[str, Any] = yaml.safe_load(path.read_text())
-    option["train"]["pcl_opt"]["loss_weight"] = 0.0
-    path.write_text(yaml.safe_dump(option))
-    without_weight = demo_runs.train(folder, "demo_light_3", lambda line: None)
-    with_l1 = [line.values["l_pix"] for line in result.logs[demo_runs.L1]]
-    assert [line.values["l_pix"] for line in without_weight] == with_l1
+
+def _l_pix(log: Path) -> list[str]:
+    return re.findall(r"l_pix: (\S+)", log.read_text())

@@ -120,7 +120,7 @@ def test_a_crop_takes_the_same_part_of_gt_sr_and_lr(files: dict[str, Path], monk
         ("image", ("--lq", "{lq}", "--crop", "2,0,32"), "take multiples of it, such as 0,0,32"),
         ("image", ("--lq", "{lq}", "--negatives", "blur"), "add 'lq' there, or drop --lq"),
         ("image", ("--seed", "-1"), "seed must be at least 0"),
-        ("image", ("--opt", "{folder}/no.yml"), "there is no option file"),
+        ("image", ("--opt", "{folder}/no.yml"), "no.yml cannot be read"),
         ("image", ("--opt", "{folder}/l1.yml"), r"no block train\.pcl_opt"),
         ("image", ("--opt", "{folder}/typo.yml"), r"train\.pcl_opt: .*num_positive"),
         ("image", ("--negatives", "blurr"), "unknown entries"),

@@ -14,6 +14,8 @@ Image = NDArray[np.uint8]  # `(H, W, 3)`, in BGR as OpenCV's and BasicSR's image
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 PNG_COMPRESSION = 3
+# 16-bit images that stay below use 14 bits or fewer: a quarter of the grey levels or less would be left in 8 bits.
+USED_OF_16_BITS = 2**14
 
 
 def find_images(what: str, folder: Path) -> dict[str, Path]:
@@ -21,10 +23,8 @@ def find_images(what: str, folder: Path) -> dict[str, Path]:
 
     Raises an OSError if there is no such folder or no image in it, ValueError if two differ in their ending alone.
     """
-    if not folder.exists():
-        raise FileNotFoundError(f"{what}, {folder}, does not exist")
     if not folder.is_dir():
-        raise NotADirectoryError(f"{what}, {folder}, is a file; name the folder of the images")
+        raise NotADirectoryError(f"{what}, {folder}, {'is a file' if folder.exists() else 'does not exist'}")
     found: dict[str, Path] = {}
     for path in sorted(folder.glob("[!.]*")):
         if path.suffix.lower() in EXTENSIONS and path.is_file():
@@ -32,15 +32,15 @@ def find_images(what: str, folder: Path) -> dict[str, Path]:
             if other is not path:
                 raise ValueError(f"{other} and {path} would both become {path.stem}.png; rename or remove one of them")
     if not found:
-        kinds = ", ".join(EXTENSIONS)
-        raise FileNotFoundError(f"{what}, {folder}, holds no image ({kinds}); name the folder that holds them")
+        raise FileNotFoundError(f"{what}, {folder}, holds no image ({', '.join(EXTENSIONS)})")
     return found
 
 
 def read_image(path: Path) -> Image:
-    """Read an image as 8-bit colour, as BasicSR's data sets do.
+    """Read an image as 8-bit colour, the way up that its EXIF tag says, as BasicSR's data sets do.
 
-    Raises FileNotFoundError if there is no such file, ValueError if it is no image, or a broken one.
+    Grey becomes colour, 16 bits are rounded to 8, an alpha channel is dropped where it is opaque. Raises
+    FileNotFoundError if there is no such file, ValueError if it is broken, of another kind, or transparent.
     """
     import cv2
 
@@ -48,26 +48,35 @@ def read_image(path: Path) -> Image:
         raise FileNotFoundError(f"there is no image {path}")
     # Not cv2.imread, which cannot open every path on Windows.
     content = np.frombuffer(path.read_bytes(), np.uint8)
-    image: Image | None = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
-    if image is None:
+    image, raw = (
+        cv2.imdecode(content, flags) if content.size else None
+        for flags in (cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH, cv2.IMREAD_UNCHANGED)
+    )
+    if image is None or raw is None:
         raise ValueError(f"{path} is no image that can be read; give a PNG or a JPEG")
-    return image
+    if raw.dtype not in (np.uint8, np.uint16):
+        raise ValueError(f"{path} has pixels of type {raw.dtype}; save it with 8 or 16 bits per channel")
+    if raw.ndim == 3 and raw.shape[2] == 4 and (raw[..., 3] != np.iinfo(raw.dtype).max).any():
+        raise ValueError(f"{path} is transparent in places; flatten it onto a background")
+    if image.dtype == np.uint16:
+        if image.max() < USED_OF_16_BITS:
+            raise ValueError(
+                f"{path} has 16 bits, but its largest value is {image.max()} of 65535; scale it to that range"
+            )
+        image = np.round(image / 257).astype(np.uint8)
+    return np.asarray(image, np.uint8)
 
 
-def write_image(path: Path, image: Image, sync: bool = False) -> None:
-    """Write a PNG as `write_file` does; without waiting for the disk, since most images can be made again."""
+def write_image(path: Path, image: Image) -> None:
+    """Write a PNG as `write_file` does, but without waiting for the disk: most images can be made again."""
     import cv2
 
     content = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, PNG_COMPRESSION])[1].tobytes()
-    write_file(path, content, sync)
+    write_file(path, content, sync=False)
 
 
 def write_file(path: Path, content: bytes | memoryview, sync: bool = True) -> None:
-    """Write a file, all or nothing, also if the process is killed; makes its folder.
-
-    With `sync` also if the machine stops: it waits until the content is on the disk, which takes far longer than to
-    write a small file. What was there keeps its mode. A link stays one: the file that it names is replaced.
-    """
+    """Write a file, all or nothing; makes its folder. With `sync` it waits until the content is on the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path, sync) as file:
         file.write(content)

@@ -1,0 +1,241 @@
+"""What an option file names is built early: it fails in one line before the run begins, and leaves no trace."""
+
+import contextlib
+import io
+import logging
+import math
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+from basicsr.archs.edsr_arch import EDSR
+from basicsr.models.sr_model import SRModel
+from basicsr.utils import get_root_logger, logger, set_random_seed
+from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY
+from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import strategies as st
+
+from pcl_loss.basicsr_plugin import OptionsError
+
+Options = dict[str, Any]
+Parse = Callable[..., Options]
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def folders(small: Options, paired_data: Path, tmp_path: Path) -> Path:
+    """A copy of the pairs that a test may spoil; `small` has it."""
+    folder = Path(shutil.copytree(paired_data, tmp_path / "pairs"))
+    for dataset in small["datasets"].values():
+        dataset |= {"dataroot_gt": str(folder / "gt"), "dataroot_lq": str(folder / "lq")}
+    return folder
+
+
+# --- data ---
+
+
+def test_a_missing_and_an_empty_folder_are_named(small: Options, folders: Path, refused: Refused) -> None:
+    for path in (*(folders / "gt").iterdir(), *(folders / "lq").iterdir()):
+        path.unlink()
+    assert refused(small).startswith("datasets.train: there are no images; put them there")
+    shutil.rmtree(folders / "lq")
+    assert f"No such file or directory: '{folders}/lq'" in refused(small)
+
+
+@pytest.mark.parametrize("name", ["DIV2K", "Set5", "Manga109"])
+def test_our_data_sets_say_where_they_are_published(small: Options, refused: Refused, name: str) -> None:
+    small["datasets"]["val"] |= {"name": name, "dataroot_gt": "datasets/x"}
+    assert f"'datasets/x'; {name} is published at http" in refused(small)
+
+
+def test_an_image_without_its_partner_is_refused(small: Options, folders: Path, refused: Refused) -> None:
+    (folders / "lq" / "coffee.png").unlink()
+    assert "datasets.train: lq and gt datasets have different number of images: 2, 3" in refused(small)
+
+
+def test_images_of_another_scale_are_refused(small: Options, folders: Path, refused: Refused) -> None:
+    for path in (folders / "lq").iterdir():
+        cv2.imwrite(str(path), np.zeros((48, 48, 3), np.uint8))
+    assert "datasets.train: ('Scale mismatches. GT (96, 96) is not 4x" in refused(small)
+
+
+# --- networks and weights ---
+
+WEIGHTS = [
+    ("params", None, ""),
+    ("module.", None, ""),
+    ("params_ema", None, "path.param_key_g params: it has no key 'params'; it has params_ema"),
+    ("params_ema", "params_ema", ""),
+    ("state_dict", "params_ema", "it has no key 'params_ema'; it has state_dict"),
+    ("_orig_mod.", None, "_orig_mod.conv_first.weight"),
+    ("num_feat", None, "size mismatch for conv_first.weight"),
+]
+
+
+@pytest.mark.parametrize(("kind", "key", "words"), WEIGHTS)
+def test_weights_that_a_network_cannot_take_say_what_they_have(
+    small: Options, parse: Parse, refused: Refused, tmp_path: Path, kind: str, key: str | None, words: str
+) -> None:
+    block = {name: value for name, value in small["network_g"].items() if name != "type"}
+    state = EDSR(**block | ({"num_feat": 5} if kind == "num_feat" else {})).state_dict()
+    if kind.endswith("."):
+        state = {f"{kind}{name}": value for name, value in state.items()}
+    torch.save({kind if kind in ("params_ema", "state_dict") else "params": state}, tmp_path / "net.pth")
+    small["path"] |= {"pretrain_network_g": str(tmp_path / "net.pth")} | ({"param_key_g": key} if key else {})
+    if not words:
+        parse(small)
+        return
+    assert words in refused(small)
+    small["path"]["strict_load_g"] = False
+    if kind == "num_feat":
+        parse(small)
+
+
+def test_a_network_that_needs_a_batch_in_training_passes(
+    small: Options, parse: Parse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Picky(EDSR):
+        def forward(self, x: torch.Tensor) -> Any:
+            assert self.training
+            assert len(x) > 1
+            return super().forward(x)
+
+    monkeypatch.setitem(ARCH_REGISTRY._obj_map, "Picky", Picky)
+    small["network_g"]["type"] = "Picky"
+    parse(small)
+
+
+def test_a_model_is_judged_by_its_own_methods(
+    baseline: Options, parse: Parse, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class TheirModel(SRModel):
+        def get_optimizer(self, optim_type: str, params: Any, lr: float, **keywords: Any) -> Any:
+            return getattr(torch.optim, optim_type)(params, lr, **keywords)
+
+        def setup_schedulers(self) -> None:
+            for optimizer in self.optimizers:
+                self.schedulers.append(torch.optim.lr_scheduler.StepLR(optimizer, **self.opt["train"]["scheduler"]))
+
+    monkeypatch.setitem(MODEL_REGISTRY._obj_map, "TheirModel", TheirModel)
+    baseline["model_type"] = "TheirModel"
+    baseline["train"] |= {
+        "optim_g": {"type": "NAdam", "lr": 1e-3, "momentum_decay": 0.1},
+        "scheduler": {"step_size": 3},
+    }
+    parse(baseline)
+    baseline["model_type"] = "SRModel"
+    baseline["train"]["scheduler"]["type"] = "MultiStepLR"
+    assert refused(baseline) == "train.optim_g: optimizer NAdam is not supperted yet."
+
+
+def test_the_number_of_gpus_is_left_to_a_distributed_run(
+    small: Options, parse: Parse, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    small["num_gpu"] = 8
+    assert refused(small) == "num_gpu is 8, but torch sees no GPU; set num_gpu: 0 for the CPU"
+    monkeypatch.setattr("basicsr.utils.options.init_dist", lambda launcher: None)
+    parse(small, "--launcher", "pytorch")
+
+
+VGG_LOSS = {"type": "PerceptualLoss", "layer_weights": {"conv5_4": 1.0}}
+DOWNLOADS: dict[str, tuple[str, Callable[[Options], None]]] = {
+    "train.perceptual_opt": ("vgg19-dcbb9e9d.pth", lambda opt: opt["train"].update(perceptual_opt=VGG_LOSS)),
+    "network_d": ("vgg16-397923af.pth", lambda opt: opt.update(network_d={"type": "VGGEmbedding", "vgg": "vgg16"})),
+    "val.metrics.lpips": (
+        "alexnet-owt-7be5be79.pth",
+        lambda opt: opt["val"]["metrics"].update(lpips={"type": "calculate_lpips", "crop_border": 4}),
+    ),
+}
+
+
+@pytest.mark.parametrize("where", DOWNLOADS)
+def test_weights_that_cannot_be_downloaded_are_named(
+    where: str, small: Options, refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("lpips")
+    asked: list[str] = []
+
+    def offline(url: str, *_: Any, **__: Any) -> None:
+        asked.append(url.rpartition("/")[2])
+        raise URLError("no network")
+
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    name, change = DOWNLOADS[where]
+    change(small)
+    line = refused(small)
+    assert line.startswith(where)
+    assert "no network" in line or "could not be downloaded" in line
+    assert asked == [name]
+
+
+# --- no trace ---
+
+
+def test_nothing_is_logged_or_drawn(small: Options, parse: Parse, monkeypatch: pytest.MonkeyPatch) -> None:
+    # BasicSR opens its log file where it first asks for its log, and never later.
+    class Talkative(EDSR):
+        def __init__(self, **keywords: Any) -> None:
+            super().__init__(**keywords)
+            get_root_logger().info("here I am")
+
+    monkeypatch.setitem(ARCH_REGISTRY._obj_map, "Talkative", Talkative)
+    monkeypatch.setattr(logger, "initialized_logger", {})
+    small["network_g"]["type"] = "Talkative"
+    handlers = list(logging.getLogger("basicsr").handlers)
+    parse(small)
+    assert not logger.initialized_logger
+    assert logging.getLogger("basicsr").handlers == handlers
+    drawn = (random.random(), np.random.rand(), torch.rand(()).item())
+    set_random_seed(3)
+    assert drawn == (random.random(), np.random.rand(), torch.rand(()).item())
+
+
+# --- whatever stands at a key ---
+
+SCALARS = st.one_of(
+    st.none() | st.booleans() | st.integers(-3, 70) | st.floats(-3, 70) | st.text(max_size=8) | st.dates(),
+    st.sampled_from([5000, 10**9, 10**15, math.nan, math.inf, 1e30, 1e-30, 5e3, "1e-4", "", "~", "true"]),
+)
+VALUES = SCALARS | st.lists(SCALARS, max_size=3) | st.dictionaries(st.text(max_size=5), SCALARS, max_size=2)
+
+
+def paths(options: Options, above: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    below = [path for key, value in options.items() if isinstance(value, dict) for path in paths(value, (*above, key))]
+    return [(*above, key) for key in options] + below
+
+
+@pytest.mark.parametrize("cases", [50, pytest.param(1000, marks=pytest.mark.slow)])
+def test_whatever_stands_at_a_key_ends_in_options_or_in_one_line(small: Options, parse: Parse, cases: int) -> None:
+    small["train"] |= {"pcl_every": 1, "pcl_start_iter": 0, "amp": None, "max_bad_steps": 100}
+    small["train"]["pcl_opt"] |= {"temperature": 1.0, "num_layers": 2, "negatives": ["blur"]}
+    start = yaml.safe_dump(small)
+
+    @seed(0)
+    @settings(max_examples=cases, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(path=st.sampled_from(paths(small)), value=VALUES)
+    def case(path: tuple[str, ...], value: Any) -> None:
+        broken = block = yaml.safe_load(start)
+        for key in path[:-1]:
+            block = block[key]
+        block[path[-1]] = value
+        line = ""
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            try:
+                parse(yaml.safe_dump(broken, allow_unicode=True))
+            except OptionsError as error:
+                line = str(error)
+        assert "\n" not in line
+        assert [entry.name for entry in Path().iterdir()] == ["run.yml"]
+
+    case()
