@@ -48,14 +48,11 @@ def kept_rng_state() -> Iterator[None]:
         set_rng_state(state)
 
 
-class PlacedIndex(int):
-    """The index of an image, which knows the place that it is drawn for: (manual_seed, epoch, rank, position)."""
+class PlacedSampler(Sampler[tuple[int, tuple[int, ...]]]):
+    """The order of BasicSR's sampler, or of one with its `set_epoch`, which may begin its first epoch in the middle.
 
-    place: tuple[int, ...]
-
-
-class PlacedSampler(Sampler[int]):
-    """The order of BasicSR's sampler, or of one with its `set_epoch`, which may begin its first epoch in the middle."""
+    Each index comes with the place that its image is drawn for: (the run's seed, epoch, rank, position).
+    """
 
     def __init__(self, sampler: Any, seed: int) -> None:
         self.sampler, self.seed = sampler, seed
@@ -66,13 +63,11 @@ class PlacedSampler(Sampler[int]):
     def __len__(self) -> int:
         return len(self.sampler)
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[tuple[int, tuple[int, ...]]]:
         skipped = self.num_skipped if self.epoch == self.first_epoch else 0
-        for position, value in enumerate(self.sampler):
+        for position, index in enumerate(self.sampler):
             if position >= skipped:
-                index = PlacedIndex(value)
-                index.place = (self.seed, self.epoch, get_dist_info()[0], position)
-                yield index
+                yield index, (self.seed, self.epoch, get_dist_info()[0], position)
 
     def set_epoch(self, epoch: int) -> None:
         """To be called before each pass."""
@@ -98,16 +93,15 @@ class PlacedDataset(Dataset[Any]):
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
-    def __getitem__(self, index: int) -> Any:
-        if not isinstance(index, PlacedIndex):
-            return self.dataset[index]
-        words = [int(word) for word in np.random.SeedSequence(index.place).generate_state(3)]
+    def __getitem__(self, placed: tuple[int, tuple[int, ...]]) -> Any:
+        index, place = placed
+        words = [int(word) for word in np.random.SeedSequence(place).generate_state(3)]
         state = random.getstate(), np.random.get_state(), torch.get_rng_state()
         try:
             random.seed(words[0])
             np.random.seed(words[1])
             torch.default_generator.manual_seed(words[2])
-            return self.dataset[int(index)]
+            return self.dataset[index]
         finally:
             random.setstate(state[0])
             np.random.set_state(state[1])

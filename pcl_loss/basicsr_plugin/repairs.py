@@ -141,7 +141,7 @@ class ParseOptions:
     """Takes the place of a `parse_options` of BasicSR: our loader reads the file, and what it holds is checked."""
 
     runs: ExitStack | None = None
-    """Where each run that begins with the options is a whole one, ended when this is closed."""
+    """Set in `whole_runs`."""
     has_begun = False
 
     def __init__(self, theirs: Any) -> None:
@@ -185,11 +185,11 @@ def _copyable(file: str) -> str:
     """An option file that BasicSR can copy, which it reads in the default encoding."""
     try:
         Path(file).read_text()
+        return file
     except UnicodeDecodeError:
         copy = Path(tempfile.mkdtemp(), Path(file).name)
         copy.write_bytes(Path(file).read_text(encoding="utf-8").encode("ascii", "backslashreplace"))
         return str(copy)
-    return file
 
 
 # --- in a run of `pcl-loss train` and `run` ---
@@ -217,13 +217,9 @@ def whole_runs() -> Iterator[None]:
 
 @contextmanager
 def whole_run(pipeline: ModuleType, parsed: Any = None) -> Iterator[None]:
-    """While open, a train pipeline's model has `RunMixin` around it, its data come by their place in the run, and
-    signals that end a run leave a checkpoint.
-
-    Args:
-        pipeline: `basicsr.train`, or a module of its kind. Of one that is made in another way the model alone is
-            changed, and a line says what is missing.
-        parsed: what `parse_options` has returned already, to be handed on.
+    """While open, the model of `basicsr.train`, or of a module of its kind, has `RunMixin` around it, its data come by
+    their place in the run, and signals that end a run leave a checkpoint. Of a pipeline that is made in another way the
+    model alone is changed, and a line says what is missing. What `parse_options` has returned already is handed on.
 
     Raises:
         NotSavedError: at the end, if a file could not be saved.
