@@ -31,7 +31,7 @@ $(READY): setup.py Makefile
 	@$(PIP) --no-build-isolation --editable '.[all,test]'
 	@touch $@
 
-demo: setup ## the main job: train a small EDSR with L1 and with L1 + PCL on real images, compare (about 6 minutes on two idle cores)
+demo: setup ## the main job: train a small EDSR with L1 and with L1 + PCL on real images, compare (about 4 minutes on two idle cores)
 	$(VENV)/bin/pcl-loss demo
 
 bench: setup ## what a training step costs, in time and memory, as tables and step_cost.json (about 16 minutes on two idle cores)
@@ -56,7 +56,7 @@ gpu-report: setup ## for a machine with a GPU: all that it can tell, as gpu_repo
 	$(VENV)/bin/python scripts/gpu_report.py
 
 release-check: ## sdist and wheel, built into dist/ and used as a stranger does (20 GB of traffic; TAG=vX.Y.Z: for that tag)
-	$(PYTHON) scripts/release_check.py $(if $(TAG),--tag $(TAG))
+	PYTHON=$(PYTHON) TAG=$(TAG) scripts/release_check.sh
 
 lint: setup ## ruff and mypy
 	$(VENV)/bin/ruff check .

@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 from unittest import mock
@@ -16,14 +14,7 @@ import yaml
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pcl_loss import (
-    ContrastiveDiscriminatorLoss,
-    FixedEmbedding,
-    PCLCriterion,
-    VGGEmbedding,
-    WaveletDiscriminator,
-    functional,
-)
+from pcl_loss import FixedEmbedding, PCLCriterion, VGGEmbedding, WaveletDiscriminator, functional
 
 L1, REORDERED, UNSHARP = "l1", "l1_reordered", "unsharp"
 # PCLLoss divides its weight by 255 for images in [0, 1]; this gives L_CL itself, which is then weighed by gradients.
@@ -32,6 +23,7 @@ E_D_STEPS = 300
 E_D_LR = 1e-4
 PAPER_WARMUP = 20
 RANDOM_STATISTICS_BATCHES = 10
+ENERGY_FLOOR = 0.01
 # The ReLU maps before each of VGG16's first four poolings.
 VGG_MAPS = (1, 3, 6, 9)
 
@@ -40,54 +32,12 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 """A second loss of SR and HR images `(N, 3, H, W)` in [0, 1]: 0-dim."""
 
 
-@dataclass(frozen=True)
-class Context:
-    """What a loss may be made of: the run's seed, batches that it does not train on, the start net, and a folder."""
+class Context(NamedTuple):
+    """What a loss may be made of: the run's seed, batches that it does not train on, and the start net."""
 
     seed: int
     batch: Callable[[int], Batch]
     net_g: nn.Module
-    cache: Path
-
-    def sr_and_hr(self, step: int) -> Batch:
-        """SR and HR images of a step."""
-        lq, hr = self.batch(step)
-        with torch.no_grad():
-            return self.net_g(lq), hr
-
-
-# Embeddings
-
-
-def new_net_d(seed: int, num_feat: int) -> WaveletDiscriminator:
-    """An untrained E_D; the global random numbers stay as they are."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return WaveletDiscriminator(num_feat=num_feat)
-
-
-def trained_embedding(context: Context) -> WaveletDiscriminator:
-    """E_D, trained beforehand to tell the start network's images from photographs, then frozen."""
-    file = context.cache / f"net_d_64_seed{context.seed}.pth"
-    net_d = new_net_d(context.seed, 64)
-    if file.is_file():
-        net_d.load_state_dict(torch.load(file, weights_only=True))
-    else:
-        cld = ContrastiveDiscriminatorLoss()
-        optimizer = torch.optim.Adam(net_d.parameters(), E_D_LR)
-        for step in range(E_D_STEPS):
-            sr, hr = context.sr_and_hr(step)
-            real, fake = net_d(torch.cat([hr, sr])).chunk(2)
-            optimizer.zero_grad()
-            cld(real, fake).backward()
-            optimizer.step()
-        part = file.with_suffix(f".{id(net_d)}.part")
-        torch.save(net_d.state_dict(), part)
-        part.replace(file)
-    return net_d.eval().requires_grad_(False)
-
-
-# Losses
 
 
 def contrast(context: Context, embedding: nn.Module | None, **knobs: Any) -> PCLCriterion:
@@ -95,13 +45,27 @@ def contrast(context: Context, embedding: nn.Module | None, **knobs: Any) -> PCL
     return PCLCriterion(embedding, loss_weight=UNSCALED, seed=context.seed, **knobs)
 
 
-def pcl_paper(context: Context, num_feat: int = 64) -> Loss:
-    """The paper's way: E_D is trained along, GT and 4 sharpened images against 4 blurred ones."""
-    criterion = contrast(context, new_net_d(context.seed, num_feat), lr=E_D_LR)
-    for step in range(PAPER_WARMUP):
-        sr, hr = context.sr_and_hr(step)
+def pcl_paper(context: Context, num_feat: int = 64, steps: int = PAPER_WARMUP) -> PCLCriterion:
+    """The paper's way: E_D is trained along, GT and 4 sharpened images against 4 blurred ones; first `steps` alone."""
+    criterion = contrast(context, new_net_d(context, num_feat), lr=E_D_LR)
+    for step in range(steps):
+        lq, hr = context.batch(step)
+        with torch.no_grad():
+            sr = context.net_g(lq)
         criterion(sr.requires_grad_(), hr)
     return criterion
+
+
+def new_net_d(context: Context, num_feat: int) -> WaveletDiscriminator:
+    """An untrained E_D; the global random numbers stay as they are."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(context.seed)
+        return WaveletDiscriminator(num_feat=num_feat)
+
+
+def trained_embedding(context: Context) -> Any:
+    """E_D, trained beforehand to tell the start network's images from photographs, then frozen."""
+    return pcl_paper(context, steps=E_D_STEPS).embedding.eval().requires_grad_(False)
 
 
 def pcl_trained(context: Context) -> Loss:
@@ -111,7 +75,7 @@ def pcl_trained(context: Context) -> Loss:
 
 def pcl_random(context: Context, num_feat: int = 16) -> Loss:
     """A small random, frozen E_D that has seen the statistics of photographs; few samples, as in the light recipe."""
-    net_d = new_net_d(context.seed, num_feat)
+    net_d = new_net_d(context, num_feat)
     with torch.no_grad():
         for step in range(RANDOM_STATISTICS_BATCHES):
             net_d(context.batch(step)[1])
@@ -121,6 +85,20 @@ def pcl_random(context: Context, num_feat: int = 16) -> Loss:
 def pcl_light(context: Context) -> Loss:
     """The package's own recipe."""
     return contrast(context, None, recipe="light")
+
+
+def energy(context: Context, window: int = 8, comb: int = 4) -> Loss:
+    """L1 between the logs of the energies of light's bands in windows; blind to what repeats every `comb` pixels."""
+    inner, far, near = slice(comb, -comb or None), slice(2 * comb, None), slice(None, -2 * comb or None)
+
+    def log_energies(x: Tensor) -> Tensor:
+        if comb:
+            around = x[..., far, inner] + x[..., near, inner] + x[..., inner, far] + x[..., inner, near]
+            x = x[..., inner, inner] - around / 4
+        bands = FixedEmbedding().embed(x)[0][:, :-1]
+        return (F.avg_pool2d(bands.square(), window, window // 2) + ENERGY_FLOOR).log() / 2
+
+    return lambda sr, hr: F.l1_loss(log_energies(sr), log_energies(hr))
 
 
 def feature_l1(context: Context) -> Loss:
@@ -164,7 +142,8 @@ def _l1_of_maps(embed: Callable[[Tensor], list[Tensor]]) -> Loss:
 
 
 SECOND_LOSSES: dict[str, Callable[..., Loss]] = {
-    maker.__name__: maker for maker in (pcl_paper, pcl_trained, pcl_random, pcl_light, feature_l1, cosine, vgg, dists)
+    maker.__name__: maker
+    for maker in (pcl_paper, pcl_trained, pcl_random, pcl_light, energy, feature_l1, cosine, vgg, dists)
 }
 NAMES = (L1, REORDERED, UNSHARP, *SECOND_LOSSES)
 TERM = re.compile(r"(?:(?P<share>[\d.]+)\*)?(?P<name>[\w.:]+)(?P<options>(?:,\w+=[^,]+)*)")

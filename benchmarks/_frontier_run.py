@@ -14,26 +14,18 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import torch
-from _frontier_methods import (
-    L1,
-    REORDERED,
-    UNSCALED,
-    UNSHARP,
-    Batch,
-    Context,
-    Loss,
-    dists_net,
-    make_losses,
-    parse_method,
-)
-from pcl_loss.tools._files import Image, find_images, read_image, resize
+from _frontier_methods import REORDERED, UNSCALED, UNSHARP, Batch, Context, Loss, dists_net, make_losses, parse_method
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pcl_loss import samples
 from pcl_loss.tools._checkpoints import upscale
+from pcl_loss.tools._images import Image, find_images, read_image, resize
 from pcl_loss.tools._regions import Region
 from pcl_loss.tools.report.measure import measure as measure_basic
+
+# isort: split
+from basicsr.metrics import calculate_niqe
 
 SCALE, LR_PATCH, BATCH_SIZE = 4, 24, 4
 LR = 5e-5
@@ -56,7 +48,6 @@ class Setting(NamedTuple):
     tests: tuple[tuple[str, Path], ...]  # further test sets, by name
     on: str  # which of the images held out are measured
     iters: int  # of a run
-    work: Path  # takes the nets that come out, and what runs share
 
     @property
     def name(self) -> str:
@@ -163,9 +154,7 @@ def train(setting: Setting, job: Job, batches: Callable[[int, int], Batch], net_
     log: dict[str, Any] = {}
     weighed: list[tuple[float, Loss]] = []
     if job.ratio is not None:
-        cache = setting.work / setting.name
-        cache.mkdir(parents=True, exist_ok=True)
-        context = Context(job.seed, lambda step: batches(PREPARE + job.seed, step), net_g, cache)
+        context = Context(job.seed, lambda step: batches(PREPARE + job.seed, step), net_g)
         calibration = [batches(CALIBRATE + job.seed, step) for step in range(CALIBRATION_BATCHES)]
         weighed = [
             (share * job.ratio / gradient_ratio(net_g, loss, calibration), loss)
@@ -195,35 +184,20 @@ def train(setting: Setting, job: Job, batches: Callable[[int, int], Batch], net_
     return log | {"seconds_per_step": statistics.median(seconds)}
 
 
-def trained_net(setting: Setting, job: Job) -> tuple[nn.Module, dict[str, Any]]:
-    """The net of a run and its log, from its file if it was trained before."""
-    module, _, function = setting.net.partition(":")
-    net_g: nn.Module = getattr(importlib.import_module(module), function)()
-    ratio = "" if job.ratio is None else f"_r{job.ratio:g}"
-    file = setting.work / setting.name / f"{job.method}{ratio}_seed{job.seed}_{setting.iters}.pth"
-    if file.is_file():
-        kept = torch.load(file, weights_only=True)
-        net_g.load_state_dict(kept["net"])
-        log = kept["log"]
-    else:
-        log = train(setting, job, load_batches(setting.train), net_g)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"net": net_g.state_dict(), "log": log}, file)
-    return net_g.eval(), log
-
-
 def run(setting: Setting, job: Job) -> dict[str, Any]:
-    """Train and measure: the record of a run. Unsharp masking needs no training of its own."""
+    """Train and measure: the record of a run. Unsharp masking is of what L1 leaves."""
+    module, _, function = setting.net.partition(":")
+    net_g = upscale_images = getattr(importlib.import_module(module), function)()
+    log = train(setting, job, load_batches(setting.train), net_g.train())
     term = parse_method(job.method)[0]
-    net, log = trained_net(setting, Job(L1, None, job.seed) if term.name == UNSHARP else job)
-    upscale_image: Callable[[Tensor], Tensor] = net
     if term.name == UNSHARP:
-        factor, log = torch.tensor([[float(term.options["factor"])]]), {}
-        upscale_image = lambda lq: samples.sharpen(net(lq).clamp(0, 1), factor)[0]  # noqa: E731
+        factor = torch.tensor([[float(term.options["factor"])]])
+        upscale_images = lambda lq: samples.sharpen(net_g(lq).clamp(0, 1), factor)[0]  # noqa: E731
+    net_g.eval()
     scores = {}
     for name, pairs in load_sets(setting).items():
-        measured = [measure(upscale(upscale_image, lr, SCALE, "cpu"), hr) for lr, hr in pairs]
-        scores[name] = {metric: statistics.mean(m[metric] for m in measured) for metric in measured[0]}
+        measured = [measure(upscale(upscale_images, lr, SCALE, "cpu"), hr) for lr, hr in pairs]
+        scores[name] = {metric: round(statistics.mean(m[metric] for m in measured), 7) for metric in measured[0]}
     return {"net": setting.name, "on": setting.on, "iters": setting.iters, **job._asdict(), **log, "scores": scores}
 
 
@@ -234,13 +208,14 @@ def measure(sr: Image, hr: Image) -> dict[str, float]:
     """All metrics of an SR image: PSNR and SSIM on Y without 4 pixels of the border, DISTS on the centre crop."""
     piq = importlib.import_module("piq")
     unit = [to_tensor(image)[None] for image in (sr, hr)]
-    scores: dict[str, Any] = measure_basic(sr, hr, SCALE, with_lpips=True)
+    scores: dict[str, Any] = measure_basic(sr, hr, SCALE, lpips="alex")
     with torch.inference_mode():
         top, left = (max(0, side - DISTS_CROP) // 2 for side in sr.shape[:2])
         centres = [image[..., top : top + DISTS_CROP, left : left + DISTS_CROP] for image in unit]
         scores["dists"] = dists_measure()(*centres)
         scores |= {"haarpsi": piq.haarpsi(*unit), "mdsi": piq.mdsi(*unit)}
-    scores |= {"colour": colour_error(sr, hr), "grid": grid(sr) - grid(hr)}
+    niqe = calculate_niqe(sr, crop_border=0, input_order="HWC")
+    scores |= {"niqe": niqe, "colour": colour_error(sr, hr), "grid": grid(sr) - grid(hr)}
     return {name: float(score) for name, score in scores.items()}
 
 

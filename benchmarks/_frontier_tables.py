@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +32,10 @@ TITLES = {
     "pcl_trained": "PCL, E_D trained before and frozen",
     "pcl_random": "PCL, small random E_D",
     "pcl_light": "PCL, light",
+    "energy,comb=0": "energy of light's bands",
+    "energy": "energy, blind to period 4",
+    "pcl_light+0.3*energy,comb=0": "PCL, light, and energy",
+    "pcl_light+0.3*energy": "PCL, light, and energy, blind to period 4",
 }
 """What a reader is shown, in the order of the rows; other methods are candidates that were looked at on the way."""
 # They share VGG16 with DISTS as a measure.
@@ -39,24 +43,24 @@ VGG16_LOSSES = ("vgg", "dists")
 
 
 class Metric(NamedTuple):
-    """How a metric is shown: its title with its unit, and whether more is better; what is absolute is no percentage."""
+    """How a metric is shown: its title with its unit, whether more is better, and how it is compared with L1's."""
 
     title: str
     higher_is_better: bool = False
-    absolute: bool = False
     digits: int = 2
+    change: Callable[[float, float], float] = lambda value, of_l1: 100 * (value / of_l1 - 1)
 
 
 METRICS = {
-    "psnr": Metric("PSNR-Y, dB", True, True, 3),
-    "ssim": Metric("SSIM-Y, %", True, digits=3),
+    "psnr": Metric("PSNR-Y, dB", True, 3, lambda value, of_l1: value - of_l1),
+    "ssim": Metric("SSIM-Y, %", True, 3),
     "lpips": Metric("LPIPS-alex, %"),
     "dists": Metric("DISTS, %"),
     "haarpsi": Metric("HaarPSI, %", True),
     "mdsi": Metric("MDSI, %"),
-    "colour": Metric("colour error, %"),
-    "grid": Metric("grid, ln", absolute=True),
     "niqe": Metric("NIQE, %"),
+    "colour": Metric("colour, %"),
+    "grid": Metric("grid, %", False, 0, lambda value, of_l1: 100 * math.expm1(value - of_l1)),
 }
 
 
@@ -71,7 +75,7 @@ class Results:
                 of_run[each["net"], each["seed"]] = each["scores"][set_name]
         self.iters, self.set_name, self.scores = iters, set_name, scores
         self.l1 = scores.get((L1, None), {})
-        self.metrics = [metric for metric in METRICS if all(metric in of_pair for of_pair in self.l1.values())]
+        self.metrics = [metric for metric in METRICS if any(metric in of_pair for of_pair in self.l1.values())]
         order = list(TITLES)
         shown = [row for row in scores if row[0] in TITLES and row[0] != L1]
         self.rows = sorted(shown, key=lambda row: (order.index(row[0]), row[1] or 0.0))
@@ -79,12 +83,11 @@ class Results:
 
     def differences(self, method: str, ratio: float | None, metric: str) -> dict[Pair, float]:
         """Of every net and seed: in the metric's own unit, or in percent of L1's."""
-        found = {}
-        for pair, scores in self.scores.get((method, ratio), {}).items():
-            if pair in self.l1:
-                value, of_l1 = scores.get(metric, math.nan), self.l1[pair][metric]
-                found[pair] = value - of_l1 if METRICS[metric].absolute else 100 * (value / of_l1 - 1)
-        return found
+        return {
+            pair: METRICS[metric].change(scores[metric], self.l1[pair][metric])
+            for pair, scores in self.scores.get((method, ratio), {}).items()
+            if metric in scores and metric in self.l1.get(pair, {})
+        }
 
     def noise_floor(self, metric: str) -> float:
         """The root mean square of what another order of the batches changes; not a number where that was not run."""
@@ -118,9 +121,9 @@ class Results:
         """
         found = {}
         for pair in self.l1:
-            strengths, *values = np.array(self.curve(name, pair, metric)).T
-            if len(strengths) < 2:
+            if len(curve := self.curve(name, pair, metric)) < 2:
                 continue
+            strengths, *values = np.array(curve).T
             fine = np.linspace(0, strengths[-1], 2001)
             psnrs, metrics = (PchipInterpolator(strengths, value)(fine) for value in values)
             below = np.flatnonzero(psnrs <= -loss + 1e-9)
@@ -143,15 +146,15 @@ def _curve(method: str) -> str:
     return UNSHARP if method.partition(",")[0] == UNSHARP else method
 
 
-def differences_table(results: Results, ratios: Sequence[float]) -> str:
-    """A row for each method and ratio, of these or of all: what it changes against L1."""
+def differences_table(results: Results, up_to: float) -> str:
+    """A row for each method, with the largest ratio that is no more than this: what it changes against L1."""
     metrics = results.metrics
     rows = [["second loss", "r", "pairs", *(METRICS[metric].title for metric in metrics)]]
-    means = [statistics.mean(scores[metric] for scores in results.l1.values()) for metric in metrics]
-    rows.append(["none: the values of L1", "", str(len(results.l1)), *(f"{value:.4f}" for value in means)])
-    for method, ratio in results.rows:
-        if ratios and ratio not in (None, *ratios):
-            continue
+    of_l1 = [[scores[metric] for scores in results.l1.values() if metric in scores] for metric in metrics]
+    means = [f"{statistics.mean(values):.4f}" for values in of_l1]
+    rows.append(["none: the values of L1", "", str(len(results.l1)), *means])
+    largest = {method: ratio for method, ratio in results.rows if (ratio or 0.0) <= up_to}
+    for method, ratio in largest.items():
         values = [results.differences(method, ratio, metric) for metric in metrics]
         cells = [results.cell(of_metric, method, metric) for of_metric, metric in zip(values, metrics, strict=True)]
         rows.append([TITLES[method], "" if ratio is None else f"{ratio:g}", str(len(values[0])), *cells])
@@ -177,7 +180,7 @@ def csv_rows(results: Results) -> list[list[Any]]:
         for net in (*sorted({net for net, _ in results.l1}), "all"):
             row: list[Any] = [results.set_name, results.iters, TITLES[method], ratio, net]
             for metric in METRICS:
-                values = results.differences(method, ratio, metric) if metric in results.metrics else {}
+                values = results.differences(method, ratio, metric)
                 chosen = [value for pair, value in values.items() if net in (pair[0], "all")]
                 row.append(f"{statistics.mean(chosen):.4f}" if chosen else "")
                 row.append(f"{statistics.stdev(chosen):.4f}" if len(chosen) > 1 else "")

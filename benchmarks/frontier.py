@@ -27,6 +27,7 @@ from _frontier_run import TEST, VAL, Job, Setting, run
 from _frontier_tables import METRICS, Results, csv_rows, differences_table, draw, equal_psnr_table
 from tqdm import tqdm
 
+WITHOUT = (L1, REORDERED, UNSHARP)  # a second loss
 CSV_HEAD = ("set", "iterations", "second loss", "r", "net")
 
 
@@ -44,7 +45,6 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     runs.add_argument("--ratios", nargs="+", type=float, default=[0.5, 1.0], help="of the gradients (default: .5 1)")
     runs.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default: 0 1 2")
     runs.add_argument("--iters", type=int, default=300, help="of a run (default: 300)")
-    runs.add_argument("--work", required=True, type=Path, metavar="DIR", help="takes the nets that come out")
     runs.add_argument("--jobs", type=int, default=2, help="runs side by side, one thread each (default: 2)")
     runs.add_argument("--results", required=True, type=Path, metavar="FILE", help="one JSON line a run is appended")
 
@@ -52,7 +52,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     tables.add_argument("results", type=Path, metavar="RESULTS")
     tables.add_argument("--iters", type=int, default=300)
     tables.add_argument("--set", default=TEST, metavar="NAME", help="test set (default: %(default)s)")
-    tables.add_argument("--ratios", nargs="*", type=float, default=[], help="rows of the first table (default: all)")
+    tables.add_argument("--up-to", type=float, default=1.0, metavar="R", help="in the first table (default: 1)")
     tables.add_argument("--at", type=float, default=0.02, metavar="DB", help="lost in the second (default: .02)")
     tables.add_argument("--picture", type=Path, metavar="FILE", help="draw the curves too")
     tables.add_argument("--csv", type=Path, metavar="FILE", help="all sets, lengths, ratios and nets")
@@ -61,13 +61,8 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 
 def plan(methods: Iterable[str], ratios: Iterable[float], seeds: Iterable[int]) -> list[Job]:
     """The runs in their order: seed by seed, so that a stop leaves whole comparisons behind."""
-    without = {method: parse_method(method)[0].name in (L1, REORDERED, UNSHARP) for method in methods}
-    return [
-        Job(method, ratio, seed)
-        for seed in seeds
-        for method in methods
-        for ratio in ([None] if without[method] else ratios)
-    ]
+    ratios_of = {method: [None] if parse_method(method)[0].name in WITHOUT else list(ratios) for method in methods}
+    return [Job(method, ratio, seed) for seed in seeds for method in ratios_of for ratio in ratios_of[method]]
 
 
 def read_results(file: Path) -> list[dict[str, Any]]:
@@ -82,34 +77,21 @@ def pending(setting: Setting, jobs: Iterable[Job], records: Iterable[dict[str, A
     return [job for job in jobs if (setting.name, setting.on, setting.iters, *job) not in done]
 
 
-def run_all(setting: Setting, jobs: Sequence[Job], results: Path, workers: int) -> None:
-    """Make the runs that are not in the results yet, and append them."""
-    left = pending(setting, jobs, read_results(results))
-    with concurrent.futures.ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)
-    ) as pool:
-        futures = [pool.submit(run, setting, job) for job in left]
-        try:
-            for future in tqdm(concurrent.futures.as_completed(futures), total=len(left)):
-                with results.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(rounded(future.result())) + "\n")
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def rounded(value: Any) -> Any:
-    """Floats to seven figures, so that the results stay small."""
-    if isinstance(value, dict):
-        return {name: rounded(item) for name, item in value.items()}
-    return float(f"{value:.7g}") if isinstance(value, float) else value
+def run_all(setting: Setting, jobs: Sequence[Job], workers: int, results: Path) -> None:
+    """Make the runs, and append their records."""
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
+        futures = [pool.submit(run, setting, job) for job in jobs]
+        for future in tqdm(concurrent.futures.as_completed(futures), total=len(jobs)):
+            with results.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(future.result()) + "\n")
 
 
 def show_tables(args: argparse.Namespace) -> None:
     """Print the tables, and write what else is asked for."""
     records = [record for record in read_results(args.results) if record["on"] == TEST]
     results = Results(records, TEST, args.iters, args.set)
-    print(differences_table(results, args.ratios), equal_psnr_table(results, args.at), sep="\n\n")
+    print(differences_table(results, args.up_to), equal_psnr_table(results, args.at), sep="\n\n")
     if args.picture:
         draw(results, args.picture)
     if args.csv:
@@ -129,8 +111,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         show_tables(args)
         return
     tests = tuple((name, Path(folder)) for name, _, folder in (text.partition("=") for text in args.test))
-    setting = Setting(args.net, tuple(args.train), tests, args.on, args.iters, args.work)
-    run_all(setting, plan(args.methods, args.ratios, args.seeds), args.results, args.jobs)
+    setting = Setting(args.net, tuple(args.train), tests, args.on, args.iters)
+    jobs = plan(args.methods, args.ratios, args.seeds)
+    run_all(setting, pending(setting, jobs, read_results(args.results)), args.jobs, args.results)
 
 
 if __name__ == "__main__":

@@ -82,6 +82,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 def measure_rounds(calls: Mapping[str, Callable[[], Any]], rounds: int, device: str) -> Times:
     """Seconds of each call in each of `rounds` rounds, all calls in turn; one more round before does not count."""
     times: Times = {name: [] for name in calls}
+    torch.backends.cudnn.benchmark = True  # as BasicSR's train pipeline
     for index in tqdm(range(rounds + 1), desc="rounds, after a warm-up", leave=False):
         for name, call in calls.items():
             begin = time.perf_counter()
@@ -110,6 +111,7 @@ def peak_mib(net: str, variant: str, args: argparse.Namespace) -> float:
     if args.device == "cuda":
         gc.collect()
         torch.cuda.empty_cache()
+        torch.backends.cudnn.benchmark = False  # its search has peaks of its own
         torch.cuda.reset_peak_memory_stats()
     step = variants.make_step(
         variants.build_model(net, variant, make_hr(args, net), args.num_feat, args.amp, args.tiny)
@@ -229,10 +231,8 @@ def describe(title: str, ratio: str, report: Report) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print everything that is asked for; the JSON file is written anew after each part."""
+    """Measure and print everything that is asked for; everything goes to a JSON file, too."""
     args = parse_arguments(sys.argv[1:] if arguments is None else arguments)
-    # As BasicSR's train pipeline.
-    torch.backends.cudnn.benchmark = True
     machine = torch.cuda.get_device_name() if args.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     report: Report = {"machine": machine, "torch": torch.__version__}
     report["command"] = shlex.join(["python", "benchmarks/step_cost.py", *args.command])
@@ -243,12 +243,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         report["loss"] = measure_loss(args)
         print(f"\n{describe(f'the loss alone, batch {LOSS_BATCH}', 'PCLLoss / this', report['loss'])}")
         print(f"\nrelative differences to PCLLoss in float64: {report['loss']['agreement']}", flush=True)
-        args.json.write_text(json.dumps(report, indent=2) + "\n")
+    report["steps"] = {}
     for net in [] if args.only == "loss" else args.nets:
-        steps = report.setdefault("steps", {})[net] = measure_steps(net, args)
+        steps = report["steps"][net] = measure_steps(net, args)
         title = f"{net}, batch {steps['batch']}"
         print(f"\n{describe(title, 'this / L1', steps)}", flush=True)
-        args.json.write_text(json.dumps(report, indent=2) + "\n")
+    args.json.write_text(json.dumps(report, indent=2) + "\n")
     print(f"\neverything, with the time of each round: {args.json}")
 
 

@@ -1,8 +1,10 @@
-"""Checks of what a caller hands in: each error names the value and the fix."""
+"""What a caller hands in: checks whose errors name the value and the fix, and the dtype and layout to compute in."""
 
 from __future__ import annotations
 
+import difflib
 import math
+import numbers
 from collections.abc import Collection, Iterable, Sequence
 
 import torch
@@ -14,105 +16,96 @@ MIN_SIZE = 32
 
 
 def check_images(name: str, images: Tensor, num_ch: int | None = None, min_size: int = 1) -> None:
-    """Raise unless `images` is a float tensor `(N, C, H, W)`, with `num_ch` channels if that is given.
+    """Raise TypeError or ValueError unless `images` is a float tensor `(N, C, H, W)`, not empty, H and W large enough.
 
-    Raises:
-        TypeError: not a tensor, or not of a floating-point dtype.
-        ValueError: not four-dimensional, empty, a wrong channel count, or a side below `min_size`.
+    `num_ch` is C, if it is known.
     """
     if not isinstance(images, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor (N, C, H, W), got {type(images).__name__}")
     if not images.is_floating_point():
-        raise TypeError(
-            f"{name} has dtype {images.dtype}; pass a floating-point tensor, for example {name}.float() / 255"
-        )
-    if images.dim() != 4:
-        raise ValueError(f"{name} has shape {tuple(images.shape)}; expected (N, C, H, W): unsqueeze(0) a single image")
-    if images.numel() == 0:
-        raise ValueError(f"{name} is empty: shape {tuple(images.shape)}")
-    if num_ch is not None and images.shape[1] != num_ch:
+        raise TypeError(f"{name} has dtype {images.dtype}; pass a floating-point tensor, such as {name}.float() / 255")
+    shape = tuple(images.shape)
+    if images.dim() != 4 or images.numel() == 0:
+        fix = {3: "unsqueeze(0) a single image", 5: f"the frames of a video are images: {name}.flatten(0, 1)"}
         raise ValueError(
-            f"{name} has {images.shape[1]} channels, but {num_ch} are expected (shape {tuple(images.shape)}); "
-            f"set num_in_ch={images.shape[1]} or convert the images"
+            f"{name} has shape {shape}; expected (N, C, H, W); {fix.get(images.dim(), 'no side may be 0')}"
         )
-    if min(images.shape[-2:]) < min_size:
+    if num_ch is not None and shape[1] != num_ch:
         raise ValueError(
-            f"{name} is {images.shape[-2]}x{images.shape[-1]}, but at least {min_size}x{min_size} is needed; "
-            "use larger patches"
+            f"{name} has {shape[1]} channels, but {num_ch} are expected; set num_in_ch={shape[1]} or convert the images"
+        )
+    if min(shape[2:]) < min_size:
+        raise ValueError(
+            f"{name} is {shape[2]}x{shape[3]}, but at least {min_size}x{min_size} is needed; use larger patches"
         )
 
 
 def check_white(knob: str, hr: Tensor, data_range: float) -> bool:
-    """Whether the range of `hr` could be looked at; it costs one wait for the device.
+    """Whether the range of images `hr` could be looked at; it costs one wait for the device.
 
-    Args:
-        knob: how the user calls `data_range`.
-        hr: images in `[0, data_range]`.
-        data_range: their white.
-
-    Raises:
-        ValueError: the images are plainly of another range.
+    Raises ValueError if they are plainly not in `[0, data_range]`; `knob` is how the user calls it.
     """
-    if not isinstance(hr, Tensor) or not hr.is_floating_point() or not hr.numel():
-        return False  # `check_images` says what is wrong
     if is_fake(hr):
         return True
+    if not isinstance(hr, Tensor) or not hr.is_floating_point() or not hr.numel():
+        return False  # `check_images` says what is wrong
     hr = hr.detach()
     black, white, between = torch.stack([hr.amin(), hr.amax(), (hr - hr.round()).abs().amax()]).tolist()
     if not math.isfinite(white - black):
         return False
-    # Images in 0-255 that are black or nearly so hold whole numbers, images in 0-1 do not.
-    if data_range >= 16 and white <= 1.5 and between > 1e-3:
-        raise ValueError(
-            f"{knob} is {data_range:g}, but the largest value of HR is {white:g}: images in 0-1; "
-            f"train with {knob} 1, or with images in 0-{data_range:g}"
-        )
-    if white > 2 * data_range:
-        raise ValueError(
-            f"{knob} is {data_range:g}, but the largest value of HR is {white:g}; "
-            f"train with {knob} 255, or with images in 0-{data_range:g}"
-        )
     if black < -data_range / 4:
         raise ValueError(
             f"{knob} is {data_range:g}, but the smallest value of HR is {black:g}; train with images in "
-            f"0-{data_range:g}, not shifted around 0"
+            f"0-{data_range:g}: those in [-1, 1] become so by pcl((sr + 1) / 2, (hr + 1) / 2)"
+        )
+    # Images in 0-255 that are black or nearly so hold whole numbers, images in 0-1 do not.
+    if white > 2 * data_range or (data_range >= 16 and white < data_range / 50 and between > 1e-3):
+        # The white of floats or of 8 to 16 bits, or else what was seen.
+        whites = [usual for usual in (1, 255, 1023, 4095, 16383, 65535) if usual / 16 < white <= usual]
+        fits = min(whites, default=math.ceil(10 * white) / 10)
+        raise ValueError(
+            f"{knob} is {data_range:g}, but the largest value of HR is {white:g}; "
+            f"train with {knob} {fits:g}, or with images in 0-{data_range:g}"
         )
     return True
 
 
-def check_positive(name: str, value: float) -> float:
-    """`value` as a float; raises `ValueError` unless it is finite and above 0, `TypeError` if it is no number."""
-    number = check_number(name, value)
-    if not number > 0:
-        raise ValueError(f"{name} must be above 0, got {value}")
-    return number
-
-
 def check_number(name: str, value: float) -> float:
     """`value` as a float; raises `TypeError` if it is no number, `ValueError` if it is not finite."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(
-            f"{name} must be a number, got {value!r} of type {type(value).__name__} "
-            "(in YAML write 1.0e-4, not 1e-4: the latter is read as text)"
-        )
-    if value != value or value in (float("inf"), float("-inf")):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}")
+    if not math.isfinite(value):
         raise ValueError(f"{name} must be finite, got {value}")
+    return float(value)
+
+
+def check_positive(name: str, value: float) -> float:
+    """As `check_number`; raises `ValueError` unless it is above 0."""
+    if not check_number(name, value) > 0:
+        raise ValueError(f"{name} must be above 0, got {value}")
     return float(value)
 
 
 def check_count(name: str, value: int, minimum: int, maximum: int | None = None) -> int:
     """`value`; raises unless it is an integer from `minimum` to `maximum` (no bound if None)."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name} must be an integer, got {value!r} of type {type(value).__name__}")
     if value < minimum or (maximum is not None and value > maximum):
         bound = f"at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
         raise ValueError(f"{name} must be {bound}, got {value}")
+    return int(value)
+
+
+def check_switch(name: str, value: bool) -> bool:
+    """`value`; raises `TypeError` unless it is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
     return value
 
 
 def check_range(name: str, value: Sequence[float], minimum: float) -> tuple[float, float]:
     """`value` as `(low, high)`; raises unless it is two numbers with `minimum <= low <= high`."""
-    if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 2:
+    if isinstance(value, str) or not hasattr(value, "__len__") or len(value) != 2:
         raise ValueError(f"{name} must be two numbers (low, high), got {value!r}")
     low, high = (check_number(f"{name}[{i}]", number) for i, number in enumerate(value))
     if not minimum <= low <= high:
@@ -120,27 +113,19 @@ def check_range(name: str, value: Sequence[float], minimum: float) -> tuple[floa
     return low, high
 
 
-def check_sources(name: str, value: Iterable[str], allowed: Collection[str]) -> tuple[str, ...]:
+def check_sources(name: str, value: Iterable[str], allowed: Sequence[str]) -> tuple[str, ...]:
     """`value` as a tuple; raises unless it is a non-empty list of distinct names out of `allowed`."""
-    if isinstance(value, str):
-        raise TypeError(f"{name} must be a list of names, got the string {value!r}; write [{value!r}]")
-    if not isinstance(value, Iterable):
-        raise TypeError(f"{name} must be a list of names, got {value!r}; allowed are {list(allowed)}")
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise TypeError(f"{name} must be a list such as [{allowed[0]!r}], got {value!r}")
     sources = tuple(value)
-    unknown = [source for source in sources if not isinstance(source, str) or source not in allowed]
-    if unknown:
-        raise ValueError(f"{name} has unknown entries {unknown}; allowed are {list(allowed)}")
-    if not sources:
-        raise ValueError(f"{name} is empty; give at least one of {list(allowed)}")
-    if len(set(sources)) != len(sources):
-        raise ValueError(f"{name} names a source twice: {list(sources)}")
+    if not sources or any(one not in allowed for one in sources) or len(set(sources)) < len(sources):
+        raise ValueError(f"{name} must be some of {list(allowed)}, none of them twice, got {list(sources)}")
     return sources
 
 
 def check_keys(name: str, keys: Iterable[str], allowed: Collection[str]) -> None:
     """Raise `ValueError` with the allowed names if `keys` holds another one."""
-    unknown = sorted(set(keys) - set(allowed))
-    if unknown:
+    if unknown := sorted(set(keys) - set(allowed)):
         meant = nearest(unknown[0], allowed)
         raise ValueError(
             f"unknown key {', '.join(map(repr, unknown))} in {name}; allowed are: {', '.join(allowed)}"
@@ -149,20 +134,21 @@ def check_keys(name: str, keys: Iterable[str], allowed: Collection[str]) -> None
 
 
 def nearest(word: str, known: Collection[str]) -> str | None:
-    """The known word that `word` is a slip of: two edits away, or one if it has three letters or fewer."""
-    slips = {other: distance(word, other) for other in known if abs(len(other) - len(word)) <= 2}
-    best = min(slips, key=lambda other: slips[other], default=None)
-    return best if best is not None and slips[best] <= (2 if len(best) > 3 else 1) else None
+    """The known word that `word` is a slip of."""
+    return next(iter(difflib.get_close_matches(word, known, 1, 0.7)), None)
 
 
-def distance(left: str, right: str) -> int:
-    """How many letters to insert, delete, replace or swap with their neighbour lead from one word to the other."""
-    rows = [list(range(len(right) + 1))]
-    for i, a in enumerate(left, 1):
-        row = [i]
-        for j, b in enumerate(right, 1):
-            row.append(min(rows[-1][j] + 1, row[-1] + 1, rows[-1][j - 1] + (a != b)))
-            if i > 1 and j > 1 and a == right[j - 2] and b == left[i - 2]:
-                row[-1] = min(row[-1], rows[-2][j - 2] + 1)
-        rows.append(row)
-    return rows[-1][-1]
+def at_least_float32(x: Tensor) -> Tensor:
+    """`x` in float32, or as it is if its dtype is wider."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def match_double(x: Tensor, weight: Tensor) -> Tensor:
+    """`x` in the dtype of a network's weight where one of the two is float64, which autocast does not look at."""
+    return x.to(weight.dtype) if torch.float64 in (x.dtype, weight.dtype) else x
+
+
+def layout_of(images: Tensor) -> torch.memory_format:
+    """`channels_last` for images that lie so and in no other way, else `contiguous_format`."""
+    is_channels_last = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
+    return torch.channels_last if is_channels_last else torch.contiguous_format

@@ -41,13 +41,12 @@ def gather(values: Tensor) -> Tensor:
     """The values of all ranks, flattened, one rank after the other; each rank must hold as many.
 
     The gradient of this rank's own values is scaled so that averaging over the ranks, as `DistributedDataParallel`
-    does, gives the gradient of a function of all of them. Alone, the values come back flattened.
+    does, gives the gradient of a function of all of them.
     """
     own = values.flatten()
     if not is_distributed():
         return own
-    world_size = torch.distributed.get_world_size()
-    gathered = [torch.empty_like(own) for _ in range(world_size)]
+    gathered = [torch.empty_like(own) for _ in range(torch.distributed.get_world_size())]
     torch.distributed.all_gather(gathered, own.detach())
-    gathered[rank()] = own.detach() + world_size * (own - own.detach())
+    gathered[rank()] = own.detach() + len(gathered) * (own - own.detach())
     return torch.cat(gathered)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
 
-from . import __version__, _extras, import_repair  # noqa: F401  (workers of a spawning data loader import this module)
+from . import __version__, _missing, import_repair  # noqa: F401  (workers of a spawning data loader import this module)
 
 # They leave their flags to others, and read them from sys.argv.
 ENTRY_POINTS = ("train", "test", "run")
@@ -30,6 +31,10 @@ VERBS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        # Not every pipe is UTF-8, on Windows above all: "?" for an arrow is better than no table.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     arguments = list(sys.argv[1:] if argv is None else argv)
     verbs = "\n".join(f"  {verb:9} {text}" for verb, text in VERBS.items())
     parser = argparse.ArgumentParser(
@@ -50,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(verb: str, flags: list[str]) -> int:
     try:
-        with _extras.named_in_errors():
+        with _missing.named_in_errors():
             # Each verb is a module or folder of its name, and only that one is imported.
             module = importlib.import_module(f".tools.{verb}", __package__)
             parser = argparse.ArgumentParser(prog=f"pcl-loss {verb}", description=VERBS[verb])
@@ -61,6 +66,9 @@ def _run(verb: str, flags: list[str]) -> int:
         # Its reader, such as `head`, has seen enough. Python would flush once more at the end, and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except KeyboardInterrupt:
+        print(f"\npcl-loss {verb}: interrupted", file=sys.stderr)
+        return 130
     except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"pcl-loss {verb}: {error}", file=sys.stderr)
         return 1
@@ -71,7 +79,7 @@ def _run_entry_point(verb: str, flags: list[str]) -> int:
     sys.argv = [f"pcl-loss {verb}", *flags]
     try:
         importlib.import_module(f".{verb}", __package__).main()
-    except _extras.MissingExtraError as error:
+    except _missing.MissingExtraError as error:
         print(f"pcl-loss {verb}: {error}", file=sys.stderr)
         return 1
     return 0

@@ -2,56 +2,57 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
-from ._checks import check_count, check_number, check_positive, check_white
+from ._checks import at_least_float32, check_count, check_number, check_positive, check_switch, check_white
 from ._distributed import average, broadcast, is_distributed
-from ._guarded_step import GuardedStep
-from ._tensors import at_least_float32
 from .discriminator import WaveletDiscriminator
+from .discriminator_step import DiscriminatorStep
 from .embedding import Embedding, FixedEmbedding
 from .functional import contrastive_discriminator_loss
 from .loss import PCLLoss
 
 
 class PCLCriterion(nn.Module):
-    """The contrastive loss for a training loop that knows no discriminator.
+    """The contrastive loss for a training loop that knows no discriminator: `loss = l1(sr, hr) + pcl(sr, hr)`.
 
-    It owns E_D and E_D's Adam. Every training call returns the loss with the E_D of the call before, and then takes
-    one step of E_D (eq 7) on `sr.detach()`, so that `loss = F.l1_loss(sr, hr) + pcl(sr, hr)` is all that a loop needs.
-    The returned loss may be back-propagated any time later, also after further calls.
+    It owns E_D and trains it. Every training call returns the loss with the E_D of the call before, and then takes one
+    Adam step of E_D (eq 7) on `sr.detach()`. The loss may be back-propagated any time later, also after further calls.
 
-    The loop's optimizer does not train E_D: its parameters never hold a `.grad` between calls, so that an optimizer
-    that was given them by accident leaves them alone. A batch that is not finite leaves no trace in E_D.
+    Nobody else trains E_D: its parameters require no gradient, so that optimizers, gradient clipping and
+    `DistributedDataParallel` around a module that contains this one pass them by. They are trained all the same, while
+    this module is in training mode. A batch that is not finite leaves no trace in E_D.
 
-    Under torch.distributed every rank must make the same calls; E_D then starts equal, its gradients and statistics
-    are averaged, and it is the same on all ranks after every step. To resume, every rank must load the state.
+    Under torch.distributed every rank must make the same calls; E_D then starts equal, and its gradients and statistics
+    are averaged. To resume, every rank must load the state, which holds E_D, its Adam and the number of calls.
 
     Args:
-        embedding: a network to use in place of a new `WaveletDiscriminator`; without trainable parameters it is
-            never trained. To be trained it must also map images to logits. `'fixed'` is a new `FixedEmbedding`, which
-            is also what `recipe='light'` takes where none is given: there is no E_D then.
-        num_in_ch: channels of the images.
+        embedding: in place of a new `WaveletDiscriminator`. Those of its parameters that require a gradient are trained
+            here from now on; it must then also map images to logits. `'fixed'` is a new `FixedEmbedding`, which is also
+            what `recipe='light'` takes where none is given: there is no E_D then.
+        num_in_ch: channels of the images, for a new embedding.
         num_feat, norm, wavelet: of the new `WaveletDiscriminator`.
-        lr: of E_D's Adam.
-        betas: of E_D's Adam.
+        lr, betas: of E_D's Adam.
         update_every: average E_D's gradients over so many calls before a step, as loops that accumulate do.
         sync: average E_D over the ranks of torch.distributed.
         **pcl: keywords of `PCLLoss`.
 
     Raises:
-        TypeError, ValueError: an argument is of a wrong type or out of range.
+        TypeError, ValueError: an argument is of a wrong type or out of range, or would be ignored.
     """
 
     range_knob = "data_range"
     """How a user calls the images' white."""
+    embedding: Any
+    _num_good: Tensor
 
     def __init__(
         self,
@@ -67,42 +68,52 @@ class PCLCriterion(nn.Module):
         sync: bool = True,
         **pcl: Any,
     ) -> None:
+        given = dict(locals())
         super().__init__()
         self.pcl = PCLLoss(**pcl)
+        self.lr = check_positive("lr", lr)
+        self.betas: Any = tuple(betas)
+        if len(self.betas) != 2 or not all(0 <= check_number("each of betas", beta) < 1 for beta in self.betas):
+            raise ValueError(f"betas must be two numbers, each at least 0 and below 1, got {betas!r}")
+        self.update_every = check_count("update_every", update_every, 1)
+        self.sync = check_switch("sync", sync)
         if embedding is None and self.pcl.recipe == "light":
             embedding = "fixed"
+        if embedding is not None:
+            unused = ["num_feat", "norm", "wavelet"]
+            unused += ["lr", "update_every"] if isinstance(embedding, str) else ["num_in_ch"]
+            for name in unused:
+                if given[name] != inspect.signature(PCLCriterion).parameters[name].default:
+                    raise ValueError(
+                        f"{name}={given[name]!r} is no knob of this embedding, and would be ignored; drop it"
+                    )
         if embedding == "fixed":
-            _refuse_discriminator_knobs(num_feat=num_feat, norm=norm, wavelet=wavelet, lr=lr, update_every=update_every)
             embedding = FixedEmbedding(num_in_ch, self.pcl.num_layers)
         elif embedding is None:
-            embedding = WaveletDiscriminator(num_in_ch, num_feat, norm, wavelet)
+            # Forked, so that a seeded training draws the same batches with this loss as without.
+            with torch.random.fork_rng(devices=[]):
+                embedding = WaveletDiscriminator(num_in_ch, num_feat, norm, wavelet)
         if not isinstance(embedding, Embedding) or isinstance(embedding, str):
             raise TypeError(
                 f"embedding must be 'fixed' or have a method embed(x, num_layers): {type(embedding).__name__} has none"
             )
         check_count("num_layers", self.pcl.num_layers, 1, getattr(embedding, "num_layers", None))
         self.embedding = embedding
-        self.update_every = check_count("update_every", update_every, 1)
-        if not isinstance(sync, bool):
-            raise TypeError(f"sync must be True or False, got {sync!r}")
-        self.sync = sync
-        self._param_names = [name for name, param in embedding.named_parameters() if param.requires_grad]
-        self._params = self._named_params()
-        self._optimizer: torch.optim.Optimizer | None = None
-        if self._params:
-            # Fused, it can skip a step without waiting for the device.
-            self._optimizer = torch.optim.Adam(self._params, check_positive("lr", lr), _check_betas(betas), fused=True)
-        # Since E_D's last step: the calls, those whose gradients were finite, and the sums of these gradients.
+        # Since E_D's last step: the calls, and those whose gradients were finite.
         self._num_pending = 0
-        self._num_good: Tensor
-        self.register_buffer("_num_good", torch.zeros(()), persistent=False)
-        self._grads: dict[int, Tensor] = {}
-        self._in_step_with_ranks = False
+        self.register_buffer("_num_good", torch.zeros(()))
         self._range_is_checked = False
-        self._lock = threading.RLock()
         self.log: dict[str, Tensor] = {}
         """Detached 0-dim tensors of the last call: those of `PCLLoss.stats`, `l_pcl` (the value returned), and, from
         the last training of E_D, `l_d`, `out_d_real` and `out_d_fake`."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As `nn.Module`; another `embedding` is taken up as one given at the start."""
+        super().__setattr__(name, value)
+        if name == "embedding":
+            self._adam = nn.ModuleDict()
+            self._in_step_with_ranks = False
+            self._follow_embedding()
 
     def forward(self, sr: Tensor, hr: Tensor, lq: Tensor | None = None) -> Tensor:
         """The weighted contrastive loss, 0-dim; only `sr` receives a gradient.
@@ -118,179 +129,103 @@ class PCLCriterion(nn.Module):
         Raises:
             TypeError, ValueError: as `PCLLoss`; or, on the first call, `hr` is plainly of another range.
         """
-        if torch.compiler.is_compiling():
-            return self._forward(sr, hr, lq)
-        with self._lock:  # one thread at a time: E_D's step and the count of calls are shared
-            return self._forward(sr, hr, lq)
-
-    def _forward(self, sr: Tensor, hr: Tensor, lq: Tensor | None) -> Tensor:
         if not self._range_is_checked and not torch.compiler.is_compiling():
             self._range_is_checked = check_white(self.range_knob, hr, self.pcl.data_range)
-        has_state = not isinstance(self.embedding, FixedEmbedding)
-        if self.sync and has_state and is_distributed() and not self._in_step_with_ranks:
-            self._start_equal()
+        if self.sync and is_distributed() and not self._in_step_with_ranks:
+            broadcast([*self.embedding.parameters(), *self.embedding.buffers()])
+            self._in_step_with_ranks = True
         loss = self.pcl(sr, hr, self.embedding, lq)
-        log = {"l_pcl": loss.detach(), **self.pcl.stats}
-        # A loop may freeze its losses, E_D with them, after this module was built.
-        trainable = self._optimizer is not None and any(param.requires_grad for param in self._params)
-        if trainable and self.training and torch.is_grad_enabled() and sr.requires_grad:
+        log = {key: value for key, value in self.log.items() if key in ("l_d", "out_d_real", "out_d_fake")}
+        log |= {"l_pcl": loss.detach(), **self.pcl.stats}
+        if self.is_trained and self.training and torch.is_grad_enabled() and sr.requires_grad:
             log |= self._train_embedding(sr.detach(), hr.detach())
-        else:
-            log |= {key: self.log[key] for key in ("l_d", "out_d_real", "out_d_fake") if key in self.log}
         self.log = log
         return loss
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether the embedding has parameters that are trained."""
+        return len(self._adam) > 0
+
+    def _follow_embedding(self) -> dict[str, nn.Parameter]:
+        """E_D's trained parameters; those that came since the last call, such as a new head's, are taken up."""
+        named = dict(self.embedding.named_parameters())
+        for name, param in named.items():
+            if param.requires_grad:
+                param.requires_grad_(False)
+                if _key(name) not in self._adam or self._adam[_key(name)].exp_avg.shape != param.shape:
+                    self._adam[_key(name)] = _AdamState(param)
+        return {name: param for name, param in named.items() if _key(name) in self._adam}
+
     def _train_embedding(self, sr: Tensor, hr: Tensor) -> dict[str, Tensor]:
+        params = self._follow_embedding()
+        # They share the parameters' memory, and alone require a gradient.
+        leaves = {name: param.detach().requires_grad_() for name, param in params.items()}
+        net_d = functools.partial(functional_call, self.embedding, leaves)
         step = DiscriminatorStep(self.embedding, self.sync)
-        # Parameters that were frozen later, or that the logits do not use, have no gradient: None.
-        active = [i for i, param in enumerate(self._params) if param.requires_grad]
         with torch.autocast(sr.device.type, enabled=False):
-            l_d = step.loss(self.embedding, hr, sr, self.pcl.data_range, contrastive_discriminator_loss)
-            found = torch.autograd.grad(l_d, [self._params[i] for i in active], allow_unused=True)
-        bad = step.settle([grad for grad in found if grad is not None])
-        for i, grad in zip(active, found, strict=True):
+            l_d = step.loss(net_d, hr, sr, self.pcl.data_range, contrastive_discriminator_loss)
+            # None where the logits do not use a parameter.
+            found = torch.autograd.grad(l_d, [*leaves.values()], allow_unused=True)
+        grads = [grad for grad in found if grad is not None]
+        if self.sync:
+            # At every call, so that a state that one rank saves holds the sums of all.
+            average(grads)
+        bad = step.settle(grads)
+        states: list[Any] = [self._adam[_key(name)] for name in params]
+        for state, grad in zip(states, found, strict=True):
             if grad is not None:
-                grad = torch.where(bad > 0, 0, grad)
-                before = self._grads.get(i)
-                self._grads[i] = grad if before is None else before.add_(grad)
+                state.grad += torch.where(bad > 0, 0, grad)
         self._num_good += 1 - bad
         self._num_pending += 1
         # Or more: a loaded state may have been saved with a larger `update_every`.
         if self._num_pending >= self.update_every:
-            self._step()
+            self._step(params.values(), states)
         return step.log
 
-    def _step(self) -> None:
-        grads = list(self._grads.values())
-        if self.update_every > 1:
-            torch._foreach_div_(grads, self._num_good.clamp_min(1))
-        if self.sync:
-            average(grads)
-        for i, grad in self._grads.items():
-            self._params[i].grad = grad
-        optimizer = cast(torch.optim.Optimizer, self._optimizer)
+    def _step(self, params: Iterable[nn.Parameter], states: Sequence[Any]) -> None:
+        """Adam's, on the mean of the gradients that were finite; nothing moves where none was."""
+        # Made for one step, since parameters come and go; fused, it can skip a step without waiting for the device.
+        optimizer = torch.optim.Adam(params, self.lr, self.betas, fused=True)
+        for param, state in zip(params, states, strict=True):
+            state.step = state.step.float()  # also after a move to float64
+            optimizer.state[param] = {name: getattr(state, name) for name in ("step", "exp_avg", "exp_avg_sq")}
+            param.grad = state.grad / self._num_good.clamp_min(1)
         DiscriminatorStep.apply(optimizer, skip=self._num_good == 0)
-        optimizer.zero_grad(set_to_none=True)
-        self._grads, self._num_pending = {}, 0
-        self._num_good.zero_()
+        optimizer.zero_grad()
+        for buffer in (self._num_good, *(state.grad for state in states)):
+            buffer.zero_()
+        self._num_pending = 0
 
-    def _start_equal(self) -> None:
-        broadcast([*self.embedding.parameters(), *self.embedding.buffers()])
-        self._in_step_with_ranks = True
+    def get_extra_state(self) -> Tensor:
+        """The number of calls since E_D's last step."""
+        return torch.tensor(self._num_pending)
 
-    def get_extra_state(self) -> dict[str, Any]:
-        """E_D's optimizer, and the gradients that wait for its next step."""
-        optimizer = None if self._optimizer is None else self._optimizer.state_dict()
-        pending = {"num_pending": self._num_pending, "num_good": self._num_good, "grads": dict(self._grads)}
-        return {"optimizer": optimizer, **pending}
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Take up what `get_extra_state` gave.
-
-        Raises:
-            ValueError: one of the two criterions trains its embedding, the other does not.
-        """
-        if (state["optimizer"] is None) != (self._optimizer is None):
-            raise ValueError(
-                "the checkpoint's embedding is "
-                f"{'frozen' if state['optimizer'] is None else 'trained'}, this criterion's is not; "
-                "build PCLCriterion with the same embedding as the saved one"
-            )
-        if self._optimizer is not None:
-            self._optimizer.load_state_dict(state["optimizer"])
-        self._num_pending = int(state["num_pending"])
-        self._num_good.copy_(state["num_good"])
-        self._grads = {i: grad.detach().to(self._params[i], copy=True) for i, grad in state["grads"].items()}
-
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        """As `nn.Module`, but names what differs in words: torch lists keys, and would have loaded half of them."""
-        saved = {
-            key.removeprefix(f"{prefix}embedding."): value
-            for key, value in state_dict.items()
-            if key.startswith(f"{prefix}embedding.") and isinstance(value, Tensor)
-        }
-        own = self.embedding.state_dict()
-        if saved and {key: value.shape for key, value in saved.items()} != {k: v.shape for k, v in own.items()}:
-            raise ValueError(
-                f"the state is of another embedding, {_describe(saved)}; this criterion has {_describe(own)}; build it "
-                "with the norm, num_feat, num_in_ch and wavelet of the saved one"
-            )
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_lock"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._lock = threading.RLock()
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take up what `get_extra_state` gave."""
+        self._num_pending = int(state)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PCLCriterion:
-        """Move E_D and its optimizer together; `.half()` and `.bfloat16()` leave both in float32, which Adam needs."""
+        """As `nn.Module`; `.half()` and `.bfloat16()` leave E_D in float32, which its Adam needs."""
 
         def move(tensor: Tensor) -> Tensor:
             moved = fn(tensor)
-            if tensor.is_floating_point() and moved.dtype.itemsize < 4:
-                return tensor.to(moved.device)
-            return moved
+            is_half = tensor.is_floating_point() and moved.dtype.itemsize < 4
+            return tensor.to(moved.device) if is_half else moved
 
-        super()._apply(move, recurse)
-        self._grads = {i: move(grad) for i, grad in self._grads.items()}
-        if self._optimizer is not None:
-            self._follow_parameters(self._optimizer)
-            for param, state in self._optimizer.state.items():
-                # The step counter keeps its dtype.
-                state.update({k: v.to(param.device) if k == "step" else move(v) for k, v in state.items()})
-        return self
-
-    def _named_params(self) -> list[nn.Parameter]:
-        return [self.embedding.get_parameter(name) for name in self._param_names]
-
-    def _follow_parameters(self, optimizer: torch.optim.Optimizer) -> None:
-        """Hand the optimizer the parameters of now: some moves (`to_empty`) replace them."""
-        old = self._params
-        self._params = self._named_params()
-        optimizer.param_groups[0]["params"] = self._params
-        for before, after in zip(old, self._params, strict=True):
-            if before is not after and before in optimizer.state:
-                optimizer.state[after] = optimizer.state.pop(before)
+        return super()._apply(move, recurse)
 
 
-class DiscriminatorStep(GuardedStep):
-    """E_D's step on one batch (eq 7).
+class _AdamState(nn.Module):
+    """What Adam knows of one parameter, and the sum of the gradients that wait for its next step."""
 
-    A loop takes the gradients of `loss` in its own way, hands them to `settle`, and then calls `apply`.
+    exp_avg: Tensor
 
-    Args:
-        net_d: whose buffers (batch norm's statistics) the step may change.
-        sync: average these buffers over the ranks of torch.distributed, and agree with them.
-    """
-
-    def __init__(self, net_d: nn.Module, sync: bool = True) -> None:
-        super().__init__(net_d, sync)
-        self.log: dict[str, Tensor] = {}
-        """Detached 0-dim tensors: `l_d`, `out_d_real` and `out_d_fake`."""
-
-    def loss(
-        self,
-        net_d: Callable[[Tensor], Tensor],
-        hr: Tensor,
-        sr: Tensor,
-        data_range: float,
-        cri_cld: Callable[[Tensor, Tensor], Tensor],
-    ) -> Tensor:
-        """`cri_cld` of the logits that `net_d` gives real and super-resolved images `(N, C, H, W)`, 0-dim."""
-        images = torch.cat([at_least_float32(hr), at_least_float32(sr)]) / data_range
-        # One forward over both, so that batch norm treats them alike.
-        real, fake = net_d(images).chunk(2)
-        l_d = cri_cld(real, fake)
-        self.log = {"l_d": l_d.detach(), "out_d_real": real.detach().mean(), "out_d_fake": fake.detach().mean()}
-        return l_d
-
-    def settle(self, grads: Sequence[Tensor]) -> Tensor:
-        """As `GuardedStep`; the buffers become the mean of those of the ranks."""
-        if self.sync:
-            average([buffer for buffer, _ in self._buffers if buffer.is_floating_point()])
-        return super().settle(grads)
+    def __init__(self, param: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("step", torch.zeros((), device=param.device))
+        for name in ("exp_avg", "exp_avg_sq", "grad"):
+            self.register_buffer(name, torch.zeros_like(param))
 
 
 class PCLPerceptualLoss(PCLCriterion):
@@ -301,31 +236,19 @@ class PCLPerceptualLoss(PCLCriterion):
         **keywords: of `PCLCriterion`.
 
     Raises:
-        TypeError, ValueError: an argument is of a wrong type or out of range, or `'lq'` comes without `scale`.
+        TypeError, ValueError: as `PCLCriterion`, or `'lq'` comes without `scale`.
     """
 
     def __init__(self, *, scale: int | None = None, **keywords: Any) -> None:
         super().__init__(**keywords)
         self.scale = None if scale is None else check_count("scale", scale, 2)
         if "lq" in self.pcl.samples.negatives and scale is None:
-            raise ValueError(
-                "negatives contains 'lq', and a perceptual loss is given no LR image; set scale=, or drop 'lq'"
-            )
+            raise ValueError("negatives contains 'lq', but a perceptual loss has no LR image; set scale=, or drop 'lq'")
 
     def forward(self, x: Tensor, gt: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        """The weighted contrastive loss of `x`, and None for the style loss that it has not.
-
-        Args:
-            x: super-resolved images `(N, C, H, W)` in `[0, data_range]`, `H, W >= 32`.
-            gt: their ground truth, the same shape.
-
-        Raises:
-            TypeError, ValueError: as `PCLLoss`.
-        """
-        lq = None
-        if self.scale is not None and "lq" in self.pcl.samples.negatives:
-            lq = downsample(gt, self.scale)
-        return super().forward(x, gt, lq), None
+        """The weighted contrastive loss of `x`, and None, because there is no style loss; arguments as the base's."""
+        needs_lq = self.scale is not None and "lq" in self.pcl.samples.negatives
+        return super().forward(x, gt, downsample(gt, self.scale or 1) if needs_lq else None), None
 
 
 def downsample(gt: Tensor, scale: int) -> Tensor:
@@ -335,31 +258,6 @@ def downsample(gt: Tensor, scale: int) -> Tensor:
     return F.interpolate(at_least_float32(gt.detach()), size, mode="bicubic", antialias=True)
 
 
-def _describe(state: Mapping[str, Tensor]) -> str:
-    """A state dict of E_D as its knobs."""
-    weight = state.get("blocks.0.conv.weight")
-    if weight is None:
-        return f"one with {len(state)} tensors"
-    has_statistics = "blocks.0.norm.running_mean" in state
-    norm = "batch" if has_statistics else "group" if "blocks.0.norm.weight" in state else "none"
-    return f"norm={norm!r}, num_feat={len(weight)} and {weight.shape[1]} planes of input"
-
-
-def _refuse_discriminator_knobs(**given: Any) -> None:
-    """Raise `ValueError` if a knob of the discriminator differs from its default where there is no discriminator."""
-    defaults = inspect.signature(PCLCriterion).parameters
-    for name, value in given.items():
-        if value != defaults[name].default:
-            raise ValueError(
-                f"{name}={value!r} is a knob of the discriminator, and a fixed embedding has none; drop {name}, or "
-                "give embedding=WaveletDiscriminator(...)"
-            )
-
-
-def _check_betas(betas: Sequence[float]) -> tuple[float, float]:
-    if isinstance(betas, str) or not isinstance(betas, Sequence) or len(betas) != 2:
-        raise ValueError(f"betas must be two numbers, got {betas!r}")
-    first, second = (check_number(f"betas[{i}]", beta) for i, beta in enumerate(betas))
-    if not (0 <= first < 1 and 0 <= second < 1):
-        raise ValueError(f"betas must each be at least 0 and below 1, got {tuple(betas)}")
-    return first, second
+def _key(name: str) -> str:
+    """A parameter's name as that of a module, which may hold no dot."""
+    return name.replace(".", "/")

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ._checks import MIN_SIZE, check_count, check_images
-from ._tensors import layout_of, match_double
+from ._checks import MIN_SIZE, check_count, check_images, check_switch, layout_of, match_double
 from .wavelet import haar_dwt
 
 WIDTHS = (1, 1, 2, 2, 4, 4, 8, 8)
@@ -39,9 +38,7 @@ class WaveletDiscriminator(nn.Module):
         check_count("num_feat", num_feat, 1)
         if norm not in NORMS:
             raise ValueError(f"norm must be one of {list(NORMS)}, got {norm!r}")
-        if not isinstance(wavelet, bool):
-            raise TypeError(f"wavelet must be True or False, got {wavelet!r}")
-        self.wavelet = wavelet
+        self.wavelet = check_switch("wavelet", wavelet)
         channels = [3 * num_in_ch if wavelet else num_in_ch, *(width * num_feat for width in WIDTHS)]
         self.blocks = nn.ModuleList(
             _Block(channels[i], channels[i + 1], stride=1 + i % 2, norm=norm) for i in range(len(WIDTHS))
@@ -51,16 +48,9 @@ class WaveletDiscriminator(nn.Module):
         """How many maps `embed` has."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits, high for real images.
+        """Logits `(N, 1)`, high for real images.
 
-        Args:
-            x: `(N, num_in_ch, H, W)` in [0, 1], `H, W >= 32`.
-
-        Returns:
-            `(N, 1)`.
-
-        Raises:
-            TypeError, ValueError: `x` is not a float tensor of such a shape.
+        Raises TypeError or ValueError unless `x` is a float tensor `(N, num_in_ch, H, W)` in [0, 1], `H, W >= 32`.
         """
         features = self._bands(x)
         for block in self.blocks:
@@ -70,17 +60,16 @@ class WaveletDiscriminator(nn.Module):
     def embed(self, x: Tensor, num_layers: int = 4) -> list[Tensor]:
         """The frozen view: the maps behind the first blocks, as fixed functions of `x`.
 
-        Computed with a copy of the blocks' weights as they are now: batch norm is folded in from its running
-        statistics, so that the maps of an image do not depend on its batch mates. Only `x` can receive a gradient.
-        The parameters' `requires_grad` and `grad`, `.training` and the buffers are left alone, and a later optimizer
-        step does not invalidate a pending backward.
+        Computed with a copy of the blocks' weights as they are now, batch norm folded in from its running statistics:
+        the maps of an image do not depend on its batch mates, only `x` can receive a gradient, nothing of the network
+        is touched, and a later optimizer step does not invalidate a pending backward.
 
         Args:
             x: `(N, num_in_ch, H, W)` in [0, 1], `H, W >= 32`.
             num_layers: how many maps, 1 to 8; nothing deeper is computed.
 
         Returns:
-            `num_layers` post-activation maps `(N, C_l, H_l, W_l)`, shallowest first, in the memory format of `x`.
+            Post-activation maps `(N, C_l, H_l, W_l)`, shallowest first, in the memory format of `x`.
 
         Raises:
             TypeError, ValueError: `x` is not a float tensor of such a shape, or `num_layers` is out of range.
@@ -109,10 +98,8 @@ class _Block(nn.Module):
         self.norm: nn.Module
         if norm == "batch":
             self.norm = QuickStartBatchNorm2d(out_ch)
-        elif norm == "group":
-            self.norm = nn.GroupNorm(_num_groups(out_ch), out_ch)
         else:
-            self.norm = nn.Identity()
+            self.norm = nn.GroupNorm(_num_groups(out_ch), out_ch) if norm == "group" else nn.Identity()
         nn.init.kaiming_normal_(self.conv.weight, a=NEGATIVE_SLOPE)
         if self.conv.bias is not None:
             # High-frequency bands are near 0.02: PyTorch's default bias would drown them and make all images alike.
@@ -122,12 +109,13 @@ class _Block(nn.Module):
         return F.leaky_relu(self.norm(self.conv(x)), NEGATIVE_SLOPE, inplace=True)
 
     def frozen(self, x: Tensor, layout: torch.memory_format) -> Tensor:
-        """The block with a copy of its present weights and running statistics; the map is laid out as asked for."""
+        """The block with a copy of its present weights and running statistics, its map in this layout."""
         with torch.no_grad():
             weight = self.conv.weight.clone(memory_format=layout)
             bias = None if self.conv.bias is None else self.conv.bias.clone()
             if isinstance(self.norm, QuickStartBatchNorm2d):
-                gain, bias = _affine(self.norm)
+                gain = self.norm.weight * (self.norm.running_var + self.norm.eps).rsqrt()
+                bias = self.norm.bias - self.norm.running_mean * gain
                 weight *= gain[:, None, None, None]
             elif not isinstance(self.norm, (nn.GroupNorm, nn.Identity)):
                 raise TypeError(
@@ -144,9 +132,8 @@ class _Block(nn.Module):
 class QuickStartBatchNorm2d(nn.BatchNorm2d):
     """Batch norm whose running statistics follow with momentum `max(0.1, 1 / number of updates)`.
 
-    The first update replaces the initial statistics (mean 0, variance 1), the next ones average, and from the tenth
-    on it is PyTorch's own rule. With the fixed 0.1 the initial variance of 1, thousands of times that of a
-    high-frequency band, would rule the statistics for some eighty updates.
+    The first update replaces the initial statistics. With PyTorch's fixed 0.1 the initial variance of 1, thousands of
+    times that of a high-frequency band, would rule the statistics for some eighty updates.
     """
 
     running_mean: Tensor
@@ -173,9 +160,3 @@ class QuickStartBatchNorm2d(nn.BatchNorm2d):
 def _num_groups(num_ch: int) -> int:
     """At most 32 groups, of two channels or more: alone, a channel whose map is a single pixel would be erased."""
     return max((n for n in range(1, min(32, num_ch // 2) + 1) if num_ch % n == 0), default=1)
-
-
-def _affine(norm: QuickStartBatchNorm2d) -> tuple[Tensor, Tensor]:
-    """The gain and bias per channel that batch norm amounts to with its running statistics."""
-    gain = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    return gain, norm.bias - norm.running_mean * gain

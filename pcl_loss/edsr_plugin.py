@@ -22,22 +22,15 @@ from .loss import PCLLoss
 KNOBS_FILE = "pcl.yml"
 
 # The codebase's own options say these.
-FROM_ARGS = {"data_range": "rgb_range", "num_in_ch": "n_colors"}
-
-KNOBS = tuple(
-    name
-    for function in (PCLCriterion, PCLLoss)
-    for name, parameter in inspect.signature(function).parameters.items()
-    if parameter.kind is not parameter.VAR_KEYWORD and name not in {*FROM_ARGS, "embedding"}
-)
-"""What `pcl.yml` may set."""
+FROM_ARGS = {"data_range": "rgb_range", "num_in_ch": "n_colors", "lr": "lr"}
+NO_KNOBS = ("embedding", "pcl", "data_range", "num_in_ch")
 
 
 class PCL(PCLCriterion):
     """`PCLCriterion` as those codebases build and call a loss.
 
-    It owns E_D, which the codebase's own `--save` and `--load` then save and resume with the loss. Prints one line
-    when it is built: a codebase without the branch reuses L1 for a name it does not know, and says nothing.
+    The codebase's own `--save` and `--load` then save and resume E_D with the loss. Prints one line when it is built:
+    a codebase without the branch reuses L1 for a name it does not know, and says nothing.
 
     The keywords of `PCLCriterion` may stand in a file `pcl.yml` in the folder where the command is run. The negative
     source `'lq'` takes LR from `set_lr`, or else makes it of HR.
@@ -47,8 +40,7 @@ class PCL(PCLCriterion):
         **keywords: of `PCLCriterion`, in place of what `args` and `pcl.yml` say.
 
     Raises:
-        TypeError, ValueError: `pcl.yml` cannot be read, or has a key or a value that is not allowed; or `args` lacks
-            one of these options.
+        TypeError, ValueError: `pcl.yml` has a key or a value that is not allowed, or `args` lacks one of these options.
     """
 
     range_knob = "--rgb_range"
@@ -56,31 +48,35 @@ class PCL(PCLCriterion):
     def __init__(self, args: Any, **keywords: Any) -> None:
         knobs = read_knobs(KNOBS_FILE)
         given = knobs | keywords
-        for keyword, option in (FROM_ARGS | {"lr": "lr"}).items():
-            # The light recipe has no discriminator, and so no learning rate.
-            if keyword not in given and (keyword, given.get("recipe")) != ("lr", "light"):
-                value = _option(args, option, keyword)
-                given[keyword] = value if keyword == "num_in_ch" else float(value)
+        options = dict(FROM_ARGS)
+        # These have no discriminator, and so no learning rate; and a given embedding has its channels.
+        if given.get("recipe") == "light" or given.get("embedding") == "fixed":
+            del options["lr"]
+        elif "embedding" in given:
+            del options["num_in_ch"]
+        for keyword, option in options.items():
+            if keyword not in given:
+                if not hasattr(args, option):
+                    raise ValueError(f"the codebase's options have no {option}; build PCL(args, {keyword}=...)")
+                given[keyword] = getattr(args, option)
         try:
             super().__init__(**given)
         except (TypeError, ValueError) as error:
-            if not knobs:
-                raise
-            raise type(error)(f"{error} (with the keys of {KNOBS_FILE}: {', '.join(knobs)})") from error
+            # YAML reads 1e-4 as text.
+            raise type(error)(
+                f"{error} ({KNOBS_FILE} has {knobs}; it takes 1.0e-4, not 1e-4)" if knobs else error
+            ) from error
         scale = getattr(args, "scale", [])
         self._scales = [scale] if isinstance(scale, int | float) else list(scale)
         self._lr: Tensor | None = None
-        print(
-            f"[pcl_loss] contrastive loss and its {'discriminator' if self._params else 'fixed embedding'} are built, "
-            f"for images in 0-{self.pcl.data_range:g}" + (f"; {KNOBS_FILE} sets {', '.join(knobs)}" if knobs else "")
+        kind = "discriminator" if self.is_trained else "fixed embedding"
+        white = f"for images in 0-{self.pcl.data_range:g}" + (
+            f"; {KNOBS_FILE} sets {', '.join(knobs)}" if knobs else ""
         )
+        print(f"[pcl_loss] contrastive loss and its {kind} are built, {white}")
 
     def forward(self, sr: Tensor, hr: Tensor, lq: Tensor | None = None) -> Tensor:
-        """The contrastive loss of `sr` and `hr`, `(N, C, H, W)` in `[0, rgb_range]`, unclamped; trains E_D.
-
-        Raises:
-            TypeError, ValueError: as `PCLCriterion`.
-        """
+        """The contrastive loss of `sr` and `hr`, `(N, C, H, W)` in `[0, rgb_range]`, unclamped; trains E_D."""
         if lq is None and "lq" in self.pcl.samples.negatives:
             lq = self._make_lq(hr) if self._lr is None else self._lr
         self._lr = None
@@ -93,14 +89,14 @@ class PCL(PCLCriterion):
     def _make_lq(self, hr: Tensor) -> Tensor:
         if len(self._scales) != 1:
             raise ValueError(
-                f"negatives contains 'lq', and LR cannot be made of HR, since the codebase's --scale is not one factor "
-                f"but {self._scales}; let `pcl-loss patch --lr-negative` hand LR over, or drop 'lq'"
+                f"negatives contains 'lq', but the codebase's --scale is not one factor: {self._scales}; let "
+                "`pcl-loss patch --lr-negative` hand LR over, or drop 'lq'"
             )
         scale: Any = self._scales[0]
         return downsample(hr, check_count("scale", int(scale) if scale == int(scale) else scale, 1))
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
-        if not any(key.endswith("_extra_state") for key in state_dict):
+        if not any(key.startswith(prefix) for key in state_dict):
             raise ValueError(
                 "the run that is loaded was trained without PCL: its loss.pt holds nothing to go on with. Take its "
                 "weights alone: in place of --load and --resume, --pre_train .../model/model_latest.pt"
@@ -121,36 +117,19 @@ def set_lr(loss: nn.Module, lr: Tensor) -> None:
 
 
 def read_knobs(file: str | Path) -> dict[str, Any]:
-    """The keywords for `PCLCriterion` in a YAML file; none if there is no such file.
-
-    Raises:
-        ValueError: the file is not YAML, not a mapping, or has an unknown key.
-    """
+    """The keywords for `PCLCriterion` in a YAML file, of which ValueError says what is wrong; none if there is none."""
     path = Path(file)
     if not path.is_file():
         return {}
     import yaml
 
     try:
-        knobs = yaml.safe_load(path.read_text(encoding="utf-8"))
+        knobs = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not YAML: {error}") from error
-    if knobs is None:
-        return {}
     if not isinstance(knobs, dict):
-        raise ValueError(
-            f"{path} must hold lines `key: value`, got {type(knobs).__name__}; keys are: {', '.join(KNOBS)}"
-        )
-    for name, option in FROM_ARGS.items():
-        if name in knobs:
-            raise ValueError(f"{path} sets {name}, which the codebase's --{option} says; take it out")
-    check_keys(str(path), map(str, knobs), KNOBS)
+        raise ValueError(f"{path} must hold lines `key: value`, got {type(knobs).__name__}")
+    allowed = [*inspect.signature(PCLCriterion).parameters, *inspect.signature(PCLLoss).parameters]
+    # --rgb_range and --n_colors say the last two.
+    check_keys(str(path), map(str, knobs), [name for name in allowed if name not in NO_KNOBS])
     return knobs
-
-
-def _option(args: Any, option: str, keyword: str) -> Any:
-    if not hasattr(args, option):
-        raise ValueError(
-            f"the codebase's options have no {option}; say it where PCL is built: PCL(args, {keyword}=...)"
-        )
-    return getattr(args, option)

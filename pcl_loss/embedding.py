@@ -9,10 +9,16 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from ._checks import MIN_SIZE, check_count, check_images, check_positive
-from ._downloads import download
-from ._extras import named_in_errors
-from ._tensors import match_double
+from ._checks import MIN_SIZE, check_count, check_images, check_positive, match_double
+from ._missing import download, named_in_errors
+
+# The map of the smallest image, 32 x 32, is then 17 x 17.
+MAX_SCALES = 4
+
+VGGS = ("vgg11", "vgg13", "vgg16", "vgg19")
+# What torchvision's ImageNet weights were trained with.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @runtime_checkable
@@ -32,10 +38,9 @@ class FixedEmbedding(nn.Module):
     """An embedding in closed form: Haar bands with a constant beside them. No weights, nothing to train or download.
 
     The map of scale s is `[LH / threshold, HL / threshold, HH / threshold, 1]` at every pixel, the bands being those
-    of the four pixels at a distance of `2**(s - 1)`, of the image that the scales before have smoothed (the undecimated
-    transform: with bands at every second pixel alone, a strong loss draws a grid of 2 x 2 pixels). A flat pixel, whose
-    bands are far below the threshold, points along the constant in every image: its cosine is 1, and it does not
-    count. Without the constant, equation 9 would give its noise the same say as an edge.
+    of the four pixels at a distance of `2**(s - 1)`, of the image that the scales before have smoothed (with bands at
+    every second pixel alone, a strong loss draws a grid of 2 x 2 pixels). A flat pixel, whose bands are far below the
+    threshold, points along the constant in every image: its cosine is 1, and its noise does not count.
 
     Args:
         num_in_ch: channels of the images.
@@ -80,19 +85,6 @@ class FixedEmbedding(nn.Module):
             x = (low_left + low_right) / 4
         return maps
 
-    def extra_repr(self) -> str:
-        """The knobs, for `print`."""
-        return f"num_in_ch={self.num_in_ch}, num_layers={self.num_layers}, threshold={self.threshold}"
-
-
-# The map of the smallest image, 32 x 32, is then 17 x 17.
-MAX_SCALES = 4
-
-VGGS = ("vgg11", "vgg13", "vgg16", "vgg19")
-# What torchvision's ImageNet weights were trained with.
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
 
 class VGGEmbedding(nn.Module):
     """A frozen VGG: the embedding of the paper's config 2, and of most contrastive losses before it.
@@ -105,8 +97,7 @@ class VGGEmbedding(nn.Module):
 
     Raises:
         TypeError, ValueError: an argument is of a wrong type or out of range.
-        FileNotFoundError: there is no such file, or the weights cannot be downloaded; the message says where to
-            put them.
+        FileNotFoundError: there is no such file, or it cannot be downloaded.
     """
 
     mean: Tensor
@@ -150,38 +141,36 @@ class VGGEmbedding(nn.Module):
             TypeError, ValueError: `x` is not a float tensor of such a shape, or `num_layers` is out of range.
         """
         num_layers = check_count("num_layers", num_layers or self.num_layers, 1, self.num_layers)
-        check_images("x", x, num_ch=3, min_size=MIN_SIZE)
+        check_images("x", x, min_size=MIN_SIZE)
+        if x.shape[1] != 3:
+            raise ValueError(
+                f"VGG takes RGB, not {x.shape[1]} channels; repeat those of grey images: x.repeat(1, 3, 1, 1)"
+            )
         features = (match_double(x, self.mean) - self.mean) / self.std
         maps: list[Tensor] = []
         for layer in self.features:
-            # Not torchvision's in-place ReLU on a map that was handed out.
-            is_relu = isinstance(layer, nn.ReLU)
-            features = features.relu() if is_relu else layer(features)
-            if is_relu:
-                maps.append(features)
             if len(maps) == num_layers:
                 break
+            if isinstance(layer, nn.ReLU):
+                # Not torchvision's in-place ReLU on a map that was handed out.
+                features = features.relu()
+                maps.append(features)
+            else:
+                features = layer(features)
         return maps
 
     def _load(self, path: Path) -> None:
         if not path.is_file():
             raise FileNotFoundError(f"weights: no file {path}; give the path of a VGG state dict, or 'imagenet'")
         state = torch.load(path, map_location="cpu", weights_only=True)
-        own = {f"features.{key}" for key in self.features.state_dict()}
-        missing = own - state.keys()
-        if missing:
-            raise ValueError(
-                f"{path} lacks {sorted(missing)[:3]}; expected is a state dict of torchvision's VGG of the same depth"
-            )
-        self.load_state_dict({key: state[key] for key in own})
+        try:
+            self.load_state_dict({key: state[key] for key in self.state_dict()})
+        except (KeyError, RuntimeError) as error:
+            raise ValueError(f"{path} is no state dict of torchvision's VGG of the same depth: {error}") from error
 
 
 def imagenet_weights(vgg: str) -> Path:
-    """Torchvision's file of a VGG's ImageNet weights, downloaded if it is not there.
-
-    Raises:
-        FileNotFoundError: it cannot be downloaded.
-    """
+    """Torchvision's file of a VGG's ImageNet weights; raises FileNotFoundError if it cannot be downloaded."""
     import torchvision
 
     url = torchvision.models.get_weight(f"{vgg.upper()}_Weights.IMAGENET1K_V1").url

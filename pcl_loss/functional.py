@@ -3,41 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ._checks import check_positive
-from ._tensors import at_least_float32
+from ._checks import at_least_float32, check_positive
 
 NORM_EPS = 1e-12
 
 
 def unit_norm_scale(maps: Tensor) -> Tensor:
-    """The factor `1 / max(norm, 1e-12)` of every pixel, and 0 where all channels are 0.
+    """The factor `1 / max(norm, 1e-12)` of every pixel of maps `(..., C, H, W)`, and 0 where all channels are 0.
 
-    Args:
-        maps: `(..., C, H, W)`, float32 or wider.
-
-    Returns:
-        `(..., 1, H, W)`. Its gradient is finite everywhere, and 0 at an all-zero pixel.
+    `(..., 1, H, W)`; its gradient is finite everywhere, and 0 at an all-zero pixel.
     """
     norm = torch.linalg.vector_norm(maps, dim=-3, keepdim=True)
     return torch.where(norm > 0, norm.clamp_min(NORM_EPS).reciprocal(), 0.0)
 
 
 def similarity(anchor: Tensor, samples: Tensor) -> Tensor:
-    """Mean over the pixels of the channel cosine between an anchor map and its samples (eq 9).
+    """Equation 9: `(N, K)`, in [-1, 1], of an anchor's map `(N, C, H, W)` and its samples' `(K, N, C, H, W)`.
 
-    Computed as one batched matrix product of the normalised, flattened maps, in float32 or wider.
-
-    Args:
-        anchor: `(N, C, H, W)`.
-        samples: `(K, N, C, H, W)`.
-
-    Returns:
-        `(N, K)`, in [-1, 1].
+    One batched matrix product of the normalised, flattened maps, in float32 or wider.
     """
     with torch.autocast(anchor.device.type, enabled=False):
         dtype = torch.promote_types(torch.promote_types(anchor.dtype, samples.dtype), torch.float32)
@@ -50,38 +39,21 @@ def similarity(anchor: Tensor, samples: Tensor) -> Tensor:
 
 
 def info_nce(pos_sim: Tensor, neg_sim: Tensor, temperature: float) -> Tensor:
-    """Equation 8 from its similarities, averaged over the images.
-
-    Args:
-        pos_sim: `(N, K_P)`.
-        neg_sim: `(N, K_N)`, `K_N >= 0`.
-        temperature: tau, above 0.
-
-    Returns:
-        0-dim: the mean over images and positives of
-        `-log(exp(p / tau) / (exp(p / tau) + sum_k exp(n_k / tau)))`.
+    """Equation 8 for every positive p, `(..., K_P)`, from its similarities `(..., K_P)` and `(..., K_N)`, `K_N >= 0`:
+    `-log(exp(p / tau) / (exp(p / tau) + sum_k exp(n_k / tau)))`.
     """
-    return _softplus(_info_nce_logits(pos_sim, neg_sim, temperature)).mean()
+    return _softplus(_info_nce_logits(pos_sim, neg_sim, temperature))
 
 
-def info_nce_terms(pos_sim: Tensor, neg_sim: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Equation 8 from its similarities, averaged over the positives alone, and its derivatives.
+def info_nce_slopes(pos_sim: Tensor, neg_sim: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """The derivatives of the mean of `info_nce` over the positives: `(..., K_P)` and `(..., K_N)`.
 
     With `z_p` the log of the ratio of all negatives to positive `p`: `dL / dp = -sigmoid(z_p) / (K_P tau)`, and
     `dL / dn_k = softmax_k(n / tau) sum_p sigmoid(z_p) / (K_P tau)`.
-
-    Args:
-        pos_sim: `(..., K_P)`.
-        neg_sim: `(..., K_N)`, `K_N >= 0`.
-        temperature: tau, above 0.
-
-    Returns:
-        The losses `(...)`, and their derivatives `(..., K_P)` and `(..., K_N)`.
     """
-    logits = _info_nce_logits(pos_sim, neg_sim, temperature)
-    towards = logits.sigmoid() / (pos_sim.shape[-1] * temperature)
+    towards = _info_nce_logits(pos_sim, neg_sim, temperature).sigmoid() / (pos_sim.shape[-1] * temperature)
     away = (neg_sim / temperature).softmax(-1) * towards.sum(-1, keepdim=True)
-    return _softplus(logits).mean(-1), -towards, away
+    return -towards, away
 
 
 def contrastive_loss(
@@ -92,10 +64,9 @@ def contrastive_loss(
 ) -> Tensor:
     """The contrastive loss L_CL of the paper, equations 8 to 10, and nothing else.
 
-    `L_CL = 1 / (N L) sum_i sum_l L_il`, `L_il` being the mean over the positives `p` of
-    `-log(exp(s(f, p) / tau) / (exp(s(f, p) / tau) + sum_k exp(s(f, n_k) / tau)))`, and `s` the mean over the pixels
-    of the cosine between the channel vectors of two maps. A map is normalised as `f / max(norm, 1e-12)`; a pixel
-    whose channels are all 0 has similarity 0 and receives a zero gradient.
+    `L_CL = 1 / (N L) sum_i sum_l L_il`, `L_il` being the mean of `info_nce` over the positives, and a similarity the
+    mean over the pixels of the cosine between the channel vectors of two maps. A map is normalised as
+    `f / max(norm, 1e-12)`; a pixel whose channels are all 0 has similarity 0 and receives a zero gradient.
 
     Args:
         anchor: L maps `(N, C_l, H_l, W_l)`, any floating dtype; the arithmetic is in float32 or wider.
@@ -111,17 +82,20 @@ def contrastive_loss(
             is not above 0.
     """
     temperature = check_positive("temperature", temperature)
-    if not len(anchor) == len(positives) == len(negatives):
+    if not anchor or not len(anchor) == len(positives) == len(negatives):
         raise ValueError(
-            f"anchor, positives and negatives must have one map per layer, got "
+            f"anchor, positives and negatives must have one map per layer, and at least one layer, got "
             f"{len(anchor)}, {len(positives)} and {len(negatives)} layers"
         )
-    if not anchor:
-        raise ValueError("anchor, positives and negatives are empty; give at least one layer")
     losses = []
     for layer, (f, p, n) in enumerate(zip(anchor, positives, negatives, strict=True)):
-        _check_layer(layer, f, p, n)
-        losses.append(info_nce(similarity(f, p), similarity(f, n), temperature))
+        for name, samples, fewest in (("positives", p, 1), ("negatives", n, 0)):
+            if f.dim() != 4 or samples.shape[1:] != f.shape or len(samples) < fewest:
+                raise ValueError(
+                    f"{name}[{layer}] has shape {tuple(samples.shape)}, and anchor[{layer}] {tuple(f.shape)}; expected "
+                    f"are (K, N, C, H, W), K at least {fewest}, and (N, C, H, W)"
+                )
+        losses.append(info_nce(similarity(f, p), similarity(f, n), temperature).mean())
     return torch.stack(losses).mean()
 
 
@@ -141,16 +115,96 @@ def contrastive_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> 
     Raises:
         ValueError: either side is empty.
     """
-    if real_logits.numel() == 0 or fake_logits.numel() == 0:
-        raise ValueError(
-            f"real_logits and fake_logits need at least one logit each, got {real_logits.numel()} and "
-            f"{fake_logits.numel()}"
-        )
+    counts = real_logits.numel(), fake_logits.numel()
+    if 0 in counts:
+        raise ValueError(f"real_logits and fake_logits need at least one logit each, got {counts[0]} and {counts[1]}")
     with torch.autocast(real_logits.device.type, enabled=False):
         real, fake = at_least_float32(real_logits).flatten(), at_least_float32(fake_logits).flatten()
         real_loss = _softplus(torch.logsumexp(fake, 0) - real).mean()
         fake_loss = _softplus(torch.logsumexp(-real, 0) + fake).mean()
         return real_loss + fake_loss
+
+
+def known_contrastive_loss(
+    anchor: Sequence[Tensor], samples: Sequence[Sequence[Tensor]], num_positives: int, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Equation 8 for every image and layer, against samples that receive no gradient: what `PCLLoss` computes with.
+
+    The gradient at the anchor is finished while the samples' maps exist, so that none of them waits for the backward
+    pass; that raises RuntimeError with `create_graph=True`.
+
+    Args:
+        anchor: L maps `(N, C_l, H_l, W_l)`, any floating dtype; the arithmetic is in float32 or wider.
+        samples: of every layer, tensors `(k, N, C_l, H_l, W_l)` with K samples in all, the positives first.
+        num_positives: K_P.
+        temperature: tau, above 0.
+
+    Returns:
+        The losses `(N, L)`, and the similarities `(N, L, K)` without a gradient.
+    """
+    needs_gradient = torch.is_grad_enabled() and any(f.requires_grad for f in anchor)
+    with torch.no_grad(), torch.autocast(anchor[0].device.type, enabled=False):
+        layers = [
+            _layer(f, chunks, num_positives, temperature, needs_gradient)
+            for f, chunks in zip(anchor, samples, strict=True)
+        ]
+        all_losses, all_sims, gradients = zip(*layers, strict=True)
+        losses, sims = torch.stack(all_losses, 1), torch.stack(all_sims, 1)
+    if needs_gradient:
+        losses = _KnownGradient.apply(losses, gradients, *anchor)
+    return losses, sims
+
+
+class _KnownGradient(torch.autograd.Function):
+    """Gives values `(N, L)` the gradients `(N, C_l, H_l, W_l)` of column l with respect to input l."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, gradients: Sequence[Tensor], *inputs: Tensor) -> Tensor:
+        ctx.save_for_backward(*gradients)
+        ctx.dtypes = [x.dtype for x in inputs]
+        return values.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad_values: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            # Silently, a gradient of this gradient would be 0.
+            raise RuntimeError(
+                "the contrastive loss has no second derivative; leave create_graph=True away, or use "
+                "functional.contrastive_loss on the embedding's maps"
+            )
+        columns = zip(ctx.saved_tensors, grad_values.unbind(1), ctx.dtypes, strict=True)
+        return None, None, *((grad * weight[:, None, None, None]).to(dtype) for grad, weight, dtype in columns)
+
+
+def _layer(
+    anchor: Tensor, samples: Sequence[Tensor], num_positives: int, temperature: float, needs_gradient: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """One layer's losses `(N,)`, similarities `(N, K)`, and gradients `(N, C, H, W)` with respect to the anchor.
+
+    With `g_k = dL_i / ds_k` and normalised maps `^`, `dL_i / d^f = sum_k g_k ^x_k / (H W)`. Its part orthogonal to
+    `^f`, divided by the norm of `f`, is what reaches `f` at every pixel.
+    """
+    scale = unit_norm_scale(at_least_float32(anchor))
+    unit_anchor = anchor * scale
+    scales = torch.cat([unit_norm_scale(at_least_float32(maps)) for maps in samples])
+    each_sample = [sample for maps in samples for sample in maps]
+    # One by one: the product with the anchor is as large as the sample.
+    products = torch.stack([(sample * unit_anchor).sum(1, keepdim=True) for sample in each_sample])
+    sims = (products * scales).mean((2, 3, 4)).T
+    pos_and_neg = sims[:, :num_positives], sims[:, num_positives:]
+    losses = info_nce(*pos_and_neg, temperature).mean(-1)
+    if not needs_gradient:
+        return losses, sims, None
+    slopes = torch.cat(info_nce_slopes(*pos_and_neg, temperature), 1)
+    pixels = anchor.shape[-2] * anchor.shape[-1]
+    factors = scales * (slopes.T / pixels)[..., None, None, None]
+    gradient = torch.zeros_like(unit_anchor)
+    for sample, factor in zip(each_sample, factors, strict=True):
+        gradient.addcmul_(sample.to(gradient.dtype), factor)
+    # Below the smallest norm a map is divided by a constant: nothing is projected out.
+    inverse_square = torch.where(scale < 1 / NORM_EPS, scale.square(), 0.0)
+    along = (gradient * anchor).sum(1, keepdim=True) * inverse_square
+    return losses, sims, gradient.addcmul_(anchor.to(gradient.dtype), along, value=-1).mul_(scale)
 
 
 def _info_nce_logits(pos_sim: Tensor, neg_sim: Tensor, temperature: float) -> Tensor:
@@ -160,16 +214,3 @@ def _info_nce_logits(pos_sim: Tensor, neg_sim: Tensor, temperature: float) -> Te
 def _softplus(x: Tensor) -> Tensor:
     # Beyond torch's own threshold of 20 its linear branch is off by 2e-9, which float64 shows.
     return F.softplus(x, threshold=40)
-
-
-def _check_layer(layer: int, anchor: Tensor, positives: Tensor, negatives: Tensor) -> None:
-    if anchor.dim() != 4:
-        raise ValueError(f"anchor[{layer}] has shape {tuple(anchor.shape)}; expected (N, C, H, W)")
-    for name, samples in (("positives", positives), ("negatives", negatives)):
-        if samples.dim() != 5 or samples.shape[1:] != anchor.shape:
-            raise ValueError(
-                f"{name}[{layer}] has shape {tuple(samples.shape)}; expected (K, {', '.join(map(str, anchor.shape))}) "
-                "to fit the anchor"
-            )
-    if positives.shape[0] == 0:
-        raise ValueError(f"positives[{layer}] holds no sample (shape {tuple(positives.shape)}); give at least one")

@@ -8,13 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ._checks import MIN_SIZE, check_count, check_images, check_number, check_positive
+from . import _checks as checks
+from ._checks import MIN_SIZE, at_least_float32, check_images, layout_of
 from ._distributed import gather
-from ._known_gradient import known_contrastive_loss
-from ._tensors import at_least_float32, fastest_layout
 from .embedding import Embedding
-from .functional import contrastive_discriminator_loss
-from .samples import Draws, SampleDraw, seeded_generator
+from .functional import contrastive_discriminator_loss, known_contrastive_loss
+from .samples import SampleDraw, seeded_generator
 
 # alpha of equation 11 is meant for images in 0-255, where |dL_1/dSR| and |dL_CL/dSR| are comparable.
 ALPHA_RANGE = 255.0
@@ -62,9 +61,8 @@ class PCLLoss(nn.Module):
         sharpness: range of the sharpening factor; 1 is the image itself.
         blur_sigma: range of the Gaussian's sigma, in pixels.
         data_range: the images' white: 1.0 or 255.0.
-        chunk_size: how many samples pass the embedding at a time; None: all of them on a GPU, those of two images
-            on a CPU. It changes memory and speed, not the result: images are compared in chunks that have so many
-            samples (at least those of one image), and of a chunk only the gradient at its SR images' maps is kept.
+        chunk_size: how many samples are embedded at once; None: all on a GPU, those of two images on a CPU. It changes
+            memory and speed, not the result.
         seed: of the samples, at least 0.
 
     Raises:
@@ -88,29 +86,19 @@ class PCLLoss(nn.Module):
         chunk_size: int | None = None,
         seed: int = 0,
     ) -> None:
+        given = {name: value for name, value in locals().items() if name in PAPER and value is not None}
         super().__init__()
         if not isinstance(recipe, str) or recipe not in RECIPES:
             raise ValueError(f"recipe must be one of {list(RECIPES)}, got {recipe!r}")
         self.recipe = recipe
-        given = {
-            "loss_weight": loss_weight,
-            "temperature": temperature,
-            "num_layers": num_layers,
-            "num_positives": num_positives,
-            "num_negatives": num_negatives,
-            "positives": positives,
-            "negatives": negatives,
-            "sharpness": sharpness,
-            "blur_sigma": blur_sigma,
-        }
-        knobs = RECIPES[recipe] | {name: value for name, value in given.items() if value is not None}
-        self.loss_weight = check_number("loss_weight", knobs.pop("loss_weight"))
-        self.temperature = check_positive("temperature", knobs.pop("temperature"))
-        self.num_layers = check_count("num_layers", knobs.pop("num_layers"), 1)
+        knobs = RECIPES[recipe] | given
+        self.loss_weight = checks.check_number("loss_weight", knobs.pop("loss_weight"))
+        self.temperature = checks.check_positive("temperature", knobs.pop("temperature"))
+        self.num_layers = checks.check_count("num_layers", knobs.pop("num_layers"), 1)
         self.samples = SampleDraw(**knobs)
-        self.data_range = check_positive("data_range", data_range)
-        self.chunk_size = None if chunk_size is None else check_count("chunk_size", chunk_size, 1)
-        self.seed = check_count("seed", seed, 0)
+        self.data_range = checks.check_positive("data_range", data_range)
+        self.chunk_size = None if chunk_size is None else checks.check_count("chunk_size", chunk_size, 1)
+        self.seed = checks.check_count("seed", seed, 0)
         self.num_calls = 0
         self.stats: dict[str, Tensor] = {}
         """Detached 0-dim tensors of the last call: `l_cl` (without weight), `pos_sim`, `neg_sim`, `margin` (their
@@ -124,7 +112,7 @@ class PCLLoss(nn.Module):
         lq: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """The weighted loss; only `sr` can receive a gradient.
+        """The weighted loss, 0-dim; only `sr` can receive a gradient.
 
         Args:
             sr: super-resolved images, the anchor: `(N, C, H, W)` in `[0, data_range]`, `H, W >= 32`; not clamped.
@@ -134,31 +122,34 @@ class PCLLoss(nn.Module):
             generator: where the samples' random numbers come from; by default a CPU generator seeded from
                 (`seed`, number of the call, rank).
 
-        Returns:
-            0-dim.
-
         Raises:
             TypeError: an image is not a float tensor, or `embedding` does not embed.
-            ValueError: a shape does not fit, `lq` is missing, or `'batch'` meets a batch of one.
+            ValueError: a shape does not fit, `lq` is missing, or `'batch'` alone meets a batch of one.
             RuntimeError: in a backward pass with `create_graph=True`.
         """
         embedding = self._check(sr, hr, embedding, lq)
+        lq = lq if "lq" in self.samples.negatives else None
         if generator is None:
             generator = seeded_generator(self.seed, self.num_calls)
         # An evaluation in between leaves the samples of the training calls as they would be.
         self.num_calls += int(torch.is_grad_enabled())
         # Drawn for the whole batch, so that the samples do not depend on how it is cut up.
         draws = self.samples.draw(len(hr), generator)
-        gt_maps = self._gt_maps(hr, embedding) if "batch" in self.samples.negatives else None
+        size = CPU_IMAGES if hr.device.type == "cpu" else len(hr)
+        if self.chunk_size is not None:
+            size = max(1, self.chunk_size // len(self.samples.kinds))
+        chunks = [slice(start, min(start + size, len(hr))) for start in range(0, len(hr), size)]
+        gt_maps = self._gt_maps(hr, chunks, embedding) if "batch" in self.samples.negatives else []
         losses, sims = [], []
-        size = self._images_per_chunk(hr)
-        for start in range(0, len(hr), size):
-            images = slice(start, min(start + size, len(hr)))
-            anchor = embedding.embed(self._laid_out(self._unit(sr[images])), self.num_layers)
-            chunk_lq = lq[images] if lq is not None and "lq" in self.samples.negatives else None
-            samples = self._sample_maps(hr[images], chunk_lq, draws.of(images), embedding)
-            if gt_maps is not None:
-                self._add_gt_maps(samples, gt_maps, images, len(hr))
+        for images in chunks:
+            anchor = self._embed(self._unit(sr[images]), embedding)
+            samples = self._sample_maps(hr[images], None if lq is None else lq[images], draws[:, images], embedding)
+            for layer, maps in zip(samples, gt_maps, strict=False):
+                # GT, a positive or not, and the images that follow: `(1 + K_N, n, C_l, H_l, W_l)`.
+                shifted = maps[images.start :].unfold(0, images.stop - images.start, 1)
+                shifted = shifted[: 1 + len(maps) - len(hr)].movedim(-1, 1)
+                layer[:0] = [shifted[:1]] if "gt" in self.samples.positives else []
+                layer.append(shifted[1:])
             of_chunk = known_contrastive_loss(anchor, samples, self.samples.total_positives, self.temperature)
             losses.append(of_chunk[0])
             sims.append(of_chunk[1])
@@ -166,65 +157,41 @@ class PCLLoss(nn.Module):
         self.stats = _stats(layer_losses.detach(), torch.cat(sims).mean(0), self.samples.total_positives)
         return self.loss_weight * self.data_range / ALPHA_RANGE * layer_losses.mean()
 
-    def extra_repr(self) -> str:
-        """The knobs, for `print`."""
-        samples = self.samples
-        return (
-            f"recipe={self.recipe}, loss_weight={self.loss_weight}, temperature={self.temperature}, "
-            f"num_layers={self.num_layers}, "
-            f"positives={list(samples.positives)} ({samples.num_positives} sharpened by {samples.sharpness}), "
-            f"negatives={list(samples.negatives)} ({samples.num_negatives}, sigma {samples.blur_sigma}), "
-            f"data_range={self.data_range}"
-        )
-
-    def get_extra_state(self) -> dict[str, int]:
+    def get_extra_state(self) -> Tensor:
         """The number of calls so far, so that a resumed run draws the samples of an uninterrupted one."""
-        return {"num_calls": self.num_calls}
+        return torch.tensor(self.num_calls)
 
-    def set_extra_state(self, state: dict[str, int]) -> None:
+    def set_extra_state(self, state: Tensor) -> None:
         """Take up what `get_extra_state` gave."""
-        self.num_calls = int(state["num_calls"])
-
-    def _images_per_chunk(self, hr: Tensor) -> int:
-        if self.chunk_size is not None:
-            return max(1, self.chunk_size // len(self.samples.kinds))
-        return CPU_IMAGES if hr.device.type == "cpu" else len(hr)
+        self.num_calls = int(state)
 
     def _unit(self, images: Tensor) -> Tensor:
         """Images in [0, 1], in float32 or wider."""
         return at_least_float32(images) / self.data_range
 
-    def _laid_out(self, images: Tensor) -> Tensor:
-        return images.contiguous(memory_format=fastest_layout(images))
+    def _embed(self, images: Tensor, embedding: Embedding) -> list[Tensor]:
+        # On a CPU convolutions and channel norms are faster in this layout.
+        layout = torch.channels_last if images.device.type == "cpu" else layout_of(images)
+        return embedding.embed(images.contiguous(memory_format=layout), self.num_layers)
 
     @torch.no_grad()
-    def _gt_maps(self, hr: Tensor, embedding: Embedding) -> list[Tensor]:
+    def _gt_maps(self, hr: Tensor, chunks: Sequence[slice], embedding: Embedding) -> list[Tensor]:
         """The maps of all GT images, the first ones once more behind the last, so that each has those that follow."""
-        chunks = self._laid_out(self._unit(hr)).split(self._images_per_chunk(hr))
-        layers = zip(*(embedding.embed(chunk, self.num_layers) for chunk in chunks), strict=True)
-        maps_of_all = [torch.cat(maps) for maps in layers]
-        return [torch.cat([maps, maps[: min(self.samples.num_negatives, len(hr) - 1)]]) for maps in maps_of_all]
+        layers = zip(*(self._embed(self._unit(hr[images]), embedding) for images in chunks), strict=True)
+        return [torch.cat([*maps, torch.cat(maps)[: min(self.samples.num_negatives, len(hr) - 1)]]) for maps in layers]
 
     @torch.no_grad()
-    def _sample_maps(self, hr: Tensor, lq: Tensor | None, draws: Draws, embedding: Embedding) -> list[list[Tensor]]:
+    def _sample_maps(self, hr: Tensor, lq: Tensor | None, draws: Tensor, embedding: Embedding) -> list[list[Tensor]]:
         """The maps of the samples of n images: of every layer, tensors `(k, n, C_l, H_l, W_l)`, the positives first."""
         made = self.samples.make(self._unit(hr), None if lq is None else self._unit(lq), draws)
         if "batch" in self.samples.negatives and "gt" in self.samples.positives:
             made = made[1:]  # the maps of GT are there already
         layers: list[list[Tensor]] = [[] for _ in range(self.num_layers)]
-        flat = self._laid_out(made.flatten(0, 1))
+        flat = made.flatten(0, 1)
         for chunk in flat.split(self.chunk_size or len(flat)) if len(flat) else ():
-            for layer, maps in zip(layers, embedding.embed(chunk, self.num_layers), strict=True):
+            for layer, maps in zip(layers, self._embed(chunk, embedding), strict=True):
                 layer.append(maps.unflatten(0, (-1, len(hr))))
         return layers
-
-    def _add_gt_maps(self, layers: list[list[Tensor]], gt_maps: list[Tensor], images: slice, batch_size: int) -> None:
-        """Add GT's maps, if it is a positive, and those of the images that follow, the negatives of `'batch'`."""
-        for layer, maps in zip(layers, gt_maps, strict=True):
-            if "gt" in self.samples.positives:
-                layer.insert(0, maps[None, images])
-            for shift in range(1, len(maps) - batch_size + 1):
-                layer.append(maps[None, images.start + shift : images.stop + shift])
 
     def _check(self, sr: Tensor, hr: Tensor, embedding: Embedding | None, lq: Tensor | None) -> Embedding:
         if embedding is None:
@@ -242,8 +209,7 @@ class PCLLoss(nn.Module):
         check_images("hr", hr, min_size=MIN_SIZE)
         if sr.shape != hr.shape:
             raise ValueError(
-                f"sr and hr must have the same shape, got {tuple(sr.shape)} and {tuple(hr.shape)}; "
-                "crop or resize one to the other, and check the scale"
+                f"sr and hr must have the same shape, got {tuple(sr.shape)} and {tuple(hr.shape)}; check the scale"
             )
         if "lq" in self.samples.negatives:
             if lq is None:
@@ -253,10 +219,10 @@ class PCLLoss(nn.Module):
                 raise ValueError(
                     f"lq must have the batch size and channels of hr, got {tuple(lq.shape)} and {tuple(hr.shape)}"
                 )
-        if "batch" in self.samples.negatives and len(hr) < 2:
+        if self.samples.negatives == ("batch",) and len(hr) < 2:
             raise ValueError(
-                "negatives contains 'batch', which takes the other images of the batch, but the batch has one image; "
-                "use a batch size of at least 2, or drop 'batch'"
+                "the negatives are ['batch'], the other images of the batch, but the batch has one image; use a batch "
+                "size of at least 2, or add 'blur'"
             )
         return embedding
 
@@ -273,17 +239,11 @@ class ContrastiveDiscriminatorLoss(nn.Module):
 
     def __init__(self, loss_weight: float = 1.0, gather: bool = False) -> None:
         super().__init__()
-        self.loss_weight = check_number("loss_weight", loss_weight)
-        if not isinstance(gather, bool):
-            raise TypeError(f"gather must be True or False, got {gather!r}")
-        self.gather = gather
+        self.loss_weight = checks.check_number("loss_weight", loss_weight)
+        self.gather = checks.check_switch("gather", gather)
 
     def forward(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-        """The weighted loss, 0-dim, of logits of any shape.
-
-        Raises:
-            ValueError: either side is empty.
-        """
+        """The weighted loss, 0-dim, of logits of any shape; raises ValueError if either side is empty."""
         if self.gather:
             real_logits, fake_logits = gather(real_logits), gather(fake_logits)
         return self.loss_weight * contrastive_discriminator_loss(real_logits, fake_logits)
@@ -292,8 +252,7 @@ class ContrastiveDiscriminatorLoss(nn.Module):
 def _stats(losses: Tensor, sims: Tensor, num_positives: int) -> dict[str, Tensor]:
     pos_sims, neg_sims = sims[:, :num_positives].mean(1), sims[:, num_positives:].mean(1)
     per_layer = {"l_cl": losses, "pos_sim": pos_sims, "neg_sim": neg_sims, "margin": pos_sims - neg_sims}
-    means = {name: values.mean() for name, values in per_layer.items()}
-    layers = {
-        f"{name}_{layer}": value for name, values in per_layer.items() for layer, value in enumerate(values.unbind(), 1)
-    }
-    return means | layers
+    stats = {name: values.mean() for name, values in per_layer.items()}
+    for name, values in per_layer.items():
+        stats |= {f"{name}_{layer}": value for layer, value in enumerate(values.unbind(), 1)}
+    return stats

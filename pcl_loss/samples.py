@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,23 +11,9 @@ from torch.nn import functional as F
 
 from ._checks import check_count, check_positive, check_range, check_sources
 from ._distributed import rank
-from ._tensors import move_without_waiting
 
 POSITIVE_SOURCES = ("gt", "sharpen")
 NEGATIVE_SOURCES = ("blur", "lq", "batch")
-
-
-class Draws(NamedTuple):
-    """The random numbers behind the samples of n images, on the device of their generator."""
-
-    factors: Tensor
-    """Of sharpening, `(K_P, n)`."""
-    sigmas: Tensor
-    """Of blurring, `(K_N, n)`, in pixels."""
-
-    def of(self, images: slice) -> Draws:
-        """Those of some of the images."""
-        return Draws(self.factors[:, images], self.sigmas[:, images])
 
 
 class SampleDraw:
@@ -36,16 +21,8 @@ class SampleDraw:
 
     The negatives of the source `'batch'` are other images of the batch: they are not made here.
 
-    Args:
-        num_positives: number of sharpened images; `'gt'` adds one more positive.
-        num_negatives: number of blurred images, and the most that `'batch'` adds; `'lq'` adds one.
-        positives: out of `'gt'` and `'sharpen'`.
-        negatives: out of `'blur'`, `'lq'` and `'batch'`.
-        sharpness: range of the sharpening factor; 1 is the image itself.
-        blur_sigma: range of the Gaussian's sigma, in pixels.
-
-    Raises:
-        TypeError, ValueError: an argument is of a wrong type or out of range.
+    Its arguments are the knobs of `PCLLoss` of these names. Raises TypeError or ValueError if one is of a wrong type or
+    out of range.
     """
 
     def __init__(
@@ -70,50 +47,42 @@ class SampleDraw:
         """The source of every sample that `make` makes, in its order: the positives come first."""
         self.total_positives = sum(kind in POSITIVE_SOURCES for kind in self.kinds)
 
-    def draw(self, n: int, generator: torch.Generator) -> Draws:
-        """The numbers for n images; none for a source that is not used."""
-        device = generator.device
-        factors = sigmas = torch.empty(0, n, dtype=torch.float64, device=device)
-        if "sharpen" in self.positives:
-            factors = draw_uniform(*self.sharpness, (self.num_positives, n), generator)
-        if "blur" in self.negatives:
-            sigmas = draw_uniform(*self.blur_sigma, (self.num_negatives, n), generator)
-        return Draws(factors, sigmas)
+    def draw(self, n: int, generator: torch.Generator) -> Tensor:
+        """The numbers for n images, on the generator's device: sharpening factors, then sigmas, `(K, n)`."""
+        drawn = [
+            draw_uniform(*bounds, (self.kinds.count(kind), n), generator)
+            for kind, bounds in (("sharpen", self.sharpness), ("blur", self.blur_sigma))
+        ]
+        return torch.cat(drawn)
 
-    def make(self, gt: Tensor, lq: Tensor | None, draws: Draws) -> Tensor:
-        """The samples of images, without a gradient.
+    def make(self, gt: Tensor, lq: Tensor | None, draws: Tensor) -> Tensor:
+        """The samples `(K, n, C, H, W)` of images, without a gradient, in [0, 1] and in the order of `kinds`.
 
         Args:
             gt: `(n, C, H, W)`, in [0, 1].
             lq: `(n, C, h, w)`, in [0, 1]; without it the sample `'lq'` is left out.
-            draws: the numbers of these images.
-
-        Returns:
-            `(K, n, C, H, W)`, in [0, 1], in the order of `kinds`.
+            draws: these images' columns of what `draw` gave.
 
         Raises:
             ValueError: an image is too small for the blur.
         """
         with torch.no_grad(), torch.autocast(gt.device.type, enabled=False):
+            num_sharpened = self.kinds.count("sharpen")
             made = [gt[None]] if "gt" in self.positives else []
             if "sharpen" in self.positives:
-                made.append(sharpen(gt, draws.factors))
+                made.append(sharpen(gt, draws[:num_sharpened]))
             if "blur" in self.negatives:
-                made.append(blur(gt, draws.sigmas, self.blur_sigma[1]))
+                made.append(blur(gt, draws[num_sharpened:], self.blur_sigma[1]))
             if "lq" in self.negatives and lq is not None:
                 made.append(upsample(lq, (gt.shape[-2], gt.shape[-1]))[None].to(gt.dtype))
-            return torch.cat(made) if made else gt.new_empty(0, *gt.shape)
+            return torch.cat(made)
 
 
 def seeded_generator(seed: int, step: int) -> torch.Generator:
     """A CPU generator for one training step, seeded from (seed, step, rank of this process).
 
-    Nearby seeds and steps give unrelated streams, and every rank its own, so that the ranks of a distributed run
-    draw different samples and a resumed run goes on with those of an uninterrupted one.
-
-    Args:
-        seed: the run's seed, at least 0.
-        step: the number of the call or iteration, at least 0.
+    Nearby seeds and steps, at least 0, give unrelated streams, and every rank its own, so that the ranks of a
+    distributed run draw different samples and a resumed run goes on with those of an uninterrupted one.
     """
     # torch needs numpy for this alone, and has loaded it already where it is there.
     from numpy.random import SeedSequence
@@ -129,33 +98,32 @@ def draw_uniform(low: float, high: float, shape: tuple[int, ...], generator: tor
 
 
 def sharpen(images: Tensor, factor: Tensor) -> Tensor:
-    """Sharpened images: the positives of equation 5.
+    """Sharpened images `(K, N, C, H, W)`, in [0, 1]: the positives of equation 5.
 
     `clamp(s + factor * (x - s), 0, 1)`, `s` being `x` smoothed by the kernel `[1 1 1; 1 5 1; 1 1 1] / 13`, as in
-    kornia's and PIL's sharpness. A factor of 1 returns the image, 2 adds its high-frequency part once more; the
-    outermost pixels stay as they are.
+    kornia's and PIL's sharpness. A factor of 1 returns the image; the outermost pixels stay as they are.
 
     Args:
         images: `(N, C, H, W)`, in [0, 1].
         factor: `(K, N)`, K strengths per image; on the CPU or the images' device.
-
-    Returns:
-        `(K, N, C, H, W)`, in [0, 1].
     """
     factor = move_without_waiting(factor.to(images.dtype), images.device)[..., None, None, None]
-    return torch.lerp(_smooth(images), images, factor).clamp_(0, 1)
+    # The kernel is a 3x3 box and 4 times the pixel, and a box a sum of rows and then of columns: far cheaper on a CPU
+    # than a depthwise convolution, and no sharpened image needs one of its own.
+    rows = images[..., :-2, :] + images[..., 1:-1, :] + images[..., 2:, :]
+    box = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]
+    smooth = images.clone()
+    smooth[..., 1:-1, 1:-1].mul_(4).add_(box).div_(13)
+    return torch.lerp(smooth, images, factor).clamp_(0, 1)
 
 
 def blur(images: Tensor, sigma: Tensor, max_sigma: float) -> Tensor:
-    """Images under an isotropic Gaussian: the negatives of equation 6.
+    """Images under an isotropic Gaussian, `(K, N, C, H, W)`, in [0, 1]: the negatives of equation 6.
 
     Args:
         images: `(N, C, H, W)`, in [0, 1].
         sigma: `(K, N)`, in pixels, above 0, K per image; on the CPU or the images' device.
         max_sigma: the largest sigma to expect; sets the kernel's size, which reaches three of it to each side.
-
-    Returns:
-        `(K, N, C, H, W)`, in [0, 1].
 
     Raises:
         ValueError: an image is too small to be mirrored at its borders by the kernel's radius.
@@ -179,15 +147,8 @@ def upsample(lq: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(lq, size=size, mode="bicubic", align_corners=False).clamp(0, 1)
 
 
-def _smooth(images: Tensor) -> Tensor:
-    """The images under `[1 1 1; 1 5 1; 1 1 1] / 13`, the outermost pixels left alone: a 3x3 box, and 4 times the pixel.
-
-    A box is a sum of rows and then of columns, on a CPU far cheaper than a depthwise convolution, and no sharpened
-    image needs one of its own.
-    """
-    rows = images[..., :-2, :] + images[..., 1:-1, :] + images[..., 2:, :]
-    box = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]
-    smooth = images.clone()
-    inner = smooth[..., 1:-1, 1:-1]
-    inner.mul_(4).add_(box).div_(13)
-    return smooth
+def move_without_waiting(x: Tensor, device: torch.device) -> Tensor:
+    """`x` on the device. A GPU's queue is not waited for, as a plain copy from the CPU's pageable memory does."""
+    if x.device.type == "cpu" and device.type == "cuda" and torch.cuda.is_available():
+        x = x.pin_memory()
+    return x.to(device, non_blocking=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 
-from . import _extras, import_repair  # noqa: F401  (at module level: the workers of a spawning data loader need it too)
+from . import _missing, import_repair  # noqa: F401  (at module level: the workers of a spawning data loader need it too)
 from .train import end_in_one_line
 
 
 def main() -> None:
     """Test as BasicSR's own test.py does, with its flags; results go under the caller's folder."""
-    with _extras.named_in_errors():
+    with _missing.named_in_errors():
         import basicsr.test
 
         from .basicsr_plugin import register

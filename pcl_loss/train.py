@@ -6,12 +6,12 @@ import os
 import sys
 from collections.abc import Callable
 
-from . import _extras, import_repair  # noqa: F401  (at module level: the workers of a spawning data loader need it too)
+from . import _missing, import_repair  # noqa: F401  (at module level: the workers of a spawning data loader need it too)
 
 
 def main() -> None:
     """Train as BasicSR's own train.py does, with its flags; experiments go under the caller's folder."""
-    with _extras.named_in_errors():
+    with _missing.named_in_errors():
         import basicsr.train
 
         from .basicsr_plugin import register

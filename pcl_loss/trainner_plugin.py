@@ -23,13 +23,14 @@ LOGGED = ("l_cl", "pos_sim", "neg_sim", "margin", "l_d")
 
 
 class PCLLoss(PCLPerceptualLoss):
-    """`PCLCriterion` as traiNNer-redux builds and calls a loss; its registry takes the name of the class.
+    """`PCLCriterion` as traiNNer-redux builds and calls a loss: unlike `pcl_loss.PCLLoss`, it owns E_D, and its value
+    is without the weight, by which the trainer multiplies. Its registry takes the name of the class: `type: pclloss`.
 
-    It owns E_D, which is saved as `models/pcl_ITER.pth` beside the networks and resumed with them. The log of the
-    training gets `pcl_l_cl`, `pcl_pos_sim`, `pcl_neg_sim`, `pcl_margin` and `pcl_l_d`, each of the last step.
+    E_D is saved as `models/pcl_ITER.pth` beside the networks and resumed with them. The log of the training gets
+    `pcl_l_cl`, `pcl_pos_sim`, `pcl_neg_sim`, `pcl_margin` and `pcl_l_d`, each of the last step.
 
     Args:
-        loss_weight: alpha; traiNNer-redux itself multiplies by it.
+        loss_weight: alpha, above 0.
         **keywords: of `PCLPerceptualLoss`. With `accum_iter` in the data set's options, `update_every` of the same
             value gives E_D as many updates as the SR network.
 
@@ -45,18 +46,10 @@ class PCLLoss(PCLPerceptualLoss):
         base_model = import_module("traiNNer.models.base_model").BaseModel
         _log_statistics(base_model)
         get_root_logger = import_module("traiNNer.utils").get_root_logger
-        keep_with_checkpoints(base_model, _find, lambda model: model.opt.path.models, get_root_logger)
+        keep_with_checkpoints(base_model, _states, lambda model: model.opt.path.models, get_root_logger)
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:  # type: ignore[override]
-        """The contrastive loss without its weight, 0-dim; trains E_D.
-
-        Args:
-            output: super-resolved images `(N, C, H, W)` in `[0, 1]`, `H, W >= 32`.
-            target: their ground truth, the same shape.
-
-        Raises:
-            TypeError, ValueError: as `PCLLoss`.
-        """
+        """The contrastive loss of images `(N, C, H, W)` in `[0, 1]`, without its weight, 0-dim; trains E_D."""
         # Autograd takes no tensor that inference mode has made.
         return super().forward(output, target.clone() if target.is_inference() else target)[0]
 
@@ -66,8 +59,13 @@ def _find(model: Any) -> PCLLoss | None:
     return next((loss for loss in losses if isinstance(loss, PCLLoss)), None)
 
 
+def _states(model: Any) -> dict[str, PCLLoss]:
+    criterion = _find(model)
+    return {} if criterion is None else {"pcl": criterion}
+
+
 def _log_statistics(base_model: Any) -> None:
-    """Let the models log the statistics of their `PCLLoss`: a dict that it returned would be added up as losses."""
+    """Let the models log the statistics of their loss: a dict that it returned would be added up as losses."""
     if getattr(base_model, "keeps_pcl", False):
         return
     get_current_log = base_model.get_current_log

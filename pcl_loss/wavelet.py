@@ -23,20 +23,13 @@ def haar_dwt(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         `(ll, lh, hl, hh)`, each `(N, C, ceil(H / 2), ceil(W / 2))`, differentiable with respect to `x`.
 
     Raises:
-        TypeError: `x` is not a float tensor.
-        ValueError: `x` is not four-dimensional or smaller than 2x2.
+        TypeError, ValueError: `x` is not a float tensor of such a shape.
     """
     check_images("x", x, min_size=2)
     top, bottom = _halves(x, dim=-2)
     row_low, row_high = top + bottom, top - bottom
-    low_left, low_right = _halves(row_low, dim=-1)
-    high_left, high_right = _halves(row_high, dim=-1)
-    return (
-        (low_left + low_right) * 0.5,
-        (high_left + high_right) * 0.5,
-        (low_left - low_right) * 0.5,
-        (high_left - high_right) * 0.5,
-    )
+    (a, b), (c, d) = _halves(row_low, dim=-1), _halves(row_high, dim=-1)
+    return (a + b) * 0.5, (c + d) * 0.5, (a - b) * 0.5, (c - d) * 0.5
 
 
 def _halves(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:

@@ -18,15 +18,22 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import _training
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = sys.executable
 PCL = (PYTHON, "-m", "pcl_loss")
 LAST_LINES = 60
-RECIPES = {"L1": "train_EDSR-S_x4", "light": "train_EDSR-S_x4_PCL_light", "paper": "train_EDSR-S_x4_PCL"}
+EDSR_PAPER = "EDSR-S_x4_PCL"
 FAST: dict[str, Any] = {"amp": "bf16", "channels_last": "true"}
+MAKE_HR = """
+from pathlib import Path
+from skimage import data, io  # BasicSR brings scikit-image
+for name in ("astronaut", "chelsea", "coffee", "rocket"):
+    folder = Path("test" if name == "rocket" else "hr")
+    folder.mkdir(exist_ok=True)
+    io.imsave(folder / f"{name}.png", getattr(data, name)())
+"""
 
 
 class Part(NamedTuple):
@@ -40,55 +47,63 @@ class Part(NamedTuple):
 
     def tables(self) -> str:
         """The Markdown tables of the output."""
-        return "\n".join(re.findall(r"^(?:\|.*|)$", self.output, re.MULTILINE)).strip()
+        return "\n".join(line for line in self.output.splitlines() if line.startswith("|"))
 
     def section(self) -> str:
         """Its end, between fences that it does not hold."""
-        lines = self.output.splitlines()
         fence = "`" * max(3, 1 + max(map(len, re.findall("`+", self.output)), default=0))
-        left_out = [f"({len(lines) - LAST_LINES} lines left out)"] if len(lines) > LAST_LINES else []
         head = f"## {self.title}\n\n`{self.command}` ended with status {self.status} after {self.seconds:.0f} s."
-        return "\n".join([head, "", fence, *left_out, *lines[-LAST_LINES:], fence, ""])
+        return "\n".join([head, "", fence, *self.output.splitlines()[-LAST_LINES:], fence, ""])
 
 
 class Report:
     """Runs commands one by one, and keeps the file up to date."""
 
-    def __init__(self, file: Path, head: str, folder: Path, seconds: float) -> None:
-        self.file, self.head, self.folder, self.seconds = file, head, folder, seconds
+    def __init__(self, args: argparse.Namespace, head: str, folder: Path) -> None:
+        self.args, self.head, self.folder = args, head, folder
         self.parts: list[Part] = []
 
     def run(self, title: str, *command: str, cwd: Path | None = None) -> str:
         """The output of a command, which may take as long as each may."""
         print(f"gpu-report: {title}", flush=True)
         begin = time.monotonic()
-        with tempfile.TemporaryFile("w+b") as output:
+        with tempfile.TemporaryFile("w+b") as file:
             try:
-                status = subprocess.run(
-                    command, cwd=cwd or self.folder, stdout=output, stderr=subprocess.STDOUT, timeout=self.seconds
-                ).returncode
+                limit = 60 * self.args.minutes
+                done = subprocess.run(command, cwd=cwd or self.folder, stdout=file, stderr=file, timeout=limit)
+                status = done.returncode
             except subprocess.TimeoutExpired:
                 status = 124
-            except OSError as error:
-                status = 127
-                output.write(str(error).encode())
-            output.seek(0)
+            file.seek(0)
             # A progress bar writes one line over and over.
-            lines = [
-                line.rstrip("\r").rpartition("\r")[2] for line in output.read().decode(errors="replace").split("\n")
-            ]
-        text = "\n".join(lines).rstrip().replace(str(Path.home()) + os.sep, "~/")
+            output = re.sub(r"[^\n]*\r(?!\n)", "", file.read().decode(errors="replace"))
         shown = " ".join(command).replace(PYTHON, "python")
-        self.parts.append(Part(title, shown, status, time.monotonic() - begin, text))
+        self.parts.append(Part(title, shown, status, time.monotonic() - begin, output.rstrip()))
         self.write()
-        return text
+        return output
+
+    def train(self, title: str, file: str, name: str, iterations: int, *launcher: str, **train: object) -> str:
+        """`run` of a training with BasicSR; `train` has more keys under `train:`."""
+        values: dict[str, object] = {"name": name, "datasets:train:num_worker_per_gpu": 8}
+        if self.args.tiny:
+            values |= {"datasets:train:batch_size_per_gpu": 1, "datasets:train:gt_size": 64, "network_g:num_block": 1}
+        for phase in ("train", "val"):
+            paths = {"dataroot_gt": "pairs/X4/HR", "dataroot_lq": "pairs/X4/LR", "filename_tmpl": "'{}'"}
+            values |= {f"datasets:{phase}:{key}": value for key, value in paths.items()}
+        values |= {"train:total_iter": iterations, "train:scheduler:periods": f"[{iterations}]"}
+        values |= {"val:val_freq": iterations, "logger:save_checkpoint_freq": iterations}
+        values |= {"logger:print_freq": max(1, iterations // 10)}
+        values |= {f"train:{key}": value for key, value in train.items()}
+        options = [f"{key}={value}" for key, value in values.items()]
+        command = launcher or (*PCL, "train")
+        return self.run(title, *command, "-opt", f"options/train/train_{file}.yml", "--force_yml", *options)
 
     def write(self) -> None:
         """What was measured so far is kept if the rest is stopped."""
         summary = [f"- {part.title}: status {part.status} after {part.seconds:.0f} s" for part in self.parts]
         tables = [f"**{part.title}**\n\n{tables}" for part in self.parts if (tables := part.tables())]
-        sections = [part.section() for part in self.parts]
-        self.file.write_text("\n\n".join([self.head, "\n".join(summary), *tables, *sections]), encoding="utf-8")
+        text = "\n\n".join([self.head, "\n".join(summary), *tables, *(part.section() for part in self.parts)])
+        self.args.out.write_text(text.replace(str(Path.home()) + os.sep, "~/"), encoding="utf-8")
 
 
 def main() -> int:
@@ -96,82 +111,68 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Write what this GPU can tell about pcl_loss to a Markdown file.")
     parser.add_argument("--out", type=Path, default=ROOT / "gpu_report.md", help="file (default: gpu_report.md)")
     parser.add_argument("--minutes", type=float, default=4, help="the most that each command may take (default: 4)")
-    parser.add_argument(
-        "--hr", type=Path, help="folder of images for the training from random weights (default: three)"
-    )
-    parser.add_argument("--test", type=Path, help="folder of images that are not in --hr, to measure it (default: one)")
+    parser.add_argument("--hr", type=Path, help="folder of HR images to train on (default: three photographs)")
+    parser.add_argument("--test", type=Path, help="folder of HR images to measure what was trained (default: one)")
     parser.add_argument("--tiny", action="store_true", help="toy sizes, to see that it runs; the numbers mean nothing")
     args = parser.parse_args()
     if not args.tiny and not torch.cuda.is_available():
         parser.error("PyTorch sees no GPU here; --tiny runs on the CPU, to see that the report works")
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     size = " Toy sizes: the numbers mean nothing." if args.tiny else ""
-    head = f"# GPU report\n\n{', '.join(gpus) or 'No GPU'}; PyTorch {torch.__version__}.{size}"
     with tempfile.TemporaryDirectory() as folder:
-        report = Report(args.out.absolute(), head, Path(folder), 60 * args.minutes)
-        for program, *flags in _training.PREPARATION:
-            report.run("Preparation", *([PYTHON] if program == "python" else PCL), *flags)
+        head = f"# GPU report\n\n{', '.join(gpus) or 'No GPU'}; PyTorch {torch.__version__}.{size}"
+        report = Report(args, head, Path(folder))
+        report.run("Photographs", PYTHON, "-c", MAKE_HR)
+        hr, test = (str(path.absolute()) if path else name for path, name in ((args.hr, "hr"), (args.test, "test")))
+        report.run("LR images", *PCL, "prepare", "--hr", hr, "--out", "pairs", "--scale", "4")
+        report.run("Option files", *PCL, "options", "--to", "options")
         report.run("Doctor", *PCL, "doctor")
         if gpus:
-            report.run("nvidia-smi", "nvidia-smi")
             report.run("Tests that need a GPU", PYTHON, "-m", "pytest", "-m", "cuda", "-rs", cwd=ROOT)
-        seconds = run_loop(report, args.tiny, len(gpus))
-        measure_cost(report, args.tiny)
-        # Half of the time of the slowest, since the machine may do other work too.
-        iterations = 4 if args.tiny else max(100, int(report.seconds / 2 / seconds))
-        train_from_scratch(report, args, iterations)
+        seconds = run_loop(report, len(gpus))
+        measure_cost(report)
+        # Half of the time that a command has, since other work may slow it down.
+        iterations = 4 if args.tiny else max(100, int(30 * args.minutes / seconds))
+        train_from_scratch(report, iterations, test)
     failed = sum(part.status != 0 for part in report.parts)
     print(f"gpu-report: wrote {args.out}; {failed or 'none'} of the commands failed")
     return int(bool(failed))
 
 
-def run_loop(report: Report, tiny: bool, gpus: int) -> float:
-    """BasicSR's loop in every way that is promised; the seconds of an iteration of the paper's recipe with EDSR-S."""
-    iterations, batch, gt_size = sizes = (4, 1, 64) if tiny else (60, 16, 192)
-    for net in ["EDSR-S"] if tiny else ["EDSR-S", "RCAN", "HAN"]:
-        for recipe in ("_PCL", "_PCL_light"):
-            flags = _training.flags(f"train_{net}_x4{recipe}", f"{net}{recipe}", *sizes)
-            report.run(f"{net}, {recipe[1:]}, float32", *PCL, "train", *flags)
-    edsr = RECIPES["paper"]
-    resumed = _training.flags(edsr, "EDSR-S_PCL", 2 * iterations, batch, gt_size)
-    report.run("EDSR-S, resumed", *PCL, "train", *resumed, "--auto_resume")
-    report.run("EDSR-S, fp16", *PCL, "train", *_training.flags(edsr, "fp16", *sizes, amp="fp16"))
-    compiled = _training.flags(edsr, "compiled", *sizes, **FAST, compile="true")
-    report.run("EDSR-S, bf16, channels last, compiled", *PCL, "train", *compiled)
+def run_loop(report: Report, gpus: int) -> float:
+    """BasicSR's loop in every way that is promised; the seconds of an iteration of the paper's recipe in bf16."""
+    iterations = 4 if report.args.tiny else 60
+    for net in ["EDSR-S"] if report.args.tiny else ["EDSR-S", "RCAN", "HAN"]:
+        for name, recipe in (("paper", "PCL"), ("light", "PCL_light")):
+            report.train(f"{net}, {name}, float32", f"{net}_x4_{recipe}", f"{net}-{name}", iterations)
+    resume = (*PCL, "train", "--auto_resume")
+    report.train("EDSR-S, resumed", EDSR_PAPER, "EDSR-S-paper", 2 * iterations, *resume)
+    report.train("EDSR-S, fp16", EDSR_PAPER, "fp16", iterations, amp="fp16")
+    report.train("EDSR-S, bf16, channels last, compiled", EDSR_PAPER, "compiled", iterations, compile="true", **FAST)
     if gpus >= 2:
         ranks = (PYTHON, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "pcl_loss.train")
-        both = _training.flags(edsr, "two", *sizes, **FAST)
-        report.run("EDSR-S on two GPUs", *ranks, "--launcher", "pytorch", *both)
-    output = report.run("EDSR-S, bf16", *PCL, "train", *_training.flags(edsr, "bf16", *sizes, **FAST))
+        report.train("EDSR-S on two GPUs", EDSR_PAPER, "two", iterations, *ranks, "--launcher", "pytorch", **FAST)
+    output = report.train("EDSR-S, bf16", EDSR_PAPER, "bf16", iterations, **FAST)
     # 'time (data): 0.050 (0.003)', as BasicSR logs it
     return float((re.findall(r"time \(data\): ([\d.]+)", output) or [1.0])[-1])
 
 
-def measure_cost(report: Report, tiny: bool) -> None:
+def measure_cost(report: Report) -> None:
     """`benchmarks/step_cost.py`, in float32 and in bf16."""
-    bench = [PYTHON, str(ROOT / "benchmarks" / "step_cost.py")]
-    bench += ["--tiny", "--rounds", "1", "--nets", "EDSR-S", "--batch", "1", "--skip-memory"] if tiny else []
-    nets = ["EDSR-S"] if tiny else ["EDSR-S", "RCAN", "HAN"]
-    for net in nets:
-        report.run(f"Cost of a step, {net}, float32", *bench, "--only", "steps", "--nets", net)
-        report.run(f"Cost of a step, {net}, bf16", *bench, "--only", "steps", "--nets", net, "--amp", "bf16")
+    bench = [PYTHON, str(ROOT / "benchmarks" / "step_cost.py"), "--only", "steps"]
+    bench += ["--tiny", "--rounds", "1", "--batch", "1", "--skip-memory"] if report.args.tiny else []
+    for net in ["EDSR-S"] if report.args.tiny else ["EDSR-S", "RCAN", "HAN"]:
+        report.run(f"Cost of a step, {net}, float32", *bench, "--nets", net)
+        report.run(f"Cost of a step, {net}, bf16", *bench, "--nets", net, "--amp", "bf16")
 
 
-def train_from_scratch(report: Report, args: argparse.Namespace, iterations: int) -> None:
+def train_from_scratch(report: Report, iterations: int, test: str) -> None:
     """EDSR-S x4 from random weights: the same seed, batches and number of iterations for each recipe."""
-    if args.hr:
-        prepare = ("prepare", "--hr", str(args.hr.absolute()), "--out", "pairs", "--scale", "4")
-        (report.folder / "pairs").rename(report.folder / "small")
-        report.run("The images of --hr", *PCL, *prepare)
-    size = (1, 64) if args.tiny else (16, 192)
     nets = []
-    for name, file in RECIPES.items():
-        train = FAST | {"ema_decay": 0.999, "optim_g:lr": 2e-4}
-        report.run(
-            f"From random weights, {name}", *PCL, "train", *_training.flags(file, name, iterations, *size, **train)
-        )
+    for name, file in {"L1": "EDSR-S_x4", "light": "EDSR-S_x4_PCL_light", "paper": EDSR_PAPER}.items():
+        keys = FAST | {"ema_decay": 0.999, "optim_g:lr": 2e-4}
+        report.train(f"From random weights, {name}", file, name, iterations, **keys)
         nets += ["--net", f"{name}=experiments/{name}/models/net_g_latest.pth"]
-    test = args.test.absolute() if args.test else report.folder / "test"
     report.run(f"From random weights, {iterations} iterations", *PCL, "report", *nets, "--set", f"test={test}")
 
 

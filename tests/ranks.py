@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from helpers import rand, randn, snapshot
-from torch import Tensor
+from torch import Tensor, nn
 
 from pcl_loss.functional import contrastive_discriminator_loss
 
@@ -72,6 +72,33 @@ def model_steps(rank: int, world_size: int) -> list[dict[str, dict[str, Tensor]]
     return steps
 
 
+def inside_or_beside_ddp(rank: int, inside: bool, update_every: int) -> dict[str, Tensor]:
+    """E_D after three steps of a network under DistributedDataParallel, with the criterion in it or not."""
+    from pcl_loss import PCLCriterion
+
+    class WithLoss(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Conv2d(3, 3, 3, padding=1)
+            self.pcl = PCLCriterion(num_feat=2, lr=LR, update_every=update_every) if inside else None
+
+        def forward(self, x: Tensor, hr: Tensor) -> Tensor:
+            return self.net(x) if self.pcl is None else self.pcl(self.net(x), hr)
+
+    torch.manual_seed(0)
+    model = WithLoss()
+    pcl = model.pcl or PCLCriterion(num_feat=2, lr=LR, update_every=update_every)
+    ddp = nn.parallel.DistributedDataParallel(model)
+    optimizer = torch.optim.Adam(ddp.parameters())
+    for step in range(NUM_STEPS):
+        x, hr = (images.float() for images in images_of(rank, step))
+        loss = ddp(x, hr) if inside else pcl(ddp(x, hr), hr)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return snapshot(pcl)
+
+
 def work(rank: int, world_size: int, directory: str) -> None:
     """The process of one rank; it leaves its results in a file."""
     from pcl_loss import ContrastiveDiscriminatorLoss, PCLCriterion
@@ -108,6 +135,10 @@ def work(rank: int, world_size: int, directory: str) -> None:
 
     balance = GradientBalance(0.5)
     results["balanced_weights"] = torch.stack([balance(*norms) for norms in norms_of(rank)])
+
+    for update_every in (1, 2):
+        for where in ("inside", "beside"):
+            results[f"{where}_ddp_{update_every}"] = inside_or_beside_ddp(rank, where == "inside", update_every)
 
     results["model_steps"] = model_steps(rank, world_size)
 

@@ -45,35 +45,27 @@ def test_the_term_is_added_to_l1_and_reaches_the_sr_image() -> None:
     assert (with_pcl - sr.grad).abs().max() > 0
 
 
-def test_without_the_branch_no_banner_is_printed_and_with_it_one(capsys: pytest.CaptureFixture[str]) -> None:
-    Loss(options(), branch="")
-    assert "pcl_loss" not in capsys.readouterr().out
-    Loss(options(), BRANCH)
-    assert capsys.readouterr().out.count("[pcl_loss]") == 1
-
-
-def test_options_become_keywords() -> None:
-    pcl = PCL(options(rgb_range=1, n_colors=1, lr=3e-4))
-    assert pcl.pcl.data_range == 1.0
-    assert pcl.embedding.num_in_ch == 1
-    assert pcl._optimizer.param_groups[0]["lr"] == 3e-4
-
-
-def test_the_codebases_own_save_and_load_keep_e_d_and_its_optimizer() -> None:
+@pytest.mark.parametrize("wrap", [lambda loss: loss, nn.DataParallel])
+def test_the_codebases_own_save_and_load_keep_e_d_and_its_optimizer(wrap: Any) -> None:
     sr, hr = images()
-    whole, first = Loss(options(), BRANCH), Loss(options(), BRANCH)
-    first.load_state_dict(whole.state_dict())
-    whole(sr, hr), whole(sr, hr)
-
+    first, second = Loss(options(), BRANCH), Loss(options(), BRANCH)
     first(sr, hr)
+    assert first.terms["PCL"].loss == pytest.approx(float(first.terms["PCL"].log["l_d"]))  # a float, for the DIS column
+    assert second.terms["PCL"].loss == 0.0
     file = io.BytesIO()
-    torch.save(first.state_dict(), file)
+    torch.save(wrap(first).state_dict(), file)
     file.seek(0)
-    second = Loss(options(), BRANCH)
-    second.load_state_dict(torch.load(file, weights_only=True), strict=True)
-    second(sr, hr)
-    for key, value in whole.terms["PCL"].embedding.state_dict().items():
-        assert torch.equal(value, second.terms["PCL"].embedding.state_dict()[key]), key
+    wrap(second).load_state_dict(torch.load(file, weights_only=True), strict=True)
+    first(sr, hr), second(sr, hr)
+    for (key, value), other in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
+        assert torch.equal(value, other), key
+
+
+def test_options_become_keywords_and_the_range_is_looked_at() -> None:
+    pcl = PCL(options(rgb_range=1, n_colors=1, lr=3e-4))
+    assert (pcl.pcl.data_range, pcl.embedding.num_in_ch, pcl.lr) == (1.0, 1, 3e-4)
+    with pytest.raises(ValueError, match=r"--rgb_range is 1, but .* HR is .*train with --rgb_range 255"):
+        PCL(options(rgb_range=1))(*images())
 
 
 def test_a_run_without_pcl_is_not_loaded_and_the_way_on_is_named() -> None:
@@ -87,7 +79,7 @@ def test_an_option_that_the_codebase_lacks_is_named_and_may_be_said_by_hand(opti
     args = options()
     value = getattr(args, option)
     delattr(args, option)
-    with pytest.raises(ValueError, match=rf"no {option}; .*PCL\(args, {keyword}="):
+    with pytest.raises(ValueError, match=rf"no {option}; build PCL\(args, {keyword}="):
         PCL(args)
     PCL(args, **{keyword: value})
 
@@ -96,7 +88,7 @@ def test_the_scale_is_needed_for_lr_negatives_alone() -> None:
     args = options()
     del args.scale
     PCL(args)(*images())
-    with pytest.raises(ValueError, match=r"--scale is not one factor but \[\]"):
+    with pytest.raises(ValueError, match=r"--scale is not one factor: \[\]"):
         PCL(args, negatives=["lq"])(*images())
 
 
@@ -108,23 +100,6 @@ def test_a_scale_may_be_a_whole_number_of_any_type_and_no_other() -> None:
     assert len(values) == 1
     with pytest.raises(TypeError, match=r"scale must be an integer, got 1\.5"):
         PCL(options(scale=1.5), negatives=["lq"])(*images())
-
-
-def test_half_precision_keeps_e_d_in_float32() -> None:
-    loss = Loss(options(), BRANCH).half()
-    assert {p.dtype for p in loss.terms["PCL"].embedding.parameters()} == {torch.float32}
-    sr, hr = images()
-    half = sr.detach().half().requires_grad_()
-    loss(half, hr.half()).backward()
-    assert torch.isfinite(half.grad).all()
-
-
-def test_the_discriminators_loss_is_a_float_for_the_log() -> None:
-    loss = Loss(options(), BRANCH)
-    loss(*images())
-    pcl = loss.terms["PCL"]
-    assert isinstance(pcl.loss, float)
-    assert pcl.loss == pytest.approx(float(pcl.log["l_d"]))
 
 
 def write_knobs(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
@@ -142,16 +117,11 @@ def test_knobs_beside_the_command_are_taken_and_named_in_the_one_line(
     assert pcl.pcl.temperature == 0.5
     assert pcl.pcl.samples.negatives == ("blur", "batch")
     assert pcl.pcl.data_range == 255.0
-    assert pcl._optimizer.param_groups[0]["lr"] == 2e-4
+    assert pcl.lr == 2e-4
     assert capsys.readouterr().out == (
         "[pcl_loss] contrastive loss and its discriminator are built, for images in 0-255; "
         "pcl.yml sets temperature, negatives, num_feat, norm, lr\n"
     )
-
-
-def test_an_empty_knob_file_sets_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_knobs(tmp_path, monkeypatch, "# temperature: 0.5\n")
-    assert PCL(options()).pcl.temperature == 1.0
 
 
 @pytest.mark.parametrize(
@@ -159,12 +129,12 @@ def test_an_empty_knob_file_sets_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     [
         ("temprature: 1\n", r"unknown key 'temprature' in pcl.yml; allowed are: num_feat, .*temperature"),
         ("embedding: 1\n", "unknown key 'embedding'"),
-        ("data_range: 1\n", "--rgb_range says; take it out"),
-        ("num_in_ch: 1\n", "--n_colors says; take it out"),
+        ("data_range: 1\n", "unknown key 'data_range'"),
+        ("lr: 1e-4\n", "lr must be a number, got '1e-4'.*takes 1.0e-4, not 1e-4"),
         ("- temperature\n", "must hold lines `key: value`, got list"),
         ("temperature: [\n", "pcl.yml is not YAML"),
         ("\x93\n", "pcl.yml is not YAML"),
-        ("temperature: 0\n", "temperature must be above 0, got 0 .*pcl.yml: temperature"),
+        ("temperature: 0\n", "temperature must be above 0, got 0 .*pcl.yml has .*temperature"),
         ("num_layers: 99\n", "num_layers|99"),
     ],
 )
@@ -173,14 +143,8 @@ def test_a_wrong_knob_file_is_refused_with_the_reason(
 ) -> None:
     write_knobs(tmp_path, monkeypatch, "")
     (tmp_path / "pcl.yml").write_bytes(text.encode("latin-1"))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         PCL(options())(*images())
-
-
-def test_text_for_a_number_is_refused_and_pcl_yml_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_knobs(tmp_path, monkeypatch, "lr: 1e-4\n")
-    with pytest.raises(TypeError, match=r"write 1.0e-4.*pcl.yml: lr"):
-        PCL(options())
 
 
 def test_lr_that_is_not_handed_over_is_made_of_hr() -> None:
@@ -212,64 +176,3 @@ def test_lr_of_several_scales_must_be_handed_over() -> None:
     pcl.set_lr(hr[..., ::3, ::3])
     assert torch.isfinite(pcl(sr, hr))
     assert torch.isfinite(PCL(options(scale=[2, 3, 4]))(sr, hr))
-
-
-def test_handing_lr_to_a_loss_without_pcl_does_nothing() -> None:
-    set_lr(nn.ModuleList([nn.L1Loss()]), torch.zeros(1, 3, 8, 8))
-
-
-def test_images_in_0_to_1_with_rgb_range_255_are_refused_on_the_first_call() -> None:
-    with pytest.raises(
-        ValueError, match=r"--rgb_range is 255, but the largest value of HR is .*train with --rgb_range 1"
-    ):
-        PCL(options())(*images(white=1.0))
-
-
-def test_images_in_0_to_255_with_rgb_range_1_are_refused_on_the_first_call() -> None:
-    with pytest.raises(
-        ValueError, match=r"--rgb_range is 1, but the largest value of HR is .*train with --rgb_range 255"
-    ):
-        PCL(options(rgb_range=1))(*images(white=255.0))
-
-
-@pytest.mark.parametrize("white", [0.0, 1.0])
-def test_a_black_first_batch_is_no_wrong_range(white: float) -> None:
-    sr, hr = images()
-    PCL(options())(sr, (hr > 128) * white)
-    PCL(options(rgb_range=1))(sr.detach() / 255, torch.zeros_like(hr))
-
-
-def test_the_range_is_looked_at_once() -> None:
-    pcl = PCL(options())
-    pcl(*images())
-    pcl(*images(white=1.0))
-
-
-def test_sr_beyond_the_range_is_taken_as_it_is() -> None:
-    sr, hr = images()
-    beyond = (sr.detach() * 3 - 100).requires_grad_()
-    PCL(options())(beyond, hr).backward()
-    assert (beyond.grad[beyond.detach() < 0] != 0).any()
-    assert (beyond.grad[beyond.detach() > 255] != 0).any()
-
-
-def test_before_e_ds_first_step_the_column_is_zero() -> None:
-    pcl = PCL(options())
-    assert pcl.loss == 0.0
-    with torch.no_grad():
-        pcl(*images())
-    assert pcl.loss == 0.0
-
-
-def test_behind_data_parallel_it_is_saved_and_loaded() -> None:
-    sr, hr = images()
-    first, second = (nn.DataParallel(nn.ModuleList([nn.L1Loss(), PCL(options())])) for _ in range(2))
-    first.module[1](sr, hr)
-    file = io.BytesIO()
-    torch.save(first.state_dict(), file)
-    file.seek(0)
-    second.load_state_dict(torch.load(file, weights_only=True))
-    assert second.module[1].get_extra_state()["optimizer"]["state"].keys() == set(
-        range(len(list(first.module[1].embedding.parameters())))
-    )
-    torch.testing.assert_close(first.module[1](sr, hr), second.module[1](sr, hr), rtol=0, atol=0)

@@ -6,12 +6,19 @@ from collections.abc import Callable, Sequence
 import pytest
 import reference
 import torch
-from helpers import randn
+from helpers import check_gradient_by_finite_differences, rand, randn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pcl_loss.functional import contrastive_discriminator_loss, contrastive_loss
+from pcl_loss import functional
+from pcl_loss.functional import (
+    contrastive_discriminator_loss,
+    contrastive_loss,
+    info_nce,
+    info_nce_slopes,
+    known_contrastive_loss,
+)
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 Maps = list[Tensor]
@@ -160,13 +167,6 @@ def test_maps_of_any_magnitude_give_finite_values_and_gradients(scale: float) ->
     assert f.grad.isfinite().all()
 
 
-def test_the_scale_of_a_map_does_not_matter() -> None:
-    anchor, positives, negatives = random_maps(2, 2, 2, [(3, 4, 4)])
-    value = contrastive_loss(anchor, positives, negatives)
-    scaled = contrastive_loss([3 * anchor[0]], [0.1 * positives[0]], [50 * negatives[0]])
-    torch.testing.assert_close(scaled, value, rtol=1e-12, atol=0)
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_half_maps_are_computed_with_in_float32(dtype: torch.dtype) -> None:
     anchor, positives, negatives = ([t.to(dtype) for t in maps] for maps in random_maps(2, 2, 3, [(16, 9, 9)]))
@@ -185,16 +185,6 @@ def test_autocast_changes_nothing() -> None:
     for a, b in zip(inside, outside, strict=True):
         assert a.dtype == torch.float32
         assert torch.equal(a, b)
-
-
-def test_contrastive_loss_compiles_without_a_graph_break() -> None:
-    maps = random_maps(2, 2, 3, [(3, 4, 4), (2, 2, 2)])
-    maps[0][0].requires_grad_()
-    compiled = torch.compile(contrastive_loss, fullgraph=True, backend="aot_eager")
-    value, expected = compiled(*maps, 0.5), contrastive_loss(*maps, 0.5)
-    torch.testing.assert_close(value, expected, rtol=1e-12, atol=0)
-    (grad,), (expected_grad,) = (torch.autograd.grad(v, maps[0][0]) for v in (value, expected))
-    torch.testing.assert_close(grad, expected_grad, rtol=1e-10, atol=1e-14)
 
 
 LOGITS = st.lists(st.floats(-30, 30), min_size=1, max_size=6)
@@ -217,12 +207,6 @@ def test_equal_logits_give_the_sum_of_two_logs(num_real: int, num_fake: int) -> 
     assert value.item() == pytest.approx(math.log(1 + num_fake) + math.log(1 + num_real), rel=1e-6)
 
 
-def test_logits_of_any_shape_are_flattened() -> None:
-    real, fake = randn(6), randn(4, seed=1)
-    value = contrastive_discriminator_loss(real.view(1, 3, 2), fake.view(4, 1))
-    assert torch.equal(value, contrastive_discriminator_loss(real, fake))
-
-
 def test_discriminator_loss_pulls_reals_up_and_fakes_down() -> None:
     real, fake = randn(3).requires_grad_(), randn(4, seed=1).requires_grad_()
     assert torch.autograd.gradcheck(contrastive_discriminator_loss, (real, fake))
@@ -243,41 +227,148 @@ def test_extreme_logits_stay_finite(dtype: torch.dtype) -> None:
     assert real.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("temperature", [0, -1.0, float("nan"), float("inf")])
-def test_a_temperature_not_above_zero_is_refused(temperature: float) -> None:
-    with pytest.raises(ValueError, match="temperature must be"):
-        contrastive_loss(*random_maps(1, 1, 1, [(2, 2, 2)]), temperature)
-
-
-def test_a_temperature_that_is_no_number_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"temperature must be a number, got '0\.1'"):
-        contrastive_loss(*random_maps(1, 1, 1, [(2, 2, 2)]), "0.1")  # type: ignore[arg-type]
-
-
-def test_maps_that_do_not_fit_each_other_are_refused() -> None:
+def test_what_does_not_fit_is_refused() -> None:
     anchor, positives, negatives = random_maps(2, 2, 2, [(3, 4, 4)])
-    with pytest.raises(ValueError, match="1, 1 and 0 layers"):
-        contrastive_loss(anchor, positives, [])
-    with pytest.raises(ValueError, match="at least one layer"):
-        contrastive_loss([], [], [])
-    with pytest.raises(ValueError, match=r"positives\[0\] has shape \(2, 1, 3, 4, 4\)"):
-        contrastive_loss(anchor, [positives[0][:, :1]], negatives)
-    with pytest.raises(ValueError, match=r"negatives\[0\] has shape \(2, 3, 4, 4\)"):
-        contrastive_loss(anchor, positives, [negatives[0][0]])
-    with pytest.raises(ValueError, match=r"positives\[0\] holds no sample"):
-        contrastive_loss(anchor, [positives[0][:0]], negatives)
-    with pytest.raises(ValueError, match=r"anchor\[0\] has shape \(3, 4, 4\)"):
-        contrastive_loss([anchor[0][0]], positives, negatives)
-
-
-def test_empty_logits_are_refused() -> None:
+    for maps, message in [
+        ((anchor, positives, []), "1, 1 and 0 layers"),
+        (([], [], []), "at least one layer"),
+        ((anchor, [positives[0][:, :1]], negatives), r"positives\[0\] has shape \(2, 1, 3, 4, 4\)"),
+        ((anchor, positives, [negatives[0][0]]), r"negatives\[0\] has shape \(2, 3, 4, 4\)"),
+        ((anchor, [positives[0][:0]], negatives), "K at least 1"),
+        (([anchor[0][0]], positives, negatives), r"anchor\[0\] \(3, 4, 4\)"),
+        ((anchor, positives, negatives, 0), "temperature must be above 0"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            contrastive_loss(*maps)
     with pytest.raises(ValueError, match="at least one logit each, got 0 and 2"):
         contrastive_discriminator_loss(torch.zeros(0), torch.zeros(2))
 
 
-def test_maps_of_different_dtypes_are_compared_in_the_wider_one() -> None:
-    anchor, positives, negatives = random_maps(2, 2, 3, [(3, 4, 4)])
-    mixed = contrastive_loss([anchor[0].float()], positives, negatives)
-    wide = contrastive_loss([anchor[0].float().double()], positives, negatives)
-    assert mixed.dtype == torch.float64
-    torch.testing.assert_close(mixed, wide, rtol=1e-12, atol=0)
+# --- against samples that receive no gradient: the value of the equations, and autograd's gradient ---
+
+SHAPES = [(4, 6, 5), (3, 3, 3), (2, 1, 1)]
+
+
+def layered_maps(
+    n: int = 3, k_p: int = 3, k_n: int = 4, dtype: torch.dtype = torch.float64, scale: float = 1.0
+) -> tuple[Maps, Maps, Maps]:
+    """Anchor, positives and negatives of three layers; some pixels are 0 in the anchor, some in a sample."""
+    anchor = [randn(n, *shape, seed=i) for i, shape in enumerate(SHAPES)]
+    positives = [randn(k_p, n, *shape, seed=10 + i) for i, shape in enumerate(SHAPES)]
+    negatives = [randn(k_n, n, *shape, seed=20 + i) for i, shape in enumerate(SHAPES)]
+    anchor[0][0, :, 0, :2] = 0
+    positives[0][0, -1, :, 2, 2] = 0
+    return tuple([(scale * maps).to(dtype) for maps in layers] for layers in (anchor, positives, negatives))
+
+
+def in_chunks(positives: Maps, negatives: Maps, size: int | None = None) -> list[tuple[Tensor, ...]]:
+    layers = [torch.cat(pair) for pair in zip(positives, negatives, strict=True)]
+    return [maps.split(size or len(maps)) for maps in layers]
+
+
+def value_and_gradients(
+    anchor: Maps, positives: Maps, negatives: Maps, temperature: float = 0.4, size: int | None = None
+) -> tuple[Tensor, ...]:
+    anchor = [f.clone().requires_grad_() for f in anchor]
+    losses, _ = known_contrastive_loss(anchor, in_chunks(positives, negatives, size), len(positives[0]), temperature)
+    return losses.mean().detach(), *torch.autograd.grad(losses.mean(), anchor)
+
+
+def autograds(anchor: Maps, positives: Maps, negatives: Maps, temperature: float = 0.4) -> tuple[Tensor, ...]:
+    anchor = [f.clone().requires_grad_() for f in anchor]
+    value = contrastive_loss(anchor, positives, negatives, temperature)
+    return value.detach(), *torch.autograd.grad(value, anchor)
+
+
+def check_agrees_with_autograd(**keywords: int) -> None:
+    maps = layered_maps(**keywords)
+    for ours, expected in zip(value_and_gradients(*maps), autograds(*maps), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("k_n", [0, 1, 4])
+@pytest.mark.parametrize("k_p", [1, 3])
+@pytest.mark.parametrize("n", [1, 3])
+def test_value_and_gradient_are_those_of_contrastive_loss_by_autograd(n: int, k_p: int, k_n: int) -> None:
+    check_agrees_with_autograd(n=n, k_p=k_p, k_n=k_n)
+
+
+def test_the_value_of_every_image_and_layer_equals_the_equations_as_loops() -> None:
+    anchor, positives, negatives = layered_maps()
+    losses, sims = known_contrastive_loss(anchor, in_chunks(positives, negatives), 3, 0.4)
+    assert losses.shape == (3, 3)
+    assert sims.shape == (3, 3, 7)
+    for i in range(3):
+        for layer in range(3):
+            one = [[maps[layer][..., i : i + 1, :, :, :].numpy()] for maps in (anchor, positives, negatives)]
+            assert losses[i, layer].item() == pytest.approx(reference.contrastive_loss(*one, 0.4), rel=1e-10)
+            samples = [*positives[layer][:, i], *negatives[layer][:, i]]
+            expected = [reference.similarity(anchor[layer][i].numpy(), sample.numpy()) for sample in samples]
+            assert sims[i, layer].tolist() == pytest.approx(expected, rel=1e-10)
+
+
+def test_the_gradient_equals_finite_differences_where_every_image_weighs_differently() -> None:
+    anchor, positives, negatives = layered_maps()
+    weights = rand(3, 3, seed=5)
+
+    def loss(f: Tensor) -> Tensor:
+        layers = [f, *anchor[1:]]
+        return (known_contrastive_loss(layers, in_chunks(positives, negatives), 3, 0.4)[0] * weights).sum()
+
+    anchor[0][0, :, 0, :2] = 0.3  # at a zero pixel the loss has no derivative
+    check_gradient_by_finite_differences(loss, anchor[0])
+
+
+def test_a_gradient_along_the_anchor_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    add = Tensor.addcmul_  # nothing is projected out
+    monkeypatch.setattr(Tensor, "addcmul_", lambda x, a, b, value=1: x if value == -1 else add(x, a, b))
+    with pytest.raises(AssertionError):
+        check_agrees_with_autograd()
+
+
+def test_weights_of_the_wrong_image_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(functional, "info_nce_slopes", lambda *args: [x.roll(1, 0) for x in info_nce_slopes(*args)])
+    with pytest.raises(AssertionError):
+        check_agrees_with_autograd()
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 100])
+def test_the_chunks_of_the_samples_do_not_matter(size: int) -> None:
+    maps = layered_maps()
+    for ours, expected in zip(value_and_gradients(*maps, size=size), value_and_gradients(*maps), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-13, atol=1e-16)
+
+
+@pytest.mark.parametrize("scale", [1e-14, 1e-6, 1e6])
+def test_maps_of_any_magnitude_have_autograds_gradient(scale: float) -> None:
+    maps = layered_maps(scale=scale)
+    for ours, expected in zip(value_and_gradients(*maps), autograds(*maps), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-9, atol=0)
+
+
+def test_a_gradient_may_be_taken_twice_and_one_of_a_gradient_is_refused() -> None:
+    anchor, positives, negatives = layered_maps()
+    anchor = [f.requires_grad_() for f in anchor]
+    value = known_contrastive_loss(anchor, in_chunks(positives, negatives), 3, 0.4)[0].mean()
+    first, second = (torch.autograd.grad(value, anchor, retain_graph=True) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.autograd.grad(value, anchor[0], create_graph=True)
+
+
+def test_nothing_of_the_samples_is_kept_for_the_backward_pass() -> None:
+    anchor, positives, negatives = layered_maps()
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: (saved.append(t), t)[1], lambda t: t):
+        anchor = [f.requires_grad_() for f in anchor]
+        known_contrastive_loss(anchor, in_chunks(positives, negatives), 3, 0.4)
+    # One map of each anchor's size.
+    assert sorted(t.numel() for t in saved) == sorted(f.numel() for f in anchor)
+
+
+@pytest.mark.parametrize("k_n", [0, 3])
+def test_the_slopes_of_info_nce_are_its_derivatives(k_n: int) -> None:
+    pos, neg = randn(5, 2).requires_grad_(), randn(5, k_n, seed=1).requires_grad_()
+    expected = torch.autograd.grad(info_nce(pos, neg, 0.3).mean(-1).sum(), (pos, neg))
+    for ours, theirs in zip(info_nce_slopes(pos, neg, 0.3), expected, strict=True):
+        torch.testing.assert_close(ours, theirs)

@@ -72,26 +72,13 @@ def test_the_speed_block_is_read_and_trains(
 
 def test_the_loop_trains_both_networks() -> None:
     net_g = torch.nn.Sequential(torch.nn.Conv2d(3, 48, 3, padding=1), torch.nn.PixelShuffle(4))
-    twin = copy.deepcopy(net_g)
+    before = copy.deepcopy(net_g[0].weight)
     hr = torch.rand(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
-    lq = F.avg_pool2d(hr, 4)
-    scope: dict[str, Any] = {
-        "F": F,
-        "net_g": net_g,
-        "device": "cpu",
-        "loader": [(lq, hr)] * 2,
-        "optimizer": torch.optim.SGD(net_g.parameters(), lr=1.0),
-    }
-    torch.manual_seed(0)
-    exec(printed("loop"), scope)
+    optimizer = torch.optim.SGD(net_g.parameters(), lr=1.0)
+    scope: dict[str, Any] = {"F": F, "net_g": net_g, "device": "cpu", "optimizer": optimizer}
+    exec(printed("loop"), scope | {"loader": [(F.avg_pool2d(hr, 4), hr)] * 2}, scope)
     assert scope["pcl"].embedding.blocks[0].norm.num_batches_tracked == 2
-
-    optimizer = torch.optim.SGD(twin.parameters(), lr=1.0)
-    for _ in range(2):
-        optimizer.zero_grad()
-        F.l1_loss(twin(lq), hr).backward()
-        optimizer.step()
-    assert not torch.equal(net_g[0].weight, twin[0].weight)
+    assert not torch.equal(net_g[0].weight, before)
 
 
 def test_the_branch_gives_the_edsr_family_the_term() -> None:

@@ -72,12 +72,6 @@ def test_the_weight_is_left_to_the_trainer_and_the_value_is_that_of_the_criterio
         assert loss(sr, hr).item() == pytest.approx(criterion(sr, hr).item(), rel=1e-6)
 
 
-def test_the_light_recipe_leaves_its_weight_to_the_trainer_too() -> None:
-    sr, hr = images(0)
-    loss, criterion = PCLLoss(loss_weight=2.0, recipe="light"), PCLCriterion(recipe="light", loss_weight=1.0)
-    assert loss(sr, hr).item() == pytest.approx(criterion(sr, hr).item(), rel=1e-6)
-
-
 @pytest.mark.parametrize("weight", [0.0, -1.0])
 def test_a_weight_that_would_give_it_another_target_is_refused(weight: float) -> None:
     with pytest.raises(ValueError, match="loss_weight"):

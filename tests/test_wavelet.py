@@ -13,10 +13,6 @@ from pcl_loss import haar_dwt
 SIZES = st.integers(2, 19)
 
 
-def energy(*tensors: Tensor) -> Tensor:
-    return torch.stack([(t.double() ** 2).sum() for t in tensors]).sum()
-
-
 @settings(deadline=None, max_examples=40)
 @given(st.integers(1, 3), st.integers(1, 4), SIZES, SIZES, st.integers(0, 1000))
 def test_haar_equals_pywavelets_and_pads_odd_sizes_by_reflection(n: int, c: int, h: int, w: int, seed: int) -> None:
@@ -25,20 +21,6 @@ def test_haar_equals_pywavelets_and_pads_odd_sizes_by_reflection(n: int, c: int,
     for ours, theirs in zip(haar_dwt(x), (ll, lh, hl, hh), strict=True):
         assert ours.shape == (n, c, -(-h // 2), -(-w // 2))
         torch.testing.assert_close(ours, torch.from_numpy(theirs), rtol=0, atol=1e-12)
-
-
-def test_even_sizes_need_no_padding_mode() -> None:
-    x = randn(2, 3, 8, 6)
-    ll, high = pywt.dwt2(x.numpy(), "haar")
-    for ours, theirs in zip(haar_dwt(x), (ll, *high), strict=True):
-        torch.testing.assert_close(ours, torch.from_numpy(theirs), rtol=0, atol=1e-12)
-
-
-@settings(deadline=None, max_examples=20)
-@given(st.integers(1, 10), st.integers(1, 10), st.integers(0, 1000))
-def test_energy_is_kept_on_even_sizes(half_h: int, half_w: int, seed: int) -> None:
-    x = randn(2, 3, 2 * half_h, 2 * half_w, seed=seed)
-    torch.testing.assert_close(energy(*haar_dwt(x)), energy(x), rtol=1e-12, atol=0)
 
 
 def test_stripes_along_the_height_fill_lh_alone() -> None:
@@ -66,18 +48,14 @@ def test_half_precision_is_that_of_its_dtype(size: tuple[int, int], dtype: torch
         assert (band.double() - exact).abs().max() <= 4 * unit
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_has_a_backward(dtype: torch.dtype) -> None:
-    x = rand(1, 1, 5, 5, dtype=dtype).requires_grad_()
-    sum(band.sum() for band in haar_dwt(x)).backward()
-    assert x.grad is not None
-    assert x.grad.isfinite().all()
-
-
-def test_a_too_small_integer_or_unbatched_image_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"1x4.*at least 2x2"):
-        haar_dwt(torch.zeros(1, 1, 1, 4))
-    with pytest.raises(TypeError, match=r"torch\.uint8.*float"):
-        haar_dwt(torch.zeros(1, 1, 4, 4, dtype=torch.uint8))
-    with pytest.raises(ValueError, match=r"\(3, 4, 4\).*unsqueeze"):
-        haar_dwt(torch.zeros(3, 4, 4))
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.zeros(1, 1, 1, 4), r"1x4.*at least 2x2"),
+        (torch.zeros(1, 1, 4, 4, dtype=torch.uint8), r"torch\.uint8.*float"),
+        (torch.zeros(3, 4, 4), r"\(3, 4, 4\).*unsqueeze"),
+    ],
+)
+def test_a_too_small_integer_or_unbatched_image_is_refused(images: Tensor, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        haar_dwt(images)

@@ -1,8 +1,8 @@
 """The part that plugs into BasicSR."""
 
-from .. import _extras, import_repair  # noqa: F401  (before anything that imports basicsr)
+from .. import _missing, import_repair  # noqa: F401  (before anything that imports basicsr)
 
-with _extras.named_in_errors():
+with _missing.named_in_errors():
     from .model import PCLMixin, pcl_model
     from .options_loading import OptionsError
     from .options_ours import complete_options

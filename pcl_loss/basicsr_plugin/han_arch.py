@@ -9,8 +9,7 @@ from basicsr.archs.arch_util import Upsample, make_layer
 from basicsr.archs.rcan_arch import ResidualGroup
 from torch import Tensor, nn
 
-from .._checks import check_count, check_positive
-from .._tensors import at_least_float32
+from .._checks import at_least_float32, check_count, check_positive
 
 
 class LayerAttention(nn.Module):

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from .._checks import check_count, check_keys
-from .._downloads import cached_file, download
+from .._missing import cached_file, download
 
 MIN_SIZE = 32  # AlexNet's pooling leaves nothing of an image below 31
 BACKBONES = {

@@ -11,7 +11,7 @@ from basicsr.losses import build_loss
 from torch import Tensor, nn
 
 from .._distributed import average, broadcast
-from ..criterion import DiscriminatorStep
+from ..discriminator_step import DiscriminatorStep
 from ..embedding import FixedEmbedding
 from ..samples import seeded_generator
 from .collapse import CollapseWatch

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from basicsr.utils import get_root_logger
 from torch import Tensor
 
+from .. import preview
 from ..loss import PCLLoss
 from ..samples import seeded_generator
 
@@ -48,19 +49,16 @@ class PreviewMixin(Base):
             add_preview()
 
     def _draw_preview(self, tb_logger: Any, tag: str, current_iter: int) -> None:
-        # Only here: a training without previews does not load what draws them.
-        from ..tools import preview
-
         try:
             if not hasattr(self, "gt") or self.output.shape != self.gt.shape:
                 raise ValueError("the validation set has no ground truth of the size of SR")
             scale = self.opt.get("scale", 1)
             window = preview.detailed_window(self.gt, multiple=scale)
             sheet = preview.make_sheet(
-                window.cut(self.gt),
+                preview.cut(self.gt, window),
                 self.cri_pcl,
-                sr=window.cut(self.output),
-                lq=window.cut(self.lq, scale),
+                sr=preview.cut(self.output, window),
+                lq=preview.cut(self.lq, window, scale),
                 embedding=self.embedding,
                 # The same samples at every validation: what changes from sheet to sheet is the networks' doing.
                 generator=seeded_generator(self._seed, 0),

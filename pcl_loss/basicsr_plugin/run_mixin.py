@@ -18,7 +18,7 @@ from basicsr.utils.dist_util import get_dist_info
 from torch import Tensor, nn
 
 from .._distributed import average
-from .._guarded_step import not_finite, put_back, skips_on_device
+from ..discriminator_step import not_finite, put_back, skips_on_device
 from .bad_steps import DEFAULT_MAX_BAD_STEPS, BadSteps
 from .checkpoints import FILES
 from .data_order import kept_rng_state

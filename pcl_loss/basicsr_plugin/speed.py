@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from .._checks import at_least_float32
 from .._distributed import average
-from .._tensors import at_least_float32
 from .gradients import gradient_at
 from .options_loading import OptionsError
 from .options_ours import AMP_DTYPES, complete_speed

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.utils import benchmark
 
 from .. import __version__, import_repair  # noqa: F401  (before anything that imports basicsr)
-from .._extras import EXTRAS, advice
+from .._missing import EXTRAS, advice
 from ..criterion import PCLCriterion
 from ._checkpoints import usable_device
 

@@ -24,10 +24,12 @@ import json
 import os
 import shutil
 import signal
+import string
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from importlib import resources
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
@@ -66,12 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """YAML lines to standard output, all else to standard error; 0, 1 if an image was skipped, 130 if interrupted."""
-    try:
-        done = prepare(**vars(args), progress=True)
-    except KeyboardInterrupt:
-        print("interrupted; the same command finishes the rest", file=sys.stderr)
-        return 130
+    """YAML lines to standard output, all else to standard error; returns 1 if an image was skipped."""
+    done = prepare(**vars(args), progress=True)
     for name, reason in done.skipped.items():
         print(f"SKIPPED {name}: {reason}", file=sys.stderr)
     for scale, count in done.pairs.items():
@@ -199,7 +197,7 @@ def _is_done(hr_path: Path, lr_path: Path, hr: Image, source_changed: float) -> 
 
 
 def _describe(folder: Path, scale: int, shapes: Shapes, lmdb: bool) -> str:
-    """Write meta_info.txt, the LMDBs and datasets.yml of one scale; returns the latter's text."""
+    """Write meta_info.txt, the LMDBs and datasets.yml; returns the latter's text."""
     meta = "".join(f"{name} ({height},{width},3)\n" for name, (height, width) in shapes.items())
     write_file(folder / "meta_info.txt", meta.encode())
     if lmdb:
@@ -230,30 +228,12 @@ def _yaml(folder: Path, scale: int, shapes: Shapes, lmdb: bool) -> str:
     gt_size, why = LR_PATCH * scale, f"{LR_PATCH} LR pixels"
     if min(shapes[smallest]) < gt_size:
         gt_size, why = min(shapes[smallest]), f"no more, since {smallest} is not larger"
-    ending = ".lmdb" if lmdb else ""
-    meta_info = "" if lmdb else f"\n    meta_info_file: {_quote(folder / 'meta_info.txt')}"
-    return f"""\
-datasets:
-  train:
-    name: {_quote(f"{folder.resolve().parent.name}_X{scale}")}
-    type: PairedImageDataset
-    dataroot_gt: {_quote(folder / f"HR{ending}")}
-    dataroot_lq: {_quote(folder / f"LR{ending}")}{meta_info}
-    filename_tmpl: '{{}}'
-    io_backend:
-      type: {"lmdb" if lmdb else "disk"}
-    gt_size: {gt_size}  # {why}
-    use_hflip: true
-    use_rot: true
-    use_shuffle: true
-    num_worker_per_gpu: 4
-    batch_size_per_gpu: 16
-    dataset_enlarge_ratio: 100
-    prefetch_mode: ~
-# and at the top level: scale: {scale}
-"""
-
-
-def _quote(value: str | Path) -> str:
-    """A JSON string is a YAML string too, whatever characters it holds."""
-    return json.dumps(str(value), ensure_ascii=False)
+    texts = {"name": f"{folder.resolve().parent.name}_X{scale}", "meta_info": folder / "meta_info.txt"}
+    texts |= {part: folder / (f"{part}.lmdb" if lmdb else part) for part in ("HR", "LR")}
+    # A JSON string is a YAML string too, whatever characters it holds.
+    quoted = {key: json.dumps(str(text), ensure_ascii=False) for key, text in texts.items()}
+    template = resources.files(__package__).joinpath("dataset_template.yml").read_text(encoding="utf-8")
+    backend = "lmdb" if lmdb else "disk"
+    text = string.Template(template).substitute(quoted, backend=backend, gt_size=gt_size, why=why, scale=scale)
+    # An LMDB has a meta_info.txt of its own.
+    return "".join(line for line in text.splitlines(True) if not (lmdb and "meta_info_file" in line))

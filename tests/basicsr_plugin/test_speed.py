@@ -19,7 +19,7 @@ from basicsr_fixtures import (
 )
 from device_waits import Reads
 
-from pcl_loss import _known_gradient, functional
+from pcl_loss import functional
 from pcl_loss.basicsr_plugin import SpeedSRModel
 
 
@@ -60,11 +60,9 @@ def test_under_amp_networks_compute_in_half_and_equations_7_to_10_in_float32(
     seen: dict[str, set[torch.dtype]] = {"sr net": set(), "e_d": set(), "similarities": set(), "logits": set()}
     net.net_g.body[0].conv1.register_forward_hook(lambda _m, _x, y: seen["sr net"].add(y.dtype))
     net.net_d.blocks[0].conv.register_forward_hook(lambda _m, _x, y: seen["e_d"].add(y.dtype))
-    terms = _known_gradient.info_nce_terms
+    info_nce = functional.info_nce
     monkeypatch.setattr(
-        _known_gradient,
-        "info_nce_terms",
-        lambda pos, *rest: (seen["similarities"].add(pos.dtype), terms(pos, *rest))[1],
+        functional, "info_nce", lambda pos, *rest: (seen["similarities"].add(pos.dtype), info_nce(pos, *rest))[1]
     )
     softplus = functional._softplus
     monkeypatch.setattr(functional, "_softplus", lambda x: (seen["logits"].add(x.dtype), softplus(x))[1])

@@ -68,21 +68,17 @@ def test_the_plain_loss_leaves_e_d_as_it_was(sr: Tensor, hr: Tensor) -> None:
 def test_losses_that_are_not_the_same_function_are_not_compared(sr: Tensor, hr: Tensor, knobs: dict[str, Any]) -> None:
     net = tiny_discriminator()
     ours, other = (step_cost.variants.loss_and_gradient(loss, sr, hr, net) for loss in (PCLLoss(), PCLLoss(**knobs)))
-    step_cost.check_agreement("ours", ours, ours)
     with pytest.raises(SystemExit, match="PCLLoss and other are not the same function"):
         step_cost.check_agreement("other", ours, other)
 
 
-def test_ratios_are_taken_within_a_round() -> None:
+def test_ratios_are_taken_within_a_round_and_the_warm_up_does_not_count() -> None:
     times = {"ours": [2.0, 9.0, 4.0], "plain": [4.0, 3.0, 4.0]}
     assert step_cost.summary(times, "ours", to="plain") == {"median": 1.0, "min": 0.5, "max": 3.0}
-
-
-def test_the_warm_up_round_does_not_count() -> None:
     calls: list[str] = []
-    times = step_cost.measure_rounds({name: lambda name=name: calls.append(name) for name in "ab"}, 2, "cpu")
+    measured = step_cost.measure_rounds({name: lambda name=name: calls.append(name) for name in "ab"}, 2, "cpu")
     assert calls == ["a", "b"] * 3
-    assert {name: len(seconds) for name, seconds in times.items()} == {"a": 2, "b": 2}
+    assert {name: len(seconds) for name, seconds in measured.items()} == {"a": 2, "b": 2}
 
 
 @pytest.mark.slow

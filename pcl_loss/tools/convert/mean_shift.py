@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ..._tensors import at_least_float32
+from ..._checks import at_least_float32
 
 NAMES = ("sub_mean.weight", "sub_mean.bias", "add_mean.weight", "add_mean.bias")
 

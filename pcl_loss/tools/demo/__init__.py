@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import itertools
-import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -52,8 +51,6 @@ def run_demo(out: Path, iters: int = ITERS, seed: int = 0, choose: bool = False)
         fetch_backbone(BACKBONE)
     except (ImportError, FileNotFoundError) as error:
         no_lpips = str(error)
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"out must be a folder, but {out} is a file; give another --out")
     folder = next(path for path in (out / f"run-{number}" for number in itertools.count(1)) if not path.exists())
     folder.mkdir(parents=True)
     print(f"Results go to {folder}", flush=True)
@@ -86,11 +83,7 @@ def run(args: argparse.Namespace) -> int:
     """`pcl-loss demo`; returns the exit status. Raises as `run_demo` does."""
     start = time.monotonic()
     print(f"L1, and L1 + PCL at several strengths: about {MINUTES} min on two idle CPU cores", flush=True)
-    try:
-        result = run_demo(args.out, args.iters, args.seed, args.choose)
-    except KeyboardInterrupt:
-        print("\npcl-loss demo: stopped", file=sys.stderr)
-        return 130
+    result = run_demo(args.out, args.iters, args.seed, args.choose)
     print(f"\n{result.text}\n")
     for file in ("results.md", "results.csv", "comparison.png"):
         print(result.folder / file)

@@ -69,26 +69,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """The tables to standard output, all else to standard error; 0, or 130 if it was interrupted."""
+    """The tables to standard output, all else to standard error; returns the exit status."""
     nets = _named("--net", args.net)
     # A file name may hold an equals sign: a flag names a net only if there is one of that name.
     opts = [text if "=" in text and text.partition("=")[0] in nets else f"={text}" for text in args.opt]
-    try:
-        report = make_report(
-            nets,
-            _named("--set", args.set),
-            args.out,
-            scale=args.scale,
-            opts=_named("--opt", opts),
-            param_key=args.param_key,
-            device=args.device,
-            lpips=args.lpips,
-            crops=args.crop,
-            progress=True,
-        )
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on with the rest", file=sys.stderr)
-        return 130
+    report = make_report(
+        nets,
+        _named("--set", args.set),
+        args.out,
+        scale=args.scale,
+        opts=_named("--opt", opts),
+        param_key=args.param_key,
+        device=args.device,
+        lpips=args.lpips,
+        crops=args.crop,
+        progress=True,
+    )
     print(report.text, end="")
     print(f"written to {args.out}", file=sys.stderr)
     return 0
@@ -97,13 +93,9 @@ def run(args: argparse.Namespace) -> int:
 def _named(flag: str, values: Sequence[str]) -> dict[str, str]:
     result: dict[str, str] = {}
     for text in values:
-        name, equals, value = text.partition("=")
-        if not (equals and value and (name or flag == "--opt")):
-            raise ValueError(f"{flag} {text}: expected {flag} NAME=PATH")
-        if name in result:
-            raise ValueError(
-                f"{flag} names {name or 'no net'} twice: {result[name]} and {value}; give each its own name"
-            )
+        name, _, value = text.partition("=")
+        if not value or name in result:
+            raise ValueError(f"{flag} {text}: expected {flag} NAME=PATH, each with a name of its own")
         result[name] = value
     return result
 
@@ -133,12 +125,11 @@ def make_report(
     """
     out = Path(out)
     check_count("scale", scale, 2, 8)
-    _check_names("net", nets, reserved=(BICUBIC, "HR"))
-    _check_names("set", sets)
+    for name in (*nets, *sets):
+        if not re.fullmatch(r"\w[\w.+-]*", name) or name in (BICUBIC, "HR"):
+            raise ValueError(f"the name {name!r} cannot be used; take letters, digits and _ + - ., not {BICUBIC} or HR")
     if lpips not in LPIPS:
         raise ValueError(f"lpips must be one of {', '.join(LPIPS)}, got {lpips!r}")
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"out must be a folder, but {out} is a file; give another --out")
     device = usable_device(device)
 
     pairs = [pair for name, folders in sets.items() for pair in find_pairs(name, str(folders), scale)]
@@ -148,7 +139,7 @@ def make_report(
         path = Path(given)
         last = path / "models" / "net_g_latest.pth"
         if path.is_dir() and not last.is_file():
-            found.append(find_results(name, path, pairs, scale))
+            found.append(find_results(name, path, pairs))
         else:
             found.append(find_net(name, last if path.is_dir() else path, yamls, param_key))
     shown = [_find_crop(text, pairs, scale) for text in crops]
@@ -184,13 +175,3 @@ def _find_crop(text: str, pairs: Sequence[Pair], scale: int) -> Crop:
     region = parse_square(match[2])
     region.check_inside(*known[match[1]].load(scale)[0].shape[:2])
     return known[match[1]], region
-
-
-def _check_names(what: str, names: Mapping[str, object], reserved: Sequence[str] = ()) -> None:
-    seen: dict[str, str] = {name.lower(): name for name in reserved}
-    for name in names:
-        if not re.fullmatch(r"\w[\w+-]*(?:\.[\w+-]+)*", name):
-            raise ValueError(f"the {what} name {name!r} cannot be a folder's: use letters, digits and _ + - .")
-        if name.lower() in seen:
-            raise ValueError(f"the {what} name {name} is taken by {seen[name.lower()]}; choose another")
-        seen[name.lower()] = name

@@ -113,26 +113,20 @@ def find_net(name: str, path: Path, opts: Mapping[str, Path], param_key: str) ->
     return Net(name, path, options, options_file, choose_params(path, read(path), param_key))
 
 
-def find_results(name: str, folder: Path, pairs: Sequence[Pair], scale: int) -> Net:
-    """A net whose SR images lie in `folder/SET/`, under BasicSR's names: `IMAGE.png` or `IMAGE_suffix.png`, where
-    IMAGE may end with the scale as LR images do (`babyx4_test.png`).
+def find_results(name: str, folder: Path, pairs: Sequence[Pair]) -> Net:
+    """A net whose SR images lie in `folder/SET/` as BasicSR names them: `IMAGE.png`, `IMAGE_test.png`, ...
 
-    Raises FileNotFoundError where an image is missing, ValueError where two files could be the SR of one image.
+    Raises ValueError unless there is one of each.
     """
     images: dict[Pair, Path] = {}
-    for set_name in dict.fromkeys(pair.set_name for pair in pairs):
-        of_set = [pair for pair in pairs if pair.set_name == set_name]
-        names = {stem: pair for pair in of_set for stem in (pair.name, f"{pair.name}x{scale}")}
-        for stem, path in find_images(f"the folder of {name}'s SR images of {set_name}", folder / set_name).items():
-            # `a_b_test` is an image of `a_b`, if there is one, and not of `a`.
-            known = max((n for n in names if stem == n or stem.startswith(f"{n}_")), key=len, default=None)
-            if known is not None:
-                other = images.setdefault(names[known], path)
-                if other is not path:
-                    raise ValueError(f"{other} and {path} could both be {name}'s SR of {known}; remove one of them")
+    for set_name, group in itertools.groupby(pairs, key=lambda pair: pair.set_name):
+        found = find_images(f"the folder of {name}'s SR images of {set_name}", folder / set_name)
+        of_set = list(group)
+        # `a_b_test` is an image of `a_b`, if there is one, and not of `a`.
+        owners = {stem: max((p.name for p in of_set if stem.startswith(p.name)), key=len, default="") for stem in found}
         for pair in of_set:
-            if pair not in images:
-                raise FileNotFoundError(
-                    f"{folder / set_name} has no SR image of {pair.name}: neither {pair.name}.png nor {pair.name}_*.png"
-                )
+            own = [found[stem] for stem, owner in owners.items() if owner == pair.name]
+            if len(own) != 1:
+                raise ValueError(f"{folder / set_name} must have one SR image {pair.name}*.png, has {len(own)}")
+            images[pair] = own[0]
     return Net(name, images=images)

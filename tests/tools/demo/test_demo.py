@@ -64,8 +64,6 @@ def test_flags_out_of_range_write_nothing(tmp_path: Path, capsys: pytest.Capture
         assert main(["demo", "--out", str(out), flag, value]) == 1
         assert message in capsys.readouterr().err
     assert not out.exists()
-    out.touch()
-    assert main(["demo", "--out", str(out)]) == 1
 
 
 def test_a_failed_run_shows_the_end_of_its_log_and_where_it_is(
@@ -99,21 +97,6 @@ def test_ctrl_c_ends_the_training_too(
     assert main(["demo", "--out", str(tmp_path)]) == 130
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid.read_text()), 0)
-
-
-def test_a_run_waits_passively_unless_the_user_chose_otherwise(
-    tmp_path: Path, child_runs: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (run, *_) = runs.make_runs(tmp_path, iters=1, seed=0)
-    (tmp_path / run.weights).parent.mkdir(parents=True)
-    (tmp_path / run.weights).touch()
-    child_runs("import os; print(os.environ['OMP_WAIT_POLICY'])")
-    for own, expected in ((None, "PASSIVE"), ("ACTIVE", "ACTIVE")):
-        monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-        if own:
-            monkeypatch.setenv("OMP_WAIT_POLICY", own)
-        runs.train(tmp_path, run)
-        assert (tmp_path / "demo_l1.log").read_text() == f"{expected}\n"
 
 
 @pytest.mark.slow

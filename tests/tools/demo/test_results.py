@@ -146,20 +146,20 @@ def check_texts(figure: Figure) -> None:
     """No text of a figure overlaps another, or leaves it."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    boxes = []
+    texts = [text for part in figure.subfigs for text in part.texts]
     for ax in figure.axes:
         # Ticks outside the axes have labels too, which are not drawn.
-        ticks = [t for t in ax.get_xticklabels() if ax.get_xlim()[0] <= t.get_position()[0] <= ax.get_xlim()[1]]
-        ticks += [t for t in ax.get_yticklabels() if ax.get_ylim()[0] <= t.get_position()[1] <= ax.get_ylim()[1]]
-        boxes += [text for text in [ax.title, ax.xaxis.label, ax.yaxis.label, *ticks] if text.get_text().strip()]
-    texts = boxes + [text for part in figure.subfigs for text in part.texts]
+        (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
+        texts += [t for t in ax.get_xticklabels() if left <= t.get_position()[0] <= right]
+        texts += [t for t in ax.get_yticklabels() if low <= t.get_position()[1] <= high]
+        texts += [text for text in (ax.title, ax.xaxis.label, ax.yaxis.label) if text.get_text().strip()]
     assert len(texts) > 20
-    extents = [(text.get_text(), text.get_window_extent(canvas.get_renderer())) for text in texts]
-    for name, box in extents:
+    boxes = [(text.get_text(), text.get_window_extent(canvas.get_renderer())) for text in texts]
+    for name, box in boxes:
         assert min(box.x0, box.y0) >= 0, name
         assert box.x1 <= figure.bbox.x1, name
         assert box.y1 <= figure.bbox.y1, name
-    for (one, one_box), (other, other_box) in itertools.combinations(extents, 2):
+    for (one, one_box), (other, other_box) in itertools.combinations(boxes, 2):
         assert not one_box.overlaps(other_box), (one, other)
 
 

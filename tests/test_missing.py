@@ -1,4 +1,4 @@
-"""Without BasicSR, OpenCV and their kin, every verb and import that needs one of them names the pip line."""
+"""What is missing is named with the way to get it: BasicSR, OpenCV and their kin, and weights to download."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
-from typing import NamedTuple
+from urllib.error import URLError
 
 import pytest
+import torch
 
-from pcl_loss import _extras
+from pcl_loss import _missing
+from pcl_loss._missing import download
 
 # Each verb that needs an extra, with flags that bring it as far as the import.
 FLAGS = {
@@ -32,10 +34,10 @@ IMPORTS = (
 # A library that stands in sys.modules as None is neither imported nor found.
 PROGRAM = """
     import contextlib, io, json, sys
-    from pcl_loss import _extras, cli
+    from pcl_loss import _missing, cli
 
     flags, imports = json.loads(sys.argv[1])
-    sys.modules |= dict.fromkeys(_extras.EXTRAS)
+    sys.modules |= dict.fromkeys(_missing.EXTRAS)
     said = {}
     for verb, text in flags.items():
         with contextlib.redirect_stderr(io.StringIO()) as stderr:
@@ -82,21 +84,59 @@ def test_options_are_written_by_the_core_alone(said: dict[str, tuple[int, str]])
 
 @pytest.mark.parametrize("minor", [11, 12, 13, 14])
 def test_from_python_3_13_on_it_says_why_basicsr_is_missing(monkeypatch: pytest.MonkeyPatch, minor: int) -> None:
-    version = NamedTuple("Version", [("major", int), ("minor", int)])(3, minor)
-    monkeypatch.setattr(_extras.sys, "version_info", version)
-    advice = _extras.advice("basicsr")
+    monkeypatch.setattr(_missing.sys, "version_info", (3, minor))
+    advice = _missing.advice("basicsr")
     assert "pip install 'pcl_loss[basicsr]'" in advice
     assert (f"its setup.py fails on Python 3.{minor};" in advice) == (minor >= 13)
-    assert "setup.py" not in _extras.advice("cv2")
+    assert "setup.py" not in _missing.advice("cv2")
 
 
 def test_a_module_that_an_installed_library_lacks_is_no_missing_extra() -> None:
-    with pytest.raises(ModuleNotFoundError, match=r"tqdm\.no_such") as raised, _extras.named_in_errors():
+    with pytest.raises(ModuleNotFoundError, match=r"tqdm\.no_such") as raised, _missing.named_in_errors():
         import tqdm.no_such  # noqa: F401
-    assert not isinstance(raised.value, _extras.MissingExtraError)
+    assert not isinstance(raised.value, _missing.MissingExtraError)
 
 
 def test_every_extra_that_is_named_is_one_of_setup_py() -> None:
     setup = (Path(__file__).parent.parent / "setup.py").read_text()
-    for extra in _extras.EXTRAS.values():
+    for extra in _missing.EXTRAS.values():
         assert f'"{extra}": ' in setup
+
+
+URL = "https://example.org/net-01234567.pth"
+
+
+def offline(*_args: object, **_keywords: object) -> None:
+    raise URLError("no route to host")
+
+
+def test_a_file_at_hand_is_not_downloaded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    path = tmp_path / "hub/checkpoints/net-01234567.pth"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    assert download(URL, "a net") == path
+
+
+def test_the_hash_in_the_name_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    asked: dict[str, object] = {}
+
+    def fetch(url: str, file: str, hash_prefix: str) -> None:
+        asked.update(url=url, file=file, hash_prefix=hash_prefix)
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
+    path = download(URL, "a net")
+    assert asked == {"url": URL, "file": str(path), "hash_prefix": "01234567"}
+
+
+def test_offline_the_message_names_the_file_its_source_and_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    with pytest.raises(FileNotFoundError) as error:
+        download(URL, "a net")
+    for said in (str(error.value), capsys.readouterr().err):
+        assert f"put {URL} at {tmp_path / 'hub/checkpoints/net-01234567.pth'}" in said

@@ -1,12 +1,13 @@
-"""A network's step of which a batch that is not finite leaves no trace."""
+"""A network's training step of which a batch that is not finite leaves no trace, and E_D's."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from ._checks import at_least_float32
 from ._distributed import average
 
 
@@ -30,13 +31,11 @@ def skips_on_device(optimizer: torch.optim.Optimizer) -> bool:
 
 
 class GuardedStep:
-    """The step of a network on one batch. Nothing waits for a GPU.
+    """The step of a network on one batch; nothing waits for a GPU.
 
-    A loop builds it before the forward pass, hands the gradients to `settle`, and then calls `apply`.
-
-    Args:
-        net: whose buffers (batch norm's statistics) the forward pass may change.
-        sync: a batch that is not finite on one rank of torch.distributed is left out on all.
+    A loop builds it before the forward pass, which may change the buffers of `net`, such as batch norm's statistics,
+    hands the gradients to `settle`, and then calls `apply`. With `sync` a batch that is not finite on one rank is left
+    out on all.
     """
 
     def __init__(self, net: nn.Module, sync: bool = True) -> None:
@@ -69,3 +68,37 @@ class GuardedStep:
             optimizer.step()
         finally:
             del optimizer.found_inf  # type: ignore[attr-defined]
+
+
+class DiscriminatorStep(GuardedStep):
+    """E_D's step on one batch (eq 7): a loop takes the gradients of `loss` in its own way.
+
+    With `sync`, `settle` also averages the buffers over the ranks.
+    """
+
+    def __init__(self, net_d: nn.Module, sync: bool = True) -> None:
+        super().__init__(net_d, sync)
+        self.log: dict[str, Tensor] = {}
+        """Detached 0-dim tensors: `l_d`, `out_d_real` and `out_d_fake`."""
+
+    def loss(
+        self,
+        net_d: Callable[[Tensor], Tensor],
+        hr: Tensor,
+        sr: Tensor,
+        data_range: float,
+        cri_cld: Callable[[Tensor, Tensor], Tensor],
+    ) -> Tensor:
+        """`cri_cld` of the logits that `net_d` gives real and super-resolved images `(N, C, H, W)`, 0-dim."""
+        images = torch.cat([at_least_float32(hr), at_least_float32(sr)]) / data_range
+        # One forward over both, so that batch norm treats them alike.
+        real, fake = net_d(images).chunk(2)
+        l_d = cri_cld(real, fake)
+        self.log = {"l_d": l_d.detach(), "out_d_real": real.detach().mean(), "out_d_fake": fake.detach().mean()}
+        return l_d
+
+    def settle(self, grads: Sequence[Tensor]) -> Tensor:
+        """As `GuardedStep`; the buffers become the mean of those of the ranks."""
+        if self.sync:
+            average([buffer for buffer, _ in self._buffers if buffer.is_floating_point()])
+        return super().settle(grads)

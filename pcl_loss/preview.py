@@ -1,0 +1,223 @@
+"""What the loss compares of one image, as a picture: GT, its positives, SR, its negatives, and their bands."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ._checks import MIN_SIZE, at_least_float32, check_images
+from ._missing import named_in_errors
+from .embedding import Embedding
+from .functional import NORM_EPS, info_nce
+from .loss import PCLLoss
+from .samples import seeded_generator
+from .wavelet import haar_dwt
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+MAX_WINDOW = 256
+TITLES = {"gt": "GT", "sharpen": "sharpened", "sr": "SR", "blur": "blurred", "lq": "enlarged LR"}
+# Distinguishable for colour-blind readers too (Okabe and Ito).
+POSITIVE, NEGATIVE, NEITHER = "#0072B2", "#D55E00", "black"
+Window = tuple[int, int, int, int]  # top, left, height and width, in pixels
+
+
+@dataclass(frozen=True, eq=False)
+class Sheet:
+    """One image and its samples, K images, and what was measured of them; all tensors are on the CPU."""
+
+    kinds: list[str]  # of 'gt', 'sharpen', 'sr', 'blur' and 'lq', in this order
+    draws: list[float | None]  # the sharpening factor or the sigma of each; None for the others
+    images: Tensor  # `(K, C, H, W)`, in [0, 1] but for SR, which is not clamped
+    bands: Tensor  # `(K, ceil(H / 2), ceil(W / 2))`: `|LH| + |HL| + |HH|`, averaged over the channels
+    energy: list[float]  # the mean of `LH^2 + HL^2 + HH^2`, relative to that of GT (nan where GT has none)
+    psnr: list[float]  # to GT, in dB, over all pixels and channels; inf for an equal image
+    gt_is_positive: bool  # whether the loss takes GT as a positive
+    notes: list[str]  # what the reader must know besides
+    # With an SR image and an embedding: equation 10, unweighted; the cosine of equation 9 between the maps of SR and of
+    # each image, `(K, H_1, W_1)`, the mean over the layers, each at the size of the largest; and its mean.
+    l_cl: float | None = None
+    similarity_maps: Tensor | None = None
+    similarities: tuple[float, ...] = ()
+
+
+@torch.no_grad()
+def make_sheet(
+    hr: Tensor,
+    pcl: PCLLoss,
+    *,
+    sr: Tensor | None = None,
+    lq: Tensor | None = None,
+    embedding: Embedding | None = None,
+    generator: torch.Generator | None = None,
+) -> Sheet:
+    """The samples that `pcl` would make of one image, and what can be measured of them; nothing is changed by it.
+
+    The negatives `'batch'`, for which one image has no batch mates, are left out with a note; so is `'lq'` without an
+    LR image.
+
+    Args:
+        hr: the ground truth, `(1, C, H, W)` in `[0, data_range]` of `pcl`, `H, W >= 32`.
+        pcl: its knobs tell which samples there are.
+        sr: the super-resolved image, the same shape and range.
+        lq: the LR image, `(1, C, h, w)`, the same range.
+        embedding: what embeds SR and the samples, for the similarities; needs `sr`.
+        generator: where the samples' random numbers come from; by default that of the first call of `PCLLoss`.
+
+    Raises:
+        TypeError, ValueError: an image is not a float tensor of such a shape, or `embedding` is given without `sr`.
+    """
+    check_images("hr", hr, min_size=MIN_SIZE)
+    for name, image, shape in (("hr", hr, (1, *hr.shape[1:])), ("sr", sr, hr.shape), ("lq", lq, hr.shape[:2])):
+        if image is not None and image.shape[: len(shape)] != shape:
+            raise ValueError(f"{name} has shape {tuple(image.shape)}; a sheet of this image needs {tuple(shape)}")
+    if embedding is not None and sr is None:
+        raise ValueError("the similarities are those to an SR image: give one besides the embedding")
+
+    gt, sr, lq = (None if x is None else at_least_float32(x.detach()) / pcl.data_range for x in (hr, sr, lq))
+    assert gt is not None
+    with torch.autocast(gt.device.type, enabled=False):
+        draws = pcl.samples.draw(1, generator or seeded_generator(pcl.seed, 0))
+        numbers = iter(draws[:, 0].tolist())
+        kinds = [kind for kind in pcl.samples.kinds if kind != "lq" or lq is not None]
+        drawn = [next(numbers) if kind in ("sharpen", "blur") else None for kind in kinds]
+        found = [*zip(kinds, drawn, pcl.samples.make(gt, lq, draws), strict=True)]
+        found += [("gt", None, gt)] * ("gt" not in kinds) + ([] if sr is None else [("sr", None, sr)])
+        found.sort(key=lambda sample: [*TITLES].index(sample[0]))
+        images = torch.cat([image for _, _, image in found])
+        high = torch.stack(haar_dwt(images)[1:])
+        energy = high.square().sum(0).mean(dim=(1, 2, 3))
+        psnr = -10 * (images - gt).square().mean(dim=(1, 2, 3)).log10()
+        sheet = Sheet(
+            kinds=[kind for kind, _, _ in found],
+            draws=[draw for _, draw, _ in found],
+            images=images.cpu(),
+            bands=high.abs().sum(0).mean(1).cpu(),
+            energy=(energy / energy[0]).tolist(),
+            psnr=psnr.tolist(),
+            gt_is_positive="gt" in pcl.samples.positives,
+            notes=[
+                f"without the negative {name!r}: {why}"
+                for name, why in (("lq", "no LR image was given"), ("batch", "one image has no batch mates"))
+                if name in pcl.samples.negatives and (name, lq is None) != ("lq", False)
+            ],
+        )
+        if embedding is None or sr is None:
+            return sheet
+        return replace(sheet, **_similarities(sheet.kinds, images, sr, pcl, embedding))
+
+
+def _similarities(kinds: list[str], images: Tensor, sr: Tensor, pcl: PCLLoss, embedding: Embedding) -> dict[str, Any]:
+    anchors = embedding.embed(sr, pcl.num_layers)
+    cosines: list[list[Tensor]] = []
+    for image in images:  # one at a time: a large window with many samples must not exhaust a GPU during training
+        layers = zip(anchors, embedding.embed(image[None], pcl.num_layers), strict=True)
+        cosines.append([F.cosine_similarity(anchor, maps, 1, NORM_EPS) for anchor, maps in layers])
+    sims = torch.tensor([[float(layer.mean()) for layer in layers] for layers in cosines]).T
+    of = [[kind in sources for kind in kinds] for sources in (pcl.samples.positives, pcl.samples.negatives)]
+    # Nearest, so that the mean over the pixels stays what it is.
+    sizes = cosines[0][0].shape[1:]
+    maps = [
+        torch.stack([F.interpolate(layer[None], sizes, mode="nearest-exact")[0, 0] for layer in layers]).mean(0)
+        for layers in cosines
+    ]
+    return {
+        "l_cl": float(info_nce(sims[:, of[0]], sims[:, of[1]], pcl.temperature).mean()),
+        "similarity_maps": torch.stack(maps).cpu(),
+        "similarities": tuple(sims.mean(0).tolist()),
+    }
+
+
+def cut(images: Tensor, window: Window, shrink: int = 1) -> Tensor:
+    """A window of images `(..., H, W)`, or of images that are `shrink` times smaller."""
+    top, left, height, width = (side // shrink for side in window)
+    return images[..., top : top + height, left : left + width]
+
+
+def detailed_window(hr: Tensor, size: int = MAX_WINDOW, multiple: int = 1) -> Window:
+    """The window of at most `size` pixels a side where an image `(1, C, H, W)` has the most high-frequency energy.
+
+    It is the whole image where that is no larger. Its edges are multiples of `multiple`, the scale of an LR image.
+    """
+    step = math.lcm(2, multiple)  # whole 2x2 blocks of the Haar transform
+    height, width = (min(side, size // step * step) for side in hr.shape[-2:])
+    energy = torch.stack(haar_dwt(hr.detach())[1:]).double().square().sum(dim=(0, 2))
+    # A last block that is half padding is in no window but the whole image.
+    rows, columns = ((side + part % 2) // 2 for side, part in zip(hr.shape[-2:], (height, width), strict=True))
+    sums = F.avg_pool2d(energy[:, :rows, :columns], (math.ceil(height / 2), math.ceil(width / 2)), step // 2)[0]
+    row, column = divmod(int(sums.argmax()), sums.shape[1])
+    return row * step, column * step, height, width
+
+
+def draw(sheet: Sheet, title: str = "") -> Figure:
+    """The sheet as a figure, 1200 pixels wide or more: positives above, SR and negatives below.
+
+    Under each image are its bands and, if there are, its similarities to SR: all bands in one scale, and all
+    similarities in one. Raises ImportError if matplotlib is not installed.
+    """
+    with named_in_errors():
+        from matplotlib.colors import PowerNorm
+        from matplotlib.figure import Figure
+
+    # Dark bands are lifted, all by the same curve: fine texture is far weaker than an edge. A few pixels of each image
+    # do not count for the scale, as they would darken all others.
+    white = max(float(bands.quantile(0.995)) for bands in sheet.bands.nan_to_num()) or 1.0
+    styles: list[dict[str, Any]] = [{"cmap": "gray", "vmin": 0, "vmax": 1}]
+    styles += [{"cmap": "gray", "norm": PowerNorm(0.6, 0, white, clip=True)}]
+    stacks = [sheet.images.clamp(0, 1).movedim(1, -1), sheet.bands]
+    if sheet.similarity_maps is not None:
+        low = min(float(maps.quantile(0.01)) for maps in sheet.similarity_maps.nan_to_num())
+        styles += [{"cmap": "viridis", "vmin": min(0.9, math.floor(low * 10) / 10), "vmax": 1}]
+        stacks += [sheet.similarity_maps]
+    labels = ["image", "|LH| + |HL| + |HH|", "similarity to SR"][: len(stacks)]
+    captions = [
+        [f"PSNR {value:.1f} dB" for value in sheet.psnr],
+        [f"energy {value:.2f} x GT" for value in sheet.energy],
+        [f"s = {value:.4f}" for value in sheet.similarities],
+    ]
+    above = [index for index, kind in enumerate(sheet.kinds) if kind in ("gt", "sharpen")]
+    groups = [above, [*range(len(above), len(sheet.kinds))]][: 1 + (len(above) < len(sheet.kinds))]
+    columns = max(map(len, groups))
+    # A very long or very wide image is centred in its panel.
+    depth = min(2.9, 12 / columns) * min(max(sheet.images.shape[2] / sheet.images.shape[3], 0.5), 1.5)
+    size = (max(12.0, 1.4 * columns), 0.6 + len(groups) * (0.5 + len(labels) * (depth + 0.3)))
+    figure = Figure(figsize=size, dpi=100, layout="constrained")
+    head = [title, "" if sheet.l_cl is None else f"$L_{{CL}}$ = {sheet.l_cl:.4f}", *sheet.notes]
+    figure.suptitle("     ".join(filter(None, head)), fontsize=10)
+    for part, group in zip(figure.subfigures(len(groups), 1, squeeze=False)[:, 0], groups, strict=True):
+        axes = part.subplots(len(labels), columns, squeeze=False)
+        for ax in axes[:, len(group) :].flat:
+            ax.set_axis_off()
+        for column, index in zip(axes.T, group, strict=False):
+            kind, number = sheet.kinds[index], sheet.draws[index]
+            is_neither = kind == "sr" or (kind == "gt" and not sheet.gt_is_positive)
+            color = NEITHER if is_neither else POSITIVE if index in above else NEGATIVE
+            column[0].set_title(TITLES[kind] + ("" if number is None else f" {number:.2f}"), fontsize=9, color=color)
+            for ax, stack, style, caption in zip(column, stacks, styles, captions, strict=False):
+                ax.imshow(stack[index].nan_to_num().numpy(), interpolation="nearest", **style)
+                ax.set(xticks=[], yticks=[])
+                ax.set_xlabel(caption[index], fontsize=8)
+        for line, label in zip(axes, labels, strict=True):
+            line[0].set_ylabel(label, fontsize=7)
+        for line in axes[1:]:
+            scale = line[0].images[0]
+            part.colorbar(scale, ax=[*line], fraction=0.02, pad=0.01, ticks=scale.get_clim())
+    return figure
+
+
+def to_pixels(figure: Figure) -> NDArray[np.uint8]:
+    """A figure rendered to `(H, W, 3)`, RGB, without a window and without pyplot's global state."""
+    import numpy as np
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.array(canvas.buffer_rgba())[..., :3]
