@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import random
 import signal
 from collections.abc import Callable, Iterator
@@ -116,6 +115,7 @@ class PlacedData:
     def __init__(self, loader: DataLoader[Any], seed: int) -> None:
         self.loader = loader
         self.sampler = PlacedSampler(loader.sampler, seed)
+        self.num_images = int(loader.sampler.total_size)  # type: ignore[attr-defined]  # of an epoch, on all ranks
         self.num_batches = 0
         """Batches that the run was trained on since its first epoch began, those of an interrupted run among them."""
         # A loader lets nobody set these two, and BasicSR's may be of a class of its own: a new one would be another.
@@ -124,11 +124,6 @@ class PlacedData:
         # Each pass draws a seed, by default from the global generator: a resumed run makes other passes.
         loader.generator = torch.Generator()
         loader.worker_init_fn = functools.partial(_start_worker, loader.worker_init_fn)
-
-    @property
-    def num_images(self) -> int:
-        """Of an epoch, on all ranks."""
-        return int(self.sampler.sampler.total_size)
 
     @property
     def position(self) -> int:
@@ -142,14 +137,6 @@ class PlacedData:
         self.sampler.first_epoch = self.sampler.epoch = epoch
         self.sampler.num_skipped = position // get_dist_info()[1]
         self.num_batches = self.sampler.num_skipped // (self.loader.batch_size or 1)
-
-    def last_epoch(self, num_iters: int) -> int:
-        """The number of the epoch in which so many iterations end.
-
-        BasicSR counts its epochs with the batch that is not full, which its loader leaves out: with 9 images and
-        batches of 4 it ends at 30 of 40 iterations.
-        """
-        return self.sampler.first_epoch + max(math.ceil((self.num_batches + num_iters) / len(self.loader)), 1) - 1
 
 
 def _start_worker(init: Callable[[int], None] | None, worker_id: int) -> None:
