@@ -1,13 +1,10 @@
 """`pcl-loss run SCRIPT [ARGS...]`, and `torchrun ... -m pcl_loss.run SCRIPT [ARGS...]`: a training script of another
 codebase, as `python SCRIPT ARGS...` runs it, with PCL known to the BasicSR that it imports.
 
-What the script needs and current packages lack is put back (see `import_repair`); what they have stays as it is. A
-script that calls BasicSR's train pipeline, or has one of its own that calls `basicsr.utils.options.parse_options`,
-saves, resumes and ends at a signal as `pcl-loss train` does.
-
-A process that the script starts by `spawn` or `forkserver` runs the script again without this command. So a part of
-what `multiprocessing` hands to such a process is an object that, when it is unpickled there, does the same preparation
-before anything of the script.
+What it needs and current packages lack is put back (see `import_repair`). If it calls BasicSR's train pipeline, or has
+one of its own that calls `basicsr.utils.options.parse_options`, it saves, resumes and ends at a signal as `pcl-loss
+train` does. Processes that it starts by `spawn` run the script again without this command: what `multiprocessing` hands
+to them has an object that does the same preparation when it is unpickled there.
 """
 
 from __future__ import annotations
@@ -80,11 +77,7 @@ def _execute(file: str) -> None:
 
 
 def prepare(packages: Sequence[str] = ()) -> None:
-    """What comes before the script, in each of its processes; nothing of it acts before the script asks for it.
-
-    Args:
-        packages: those, besides `basicsr`, whose `version.py` may be missing, as their set-up writes it.
-    """
+    """What comes before the script, in each of its processes; nothing of it acts before the script asks for it."""
     import_repair.install(import_repair.OLD_CODE)
     import_repair.put_back_types()
     around = {"basicsr": _import_basicsr, PLUGIN: _import_plugin, "dataloader": _import_data_loader}
@@ -105,26 +98,24 @@ class _Preparation:
 
 
 class _Around(MetaPathFinder, Loader):
-    """Finds modules as the other finders do, and hands some of them and what executes them to a function.
+    """Finds modules as the other finders do, and hands those of `functions`, and what executes them, to a function.
 
-    Args:
-        functions: by the modules' names.
-        versions: modules that a fresh clone lacks, as the codebase's set-up writes them; they get a stand-in.
+    The `versions`, which a fresh clone lacks, as the codebase's set-up writes them, get a stand-in.
     """
 
-    def __init__(self, functions: Mapping[str, Callable[[Execute, ModuleType], None]], versions: Sequence[str]) -> None:
+    def __init__(self, functions: Mapping[str, Callable[[Execute, ModuleType], None]], versions: list[str]) -> None:
         self.functions, self.versions = functions, versions
 
     def find_spec(self, fullname: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
-        function = self.functions.get(fullname)
-        if function is None and fullname not in self.versions:
+        if fullname not in self.functions and fullname not in self.versions:
             return None
         found = (finder.find_spec(fullname, path, target) for finder in sys.meta_path if finder is not self)
         spec = next(filter(None, found), None)
-        if function is None:
+        if fullname in self.versions:
             return spec or ModuleSpec(fullname, self)
         if spec is not None and spec.loader is not None:
-            spec.loader.exec_module = partial(function, spec.loader.exec_module)  # type: ignore[method-assign]
+            execute = spec.loader.exec_module
+            spec.loader.exec_module = partial(self.functions[fullname], execute)  # type: ignore[method-assign]
         return spec
 
     def exec_module(self, module: ModuleType) -> None:
@@ -143,6 +134,7 @@ def _import_basicsr(execute: Execute, basicsr: ModuleType) -> None:
 def _import_plugin(execute: Execute, plugin: ModuleType) -> None:
     execute(plugin)
     plugin.register()
+    import_repair.put_back_colours()
     runs.enter_context(import_module(f"{PLUGIN}.repairs").whole_runs())
 
 

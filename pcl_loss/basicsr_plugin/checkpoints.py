@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,14 +72,12 @@ def states_of(model: Any) -> Options:
 
 
 def load_resume_state(opt: Options) -> Options | None:
-    """The training state to go on from, on the CPU: that of `path.resume_state`, or, with `--auto_resume`, of the
-    newest iteration of which every file is whole; None if there is none. What is passed over is said.
-
-    The seed of the run that is resumed becomes that of `opt`.
+    """The training state to go on from, on the CPU, or None: that of `path.resume_state`, or, with `--auto_resume`, of
+    the newest iteration of which every file is whole. What is passed over is said. Its seed becomes that of `opt`.
 
     Raises:
-        UnreadableFileError: the files of `path.resume_state` are not there or not whole, or there are training states
-            and none of them has all its files.
+        UnreadableFileError: the files of `path.resume_state` are not whole, or none of the training states that there
+            are has all its files.
     """
     path = opt["path"].get("resume_state")
     state: Options | None = None
@@ -105,22 +102,20 @@ def load_resume_state(opt: Options) -> Options | None:
 def _newest_whole(opt: Options) -> tuple[Options | None, str | None]:
     states, models = (Path(opt["path"][key]) for key in ("training_states", "models"))
     if get_dist_info()[0] == 0:
-        for file in (file for folder in (states, models) for file in folder.glob(f"{TEMPORARY}*")):
+        for file in [*states.glob(f"{TEMPORARY}*"), *models.glob(f"{TEMPORARY}*")]:
             file.unlink(missing_ok=True)  # what a killed run had begun to write
-    found = {path.stem: path for path in states.glob("*.state")}
-    for stem in sorted(found):
-        if not stem.isdecimal():
-            _say(f"--auto_resume passes over {found[stem]}: its name is no iteration.")
+    found = {path.stem for path in states.glob("*.state")}
+    for stem in sorted(stem for stem in found if not stem.isdecimal()):
+        _say(f"--auto_resume passes over {states / stem}.state: its name is no iteration.")
     # A run that was killed while it saved leaves networks without a training state.
-    saved = {match[1] for path in models.glob("net_g_*.pth") if (match := re.fullmatch(r"net_g_(\d+)", path.stem))}
-    iterations = saved | {stem for stem in found if stem.isdecimal()}
-    for stem in sorted(iterations, key=int, reverse=True):
+    saved = {path.stem.removeprefix("net_g_") for path in models.glob("net_g_*.pth")}
+    for stem in sorted(filter(str.isdecimal, found | saved), key=int, reverse=True):
         path = states / f"{stem}.state"
         try:
             return _load_whole(opt, path), str(path)
         except (OSError, UnreadableFileError) as error:
             _say(f"--auto_resume passes over iteration {stem}: {error}.")
-    if any(stem.isdecimal() for stem in found):
+    if any(map(str.isdecimal, found)):
         raise UnreadableFileError(
             f"--auto_resume finds no iteration in {states} of which every file is whole; delete it to start anew"
         )

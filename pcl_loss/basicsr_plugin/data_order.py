@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import random
 import signal
 from collections.abc import Callable, Iterator
@@ -50,14 +49,11 @@ def kept_rng_state() -> Iterator[None]:
         set_rng_state(state)
 
 
-class PlacedIndex(int):
-    """The index of an image, which knows the place that it is drawn for: (manual_seed, epoch, rank, position)."""
+class PlacedSampler(Sampler[tuple[int, tuple[int, ...]]]):
+    """The order of BasicSR's sampler, or of one with its `set_epoch`, which may begin its first epoch in the middle.
 
-    place: tuple[int, ...]
-
-
-class PlacedSampler(Sampler[int]):
-    """The order of BasicSR's sampler, or of one with its `set_epoch`, which may begin its first epoch in the middle."""
+    Each index comes with the place that its image is drawn for: (the run's seed, epoch, rank, position).
+    """
 
     def __init__(self, sampler: Any, seed: int) -> None:
         self.sampler, self.seed = sampler, seed
@@ -68,13 +64,11 @@ class PlacedSampler(Sampler[int]):
     def __len__(self) -> int:
         return len(self.sampler)
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[tuple[int, tuple[int, ...]]]:
         skipped = self.num_skipped if self.epoch == self.first_epoch else 0
-        for position, value in enumerate(self.sampler):
+        for position, index in enumerate(self.sampler):
             if position >= skipped:
-                index = PlacedIndex(value)
-                index.place = (self.seed, self.epoch, get_dist_info()[0], position)
-                yield index
+                yield index, (self.seed, self.epoch, get_dist_info()[0], position)
 
     def set_epoch(self, epoch: int) -> None:
         """To be called before each pass."""
@@ -100,10 +94,9 @@ class PlacedDataset(Dataset[Any]):
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
-    def __getitem__(self, index: int) -> Any:
-        if not isinstance(index, PlacedIndex):
-            return self.dataset[index]
-        words = [int(word) for word in np.random.SeedSequence(index.place).generate_state(3)]
+    def __getitem__(self, placed: tuple[int, tuple[int, ...]]) -> Any:
+        index, place = placed
+        words = [int(word) for word in np.random.SeedSequence(place).generate_state(3)]
         state = random.getstate(), np.random.get_state(), torch.get_rng_state()
         try:
             random.seed(words[0])
@@ -124,6 +117,7 @@ class PlacedData:
     def __init__(self, loader: DataLoader[Any], seed: int) -> None:
         self.loader = loader
         self.sampler = PlacedSampler(loader.sampler, seed)
+        self.num_images = int(loader.sampler.total_size)  # type: ignore[attr-defined]  # of an epoch, on all ranks
         self.num_batches = 0
         """Batches that the run was trained on since its first epoch began, those of an interrupted run among them."""
         # A loader lets nobody set these two, and BasicSR's may be of a class of its own: a new one would be another.
@@ -132,11 +126,6 @@ class PlacedData:
         # Each pass draws a seed, by default from the global generator: a resumed run makes other passes.
         loader.generator = torch.Generator()
         loader.worker_init_fn = functools.partial(_start_worker, loader.worker_init_fn)
-
-    @property
-    def num_images(self) -> int:
-        """Of an epoch, on all ranks."""
-        return int(self.sampler.sampler.total_size)
 
     @property
     def position(self) -> int:
@@ -150,14 +139,6 @@ class PlacedData:
         self.sampler.first_epoch = self.sampler.epoch = epoch
         self.sampler.num_skipped = position // get_dist_info()[1]
         self.num_batches = self.sampler.num_skipped // (self.loader.batch_size or 1)
-
-    def last_epoch(self, num_iters: int) -> int:
-        """The number of the epoch in which so many iterations end.
-
-        BasicSR counts its epochs with the batch that is not full, which its loader leaves out: with 9 images and
-        batches of 4 it ends at 30 of 40 iterations.
-        """
-        return self.sampler.first_epoch + max(math.ceil((self.num_batches + num_iters) / len(self.loader)), 1) - 1
 
 
 def _start_worker(init: Callable[[int], None] | None, worker_id: int) -> None:

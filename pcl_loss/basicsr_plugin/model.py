@@ -81,14 +81,11 @@ class PCLMixin(PreviewMixin, SpeedMixin):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self._seed)
             net_d: nn.Module = build_network(self.opt["network_d"])
-        path_opt = self.opt["path"]
-        if path_opt.get("pretrain_network_d"):
-            self.load_network(
-                net_d,
-                path_opt["pretrain_network_d"],
-                path_opt.get("strict_load_d", True),
-                path_opt.get("param_key_d", "params"),
+        if path := self.opt["path"].get("pretrain_network_d"):
+            strict, key = (
+                self.opt["path"].get(*given) for given in (("strict_load_d", True), ("param_key_d", "params"))
             )
+            self.load_network(net_d, path, strict, key)
         if frozen:
             net_d.requires_grad_(False)
         self.trains_net_d = any(p.requires_grad for p in net_d.parameters())

@@ -27,7 +27,6 @@ from typing import Any
 
 import torch
 import yaml
-from basicsr import utils
 from basicsr.models import base_model
 from basicsr.models.base_model import BaseModel
 from basicsr.utils import dist_util, get_root_logger
@@ -54,6 +53,8 @@ class Replaced:
     why: str
     in_a_run: bool = False
     """Whether `pcl-loss train` and `run` alone replace it."""
+    without_gpu: bool = False
+    """Whether it is replaced where there is no GPU alone."""
     applied: bool = False
 
 
@@ -63,8 +64,8 @@ REPLACED = [
     Replaced("save_training_state", "BaseModel", "what a PCLPerceptualLoss has learned is saved, too"),
     Replaced("resume_training", "BaseModel", "and taken up again"),
     Replaced("load_resume_state", "basicsr.train", "the newest files that are whole, and also without a GPU"),
-    Replaced("_init_dist_pytorch", "basicsr.utils.dist_util", "gloo takes the place of NCCL without a GPU"),
-    Replaced("model_to_device", "BaseModel", "without a GPU no process can be pinned to one"),
+    Replaced("_init_dist_pytorch", "basicsr.utils.dist_util", "gloo takes the place of NCCL", without_gpu=True),
+    Replaced("model_to_device", "BaseModel", "no process can be pinned to a GPU", without_gpu=True),
     Replaced("build_model", "basicsr.train", "RunMixin goes around the model", in_a_run=True),
     Replaced("create_train_val_dataloader", "basicsr.train", "an image is drawn by its place", in_a_run=True),
 ]
@@ -89,41 +90,24 @@ def apply() -> None:
             module.parse_options = ParseOptions(module.parse_options)
         if _has(module, "load_resume_state", "opt"):
             module.load_resume_state = load_resume_state
-    _note_as_applied("parse_options", "load_resume_state")
-    if base_model.torch is FILES:
-        return
     base_model.torch = FILES
     keep_with_checkpoints(BaseModel, states_of, lambda model: model.opt["path"]["models"], get_root_logger, FILES.save)
-    _note_as_applied("torch", "save_training_state", "resume_training")
-    _put_back_colours()
-    if not torch.cuda.is_available():
-        dist_util._init_dist_pytorch = _init_gloo
-        BaseModel.model_to_device = _to_cpu(BaseModel.model_to_device)
-        _note_as_applied("_init_dist_pytorch", "model_to_device")
+    model_to_device = BaseModel.model_to_device
+    if not torch.cuda.is_available() and dist_util._init_dist_pytorch is not _init_gloo:
 
+        @functools.wraps(model_to_device)
+        def to_cpu(self: Any, net: nn.Module) -> Any:
+            if not self.opt["dist"]:
+                return model_to_device(self, net)
+            return DistributedDataParallel(net, find_unused_parameters=self.opt.get("find_unused_parameters", False))
 
-def _put_back_colours() -> None:
-    # HAT and DRCT import them from where BasicSR 1.3 had them.
-    if find_spec("basicsr.utils.matlab_functions"):
-        module = import_module("basicsr.utils.matlab_functions")
-        for name in ("rgb2ycbcr", "bgr2ycbcr", "ycbcr2rgb", "ycbcr2bgr"):
-            if hasattr(utils, name) and not hasattr(module, name):
-                setattr(module, name, getattr(utils, name))
+        dist_util._init_dist_pytorch, BaseModel.model_to_device = _init_gloo, to_cpu
+    for entry in REPLACED:
+        entry.applied = not (entry.in_a_run or (entry.without_gpu and torch.cuda.is_available()))
 
 
 def _init_gloo(backend: str = "nccl", **keywords: Any) -> None:
     torch.distributed.init_process_group("gloo", **keywords)
-
-
-def _to_cpu(model_to_device: Any) -> Any:
-    @functools.wraps(model_to_device)
-    def to_cpu(self: Any, net: nn.Module) -> nn.Module:
-        if not self.opt["dist"]:
-            on_device: nn.Module = model_to_device(self, net)
-            return on_device
-        return DistributedDataParallel(net, find_unused_parameters=self.opt.get("find_unused_parameters", False))
-
-    return to_cpu
 
 
 def _has(module: ModuleType, name: str, *parameters: str) -> bool:
@@ -131,17 +115,11 @@ def _has(module: ModuleType, name: str, *parameters: str) -> bool:
     return callable(function) and tuple(inspect.signature(function).parameters) == parameters
 
 
-def _note_as_applied(*names: str, is_so: bool = True) -> None:
-    for replaced in REPLACED:
-        if replaced.name in names:
-            replaced.applied = is_so
-
-
 class ParseOptions:
     """Takes the place of a `parse_options` of BasicSR: our loader reads the file, and what it holds is checked."""
 
     runs: ExitStack | None = None
-    """Where each run that begins with the options is a whole one, ended when this is closed."""
+    """Set in `whole_runs`."""
     has_begun = False
 
     def __init__(self, theirs: Any) -> None:
@@ -185,11 +163,11 @@ def _copyable(file: str) -> str:
     """An option file that BasicSR can copy, which it reads in the default encoding."""
     try:
         Path(file).read_text()
+        return file
     except UnicodeDecodeError:
         copy = Path(tempfile.mkdtemp(), Path(file).name)
         copy.write_bytes(Path(file).read_text(encoding="utf-8").encode("ascii", "backslashreplace"))
         return str(copy)
-    return file
 
 
 # --- in a run of `pcl-loss train` and `run` ---
@@ -217,13 +195,9 @@ def whole_runs() -> Iterator[None]:
 
 @contextmanager
 def whole_run(pipeline: ModuleType, parsed: Any = None) -> Iterator[None]:
-    """While open, a train pipeline's model has `RunMixin` around it, its data come by their place in the run, and
-    signals that end a run leave a checkpoint.
-
-    Args:
-        pipeline: `basicsr.train`, or a module of its kind. Of one that is made in another way the model alone is
-            changed, and a line says what is missing.
-        parsed: what `parse_options` has returned already, to be handed on.
+    """While open, the model of `basicsr.train`, or of a module of its kind, has `RunMixin` around it, its data come by
+    their place in the run, and signals that end a run leave a checkpoint. Of a pipeline that is made in another way the
+    model alone is changed, and a line says what is missing. What `parse_options` has returned already is handed on.
 
     Raises:
         NotSavedError: at the end, if a file could not be saved.
@@ -244,7 +218,6 @@ def whole_run(pipeline: ModuleType, parsed: Any = None) -> Iterator[None]:
         ours["parse_options"] = lambda *_, **__: parsed
     handlers = {} if lacks else {number: signal.signal(number, run.on_signal) for number in STOP_SIGNALS}
     children = set(multiprocessing.active_children())
-    _note_as_applied(*ours)
     try:
         with run.terminal, replaced(pipeline, **ours):
             yield
@@ -257,7 +230,6 @@ def whole_run(pipeline: ModuleType, parsed: Any = None) -> Iterator[None]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        _note_as_applied("build_model", "create_train_val_dataloader", is_so=False)
     if failed := FILES.failed[num_failed:]:
         names = ", ".join(dict.fromkeys(failed))
         raise NotSavedError(f"{len(failed)} files could not be saved, the disk may be full: {names}")
@@ -272,15 +244,8 @@ def _functions_of(pipeline: ModuleType, run: Run) -> dict[str, Any]:
         return run.resumed
 
     def create_train_val_dataloader(opt: dict[str, Any], logger: Any) -> tuple[Any, ...]:
-        loader, _, val_loaders, _, total_iters = create_loaders(opt, logger)
-        if len(loader) == 0:
-            raise OptionsError(
-                "datasets.train.batch_size_per_gpu: a batch is larger than the data; raise dataset_enlarge_ratio, or "
-                "lower the batch"
-            )
-        data = run.take_data(opt, loader)
-        done = 0 if run.resumed is None else run.resumed["iter"]
-        return loader, data.sampler, val_loaders, data.last_epoch(int(total_iters) - done), total_iters
+        loader, _, *rest = create_loaders(opt, logger)
+        return loader, run.take_data(opt, loader).sampler, *rest
 
     def build_model(opt: dict[str, Any]) -> BaseModel:
         model_class = in_run(MODEL_REGISTRY.get(opt["model_type"]), run)

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from basicsr.utils import get_root_logger
 from basicsr.utils.dist_util import get_dist_info
 from torch import Tensor, nn
 
@@ -48,8 +47,8 @@ class RunMixin(Base):
 
     # --- an iteration ---
 
-    def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
-        """As the model, whose warm-up ends at the full rate; the first call of an iteration, where signals are obeyed.
+    def update_learning_rate(self, current_iter: int, *rest: Any, **keywords: Any) -> None:
+        """As the model; the first call of an iteration, where signals are obeyed.
 
         Raises:
             StoppedError: a signal has ended the run.
@@ -59,20 +58,7 @@ class RunMixin(Base):
             if self.run.saved != current_iter - 1:
                 self.save(0 if self.run.data is None else self.run.data.sampler.epoch, current_iter - 1)
             raise StoppedError(number, current_iter - 1)
-        if current_iter == warmup_iter:
-            self._end_warmup(warmup_iter)
-        super().update_learning_rate(current_iter, warmup_iter=warmup_iter)
-
-    def _end_warmup(self, warmup_iter: int) -> None:
-        # BasicSR's stops at (w - 1) / w of the full rate, and MultiStepRestartLR goes on from what it finds. It is set
-        # before the schedulers step, so that a milestone at this very iteration still counts.
-        full = self._get_init_lr()
-        if [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers] != full:
-            self._set_lr(full)
-            get_root_logger().info(
-                f"The warm-up ends at iteration {warmup_iter} at the full learning rate, not at BasicSR's "
-                f"{warmup_iter - 1}/{warmup_iter} of it."
-            )
+        super().update_learning_rate(current_iter, *rest, **keywords)
 
     def feed_data(self, data: Any, *rest: Any, **keywords: Any) -> None:
         """As the model; the batch's files are kept, to name them."""

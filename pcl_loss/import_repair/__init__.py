@@ -12,6 +12,7 @@ import builtins
 import sys
 from collections.abc import Mapping
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -51,6 +52,15 @@ def _offer(module: ModuleType, names: Mapping[str, tuple[str, str]]) -> Any:
         return value
 
     return put_back
+
+
+def put_back_colours() -> None:
+    """Let `basicsr.utils.matlab_functions` have what plugins of BasicSR 1.3 (HAT, DRCT) import from it."""
+    if find_spec("basicsr.utils.matlab_functions"):
+        home, module = import_module("basicsr.utils"), import_module("basicsr.utils.matlab_functions")
+        for name in ("rgb2ycbcr", "bgr2ycbcr", "ycbcr2rgb", "ycbcr2bgr"):
+            if not hasattr(module, name):
+                setattr(module, name, getattr(home, name, None))
 
 
 def put_back_types() -> None:

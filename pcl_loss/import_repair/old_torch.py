@@ -22,9 +22,7 @@ from . import USED
 
 def replace_data_loader(module: ModuleType, error: ImportError) -> bool:
     """Make `module`, which failed with `error`, the `dataloader` of those codebases, and restore their schedulers.
-
-    Returns:
-        Whether it is one: it has a `MSDataLoader`, and what it could not import is PyTorch's.
+    False if it is another: without a `MSDataLoader`, or with an error that is not PyTorch's.
     """
     source = Path(module.__file__ or "")
     if not (error.name or "").startswith("torch") or "class MSDataLoader" not in source.read_text(errors="replace"):
@@ -64,18 +62,13 @@ class MSDataLoader(DataLoader[Any]):
             sampler=self.batch_sampler,
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
-            timeout=self.timeout,
-            worker_init_fn=self.worker_init_fn,
-            generator=self.generator,
         )
         return iter(loader)
 
 
 def restore_schedulers() -> None:
-    """Let the schedulers of `torch.optim` behave as before PyTorch 1.1.
-
-    A new one stands before its first epoch (`last_epoch` is -1), and its rate follows from `last_epoch` alone: so a
-    resumed training that repeats the steps of the scheduler does not multiply the rate a second time.
+    """Let the schedulers of `torch.optim` behave as before PyTorch 1.1: a new one stands before its first epoch, and
+    its rate follows from `last_epoch` alone, so that a resumed training that repeats their steps has the right one.
     """
     init = lr_scheduler.LRScheduler.__init__
 

@@ -107,7 +107,7 @@ def test_on_a_full_disk_the_older_files_stay_the_run_goes_on_and_ends_in_one_lin
         assert name in str(stop.value.code)
     assert {path.name: path.read_bytes() for path in (tmp_path / "experiments/tiny/models").iterdir()} == before
     log = max((tmp_path / "experiments/tiny").glob("*.log"), key=lambda path: path.stat().st_mtime_ns).read_text()
-    assert "net_g_6.pth could not be saved: [Errno 28] No space left on device" in log
+    assert "net_g_6.pth could not be saved, and is as it was: [Errno 28] No space left on device" in log
     assert "iter:       6" in log
 
 

@@ -1,4 +1,3 @@
-import copy
 import math
 
 import pytest
@@ -9,15 +8,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pcl_loss.basicsr_plugin.han_arch import HAN, LayerAttention
 
 MEAN = (0.4488, 0.4371, 0.4040)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    # The networks are tiny: on a busy machine more threads only wait for each other.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def tiny(**overrides):
@@ -100,11 +90,6 @@ class DtypesOf(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("upscale", [2, 3, 4, 8])
-def test_output_is_upscale_times_as_large(upscale):
-    assert tiny(upscale=upscale)(image(2)).shape == (2, 3, 9 * upscale, 11 * upscale)
-
-
-@pytest.mark.parametrize("upscale", [2, 3, 4])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 2e-5)])
 def test_forward_equals_the_float64_reference_on_0_to_255(upscale, dtype, tolerance):
     net = tiny(upscale=upscale).to(dtype)
@@ -149,11 +134,6 @@ def test_paper_size_has_16071745_parameters():
     assert sum(p.numel() for p in net.parameters()) == 16_071_745
 
 
-def test_attentions_start_as_the_identity():
-    net = HAN(3, 3, num_feat=8, num_group=1, num_block=1, squeeze_factor=4)
-    assert net.la.gamma.item() == net.csa.gamma.item() == 0
-
-
 def test_state_dict_has_rcan_s_names_and_the_attentions_only():
     from basicsr.archs.rcan_arch import RCAN
 
@@ -180,29 +160,11 @@ def test_layer_attention_is_computed_in_float32_under_autocast(dtype):
     assert all(p.grad.isfinite().all() for p in net.parameters())
 
 
-def test_layer_attention_survives_energies_beyond_half_precision():
-    features = torch.rand(1, 3, 4, 16, 16, dtype=torch.float16) * 500
-    attention = LayerAttention()
-    attention.gamma.data.fill_(0.5)
-    out = attention(features)
-    assert out.dtype == torch.float16
-    assert out.isfinite().all()
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_network_can_be_cast_as_a_whole(dtype):
     out = tiny().to(dtype)(image(dtype=dtype))
     assert out.dtype == dtype
     assert out.isfinite().all()
-
-
-def test_deep_copy_is_equal_and_independent():
-    net = tiny()
-    net(image())
-    twin = copy.deepcopy(net)
-    torch.testing.assert_close(twin(image()), net(image()), rtol=0, atol=0)
-    twin.conv_last.weight.data.zero_()
-    assert net.conv_last.weight.abs().sum() > 0
 
 
 def test_every_parameter_gets_a_gradient():

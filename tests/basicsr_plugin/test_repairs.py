@@ -73,15 +73,6 @@ def test_a_baseline_resumes_without_a_gpu_and_starts_where_there_is_nothing_to_r
     assert "iter:       1" not in log
 
 
-def test_data_that_make_no_batch_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(basicsr.train, "create_train_val_dataloader", lambda opt, logger: ([], None, [], 1, 4))
-    with (
-        repairs.whole_run(basicsr.train),
-        pytest.raises(repairs.OptionsError, match="a batch is larger than the"),
-    ):
-        basicsr.train.create_train_val_dataloader({}, None)
-
-
 def test_an_option_file_reaches_basicsr_as_its_own_parser_reads_it(
     baseline: Options, parse: Callable[..., Options]
 ) -> None:

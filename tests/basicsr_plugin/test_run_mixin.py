@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from bad_batches import add_batch_norm, check_no_trace, everything, spoil
-from basicsr.models.lr_scheduler import MultiStepRestartLR
 from basicsr.models.sr_model import SRModel
 from basicsr.utils.registry import MODEL_REGISTRY
 from basicsr_fixtures import Batches, Build, Options, assert_equal_weights, train_on, with_options
@@ -216,26 +215,6 @@ def test_a_state_of_an_adam_that_was_not_fused_is_taken(
     net.resume_training(torch.load(tmp_path / "training_states/2.state", weights_only=True))
     train_on(net, spoil(batches, "gt", math.nan, 2)[2:4], first_iter=3)
     assert (net.bad_steps.num_steps, net.bad_steps.num_bad) == (2, 1)
-
-
-# --- the warm-up ---
-
-
-@pytest.mark.parametrize("warmup", [2, 5, 1, -1])
-def test_a_models_warm_up_ends_at_the_full_rate(
-    warmup: int, baseline: Options, build_in_run: Build, logged: pytest.LogCaptureFixture
-) -> None:
-    model = build_in_run(baseline)
-    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    model.optimizers, model.schedulers = [optimizer], [MultiStepRestartLR(optimizer, [8], gamma=0.1)]
-    rates = []
-    for iteration in range(1, 11):
-        model.update_learning_rate(iteration, warmup_iter=warmup)
-        optimizer.step()
-        rates.append(optimizer.param_groups[0]["lr"])
-    expected = [min(1.0, iteration / max(warmup, 1)) * (0.1 if iteration > 8 else 1.0) for iteration in range(1, 11)]
-    assert rates == pytest.approx(expected)
-    assert logged.text.count(f"The warm-up ends at iteration {warmup} at the full learning rate") == (warmup > 1)
 
 
 # --- in a terminal ---

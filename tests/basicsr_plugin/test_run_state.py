@@ -2,7 +2,6 @@
 
 import copy
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -175,15 +174,6 @@ def test_a_resumed_run_says_what_is_not_exact(
     log = run_pipeline(dropout, "--auto_resume")
     assert log.count(f"not bit for bit the uninterrupted one: {message}") == 1
     assert "iter:       9" in log
-
-
-def test_a_batch_that_is_never_full_costs_no_iteration(small: Options, run_pipeline: Run) -> None:
-    # Three images: one batch of two an epoch, where BasicSR counts two.
-    small["datasets"]["train"]["dataset_enlarge_ratio"] = 1
-    small["train"]["total_iter"] = 7
-    del small["val"]
-    log = run_pipeline(small)
-    assert [int(number) for number in re.findall(r"iter: +(\d+),", log)] == list(range(1, 8))
 
 
 def test_raised_iterations_and_periods_are_taken(small: Options, run_pipeline: Run) -> None:
