@@ -31,7 +31,6 @@ LINES = {
         speed
         model
         sr_models
-        swinir_models
         options_build run_mixin
         repairs
         registration

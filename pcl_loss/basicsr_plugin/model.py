@@ -15,7 +15,7 @@ from ..discriminator_step import DiscriminatorStep
 from ..embedding import FixedEmbedding
 from ..samples import seeded_generator
 from .collapse import CollapseWatch
-from .gradients import ContrastiveTerm, GradientBalance, gradient_at
+from .gradients import GradientBalance, gradient_at
 from .options_ours import complete_options, num_sr_channels
 from .preview_hook import PreviewMixin
 from .speed import SpeedMixin
@@ -49,47 +49,41 @@ class PCLMixin(PreviewMixin, SpeedMixin):
             complete_options(opt, is_pcl_model=True)
         super().__init__(opt)
 
-    # --- E_D and the losses ---
-
     def init_training_settings(self) -> None:
         """Build E_D and the losses, then all that `SRModel` builds."""
         train_opt = self.opt["train"]
         self._seed = self.opt.get("manual_seed") or 0
-        self.pcl_start_iter: int = train_opt["pcl_start_iter"]
-        self.pcl_every: int = train_opt["pcl_every"]
         ratio = train_opt["pcl_grad_ratio"]
         self.balance = None if ratio is None else GradientBalance(ratio).to(self.device)
-        self.term = ContrastiveTerm(self.balance, self.device)
         self.watch = CollapseWatch()
         self._num_steps = 0
+        # Of the last iteration that had the term: what is logged, and the norm of its gradient before any weight.
+        names = ["l_pcl", "l_cl", "pos_sim", "neg_sim", "margin", "grad_ratio"]
+        names += [] if ratio is None else ["pcl_weight"]
+        self._pcl_log = {name: torch.zeros((), device=self.device) for name in names}
+        self._grad_norm = torch.zeros((), device=self.device)
         self.cri_pcl = build_loss(train_opt["pcl_opt"]).to(self.device)
         if self.opt.get("network_d") is None:
             self.trains_net_d = False
             self.embedding: Any = FixedEmbedding(num_sr_channels(self.opt), self.cri_pcl.num_layers)
         else:
             self.cri_cld = build_loss(train_opt["cld_opt"]).to(self.device)
-            self.embedding = self.net_d = self._build_net_d(frozen=train_opt["net_d_frozen"])
+            self.embedding = self.net_d = self._build_net_d()
         super().init_training_settings()
-        if train_opt["compile"] is not None:
-            if self.trains_net_d:
-                self._compiled["net_d"] = torch.compile(self.net_d, **train_opt["compile"])
-            embed = torch.compile(self.embedding.embed, **train_opt["compile"])
-            self._compiled["embedding"] = SimpleNamespace(embed=embed)
+        self._step_embedding = SimpleNamespace(embed=self._for_steps(self.embedding.embed))
+        if self.trains_net_d:
+            self._step_net_d = self._for_steps(self.net_d)
 
-    def _build_net_d(self, frozen: bool) -> Any:
+    def _build_net_d(self) -> Any:
         # A generator of its own: the data of a run with PCL stay those of its baseline with the same manual_seed.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self._seed)
             net_d: nn.Module = build_network(self.opt["network_d"])
         path_opt = self.opt["path"]
         if path_opt.get("pretrain_network_d"):
-            self.load_network(
-                net_d,
-                path_opt["pretrain_network_d"],
-                path_opt.get("strict_load_d", True),
-                path_opt.get("param_key_d", "params"),
-            )
-        if frozen:
+            strict, key = path_opt.get("strict_load_d", True), path_opt.get("param_key_d", "params")
+            self.load_network(net_d, path_opt["pretrain_network_d"], strict, key)
+        if self.opt["train"]["net_d_frozen"]:
             net_d.requires_grad_(False)
         self.trains_net_d = any(p.requires_grad for p in net_d.parameters())
         net_d.train(self.trains_net_d)
@@ -104,13 +98,10 @@ class PCLMixin(PreviewMixin, SpeedMixin):
         """The SR network's optimizer, then E_D's: the order in which they are saved."""
         super().setup_optimizers()
         if self.trains_net_d:
-            # Fused, it can skip a step without waiting for the device.
-            optim_opt = {"fused": True} | self.opt["train"]["optim_d"]
+            optim_opt = dict(self.opt["train"]["optim_d"])
             params = [p for p in self.net_d.parameters() if p.requires_grad]
             self.optimizer_d = self.get_optimizer(optim_opt.pop("type"), params, **optim_opt)
             self.optimizers.append(self.optimizer_d)
-
-    # --- the iteration ---
 
     def optimize_parameters(self, current_iter: int) -> None:
         """One iteration: the SR step, then E_D's."""
@@ -123,40 +114,31 @@ class PCLMixin(PreviewMixin, SpeedMixin):
     def _sr_gradients(self, current_iter: int) -> tuple[list[Tensor], dict[str, Tensor]]:
         """As without PCL; and the contrastive loss's, weighed, where it is due."""
         grads, log = super()._sr_gradients(current_iter)
-        is_due = current_iter % self.pcl_every == 0
-        if is_due and current_iter > self.pcl_start_iter:
-            loss = self._contrastive_loss(current_iter)
+        is_due = current_iter % self.opt["train"]["pcl_every"] == 0
+        is_applied = is_due and current_iter > self.opt["train"]["pcl_start_iter"]
+        if is_due or not self.cri_pcl.stats:
+            # It is measured where it is not applied, too: what the log shows is never made up.
+            generator = seeded_generator(self._seed, current_iter)
+            with self._autocast(), torch.set_grad_enabled(is_applied):
+                loss = self.cri_pcl(self.output, self.gt, self._step_embedding, lq=self.lq, generator=generator)
+            self._pcl_log |= {name: self.cri_pcl.stats[name] for name in self._pcl_log.keys() & self.cri_pcl.stats}
+        if is_applied:
             grad = gradient_at(self.output, [loss], self.scaler)
-            # It is held against the pixel loss, which comes first, if there is one.
-            grads.append(self.term.weigh(loss, grad, grads[0]))
-        elif is_due or not self.cri_pcl.stats:
-            # Measured all the same: what the log shows is never made up.
-            with torch.no_grad():
-                self._contrastive_loss(current_iter)
-        return grads, log | self.term.log
-
-    def _contrastive_loss(self, current_iter: int) -> Tensor:
-        generator = seeded_generator(self._seed, current_iter)
-        embedding = self._compiled.get("embedding", self.embedding)
-        with self._autocast():
-            loss: Tensor = self.cri_pcl(self.output, self.gt, embedding, lq=self.lq, generator=generator)
-        self.term.measure(self.cri_pcl.stats)
-        return loss
-
-    def _watched(self) -> list[Tensor]:
-        return [self.term.grad_norm]
-
-    def _watch(self, log: dict[str, float], watched: list[float]) -> None:
-        if log["l_pcl"]:  # 0 up to `pcl_start_iter`
-            self.watch.look(self._num_steps, log, watched[0])
+            # The pixel loss's comes first, if there is one.
+            l_pcl, norm, norm_pix = loss.detach(), grad.norm(), grads[0].norm()
+            self._grad_norm = norm
+            if self.balance is not None:
+                weight = self._pcl_log["pcl_weight"] = self.balance(norm_pix, norm)
+                l_pcl, grad, norm = weight * l_pcl, weight * grad, weight * norm
+            self._pcl_log |= {"l_pcl": l_pcl, "grad_ratio": norm / norm_pix}
+            grads.append(grad)
+        return grads, log | self._pcl_log
 
     def _optimize_net_d(self) -> dict[str, Tensor]:
-        """E_D's step; returns what is logged of it."""
         self.optimizer_d.zero_grad()
         step = DiscriminatorStep(self.net_d)
-        net_d = self._compiled.get("net_d", self.net_d)
         with self._autocast():
-            l_d = step.loss(net_d, self.gt, self.output, self.cri_pcl.data_range, self.cri_cld)
+            l_d = step.loss(self._step_net_d, self.gt, self.output, self.cri_pcl.data_range, self.cri_cld)
         self.scaler.scale(l_d).backward()
         grads = [param.grad for param in self.net_d.parameters() if param.grad is not None]
         skip = step.settle(grads)
@@ -165,7 +147,13 @@ class PCLMixin(PreviewMixin, SpeedMixin):
         step.apply(self.optimizer_d, skip)
         return step.log
 
-    # --- save and resume ---
+    @property
+    def log_dict(self) -> dict[str, float]:
+        """As `SpeedMixin`; says once if the term has stopped to act."""
+        log = super().log_dict
+        if log["l_pcl"]:  # 0 up to `pcl_start_iter`
+            self.watch.look(self._num_steps, log, self._grad_norm.item())
+        return log
 
     def save(self, epoch: int, current_iter: int) -> None:
         """Save E_D, if there is one, and then what the base model saves, of which the training state comes last."""
@@ -189,12 +177,10 @@ def pcl_model(base: Any) -> Any:
     """
     from basicsr.models.sr_model import SRModel  # codebases lack it
 
-    if SRModel not in getattr(base, "__mro__", ()):
-        raise TypeError(f"base must be a class that derives from BasicSR's SRModel, got {base!r}")
-    if base.optimize_parameters is not SRModel.optimize_parameters:
+    if getattr(base, "optimize_parameters", None) is not SRModel.optimize_parameters:
         raise TypeError(
-            f"{base.__name__} has an optimize_parameters of its own, which PCLMixin would replace; keep "
-            f"`model_type: {base.__name__}` and put `perceptual_opt: {{type: PCLPerceptualLoss}}` under train"
+            f"base must derive from BasicSR's SRModel and take over its optimize_parameters, got {base!r}; for another "
+            "model keep its model_type and put `perceptual_opt: {type: PCLPerceptualLoss}` under train"
         )
     name = "PCLModel" if base is SRModel else f"PCL{base.__name__}"
     return type(name, (PCLMixin, base), {"__module__": __name__, "__doc__": f"{base.__name__} with {PCLMixin.__doc__}"})

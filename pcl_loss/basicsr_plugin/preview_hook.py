@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from basicsr.utils import get_root_logger
-from torch import Tensor
 
 from .. import preview
-from ..loss import PCLLoss
 from ..samples import seeded_generator
 
 if TYPE_CHECKING:
@@ -24,31 +20,21 @@ class PreviewMixin(Base):
     embeds them and `cri_pcl` compares them.
     """
 
-    cri_pcl: PCLLoss
-    embedding: Any
-    lq: Tensor
-    gt: Tensor
-    _seed: int
-    _add_preview: Callable[[], None] | None = None
+    _sheet_due: tuple[Any, str, int] | None = None
+    """TensorBoard's writer, the validation set's name and the iteration."""
 
     def nondist_validation(self, dataloader: Any, current_iter: int, tb_logger: Any, save_img: bool) -> None:
         """As the base model; the first image's sheet goes to TensorBoard."""
         if self.is_train and tb_logger is not None and self.opt["val"].get("pcl_preview"):
-            tag = f"pcl_preview/{dataloader.dataset.opt['name']}"
-            self._add_preview = functools.partial(self._draw_preview, tb_logger, tag, current_iter)
-        try:
-            super().nondist_validation(dataloader, current_iter, tb_logger, save_img)
-        finally:
-            self._add_preview = None
+            self._sheet_due = tb_logger, dataloader.dataset.opt["name"], current_iter
+        super().nondist_validation(dataloader, current_iter, tb_logger, save_img)
 
     def test(self) -> None:
         """As the base model; then the sheet, if it is due: validation deletes the images one by one."""
         super().test()
-        if self._add_preview is not None:
-            add_preview, self._add_preview = self._add_preview, None
-            add_preview()
-
-    def _draw_preview(self, tb_logger: Any, tag: str, current_iter: int) -> None:
+        if self._sheet_due is None:
+            return
+        (tb_logger, name, iteration), self._sheet_due = self._sheet_due, None
         try:
             if not hasattr(self, "gt") or self.output.shape != self.gt.shape:
                 raise ValueError("the validation set has no ground truth of the size of SR")
@@ -65,7 +51,7 @@ class PreviewMixin(Base):
             )
         except (ValueError, RuntimeError) as error:
             # A picture is no reason to end a training: not for an image too small, nor for a GPU that is full.
-            get_root_logger().warning(f"val.pcl_preview: no sheet for {tag}: {error}")
+            get_root_logger().warning(f"val.pcl_preview: no sheet for {name}: {error}")
             return
-        pixels = preview.to_pixels(preview.draw(sheet, f"{tag.partition('/')[2]}, iteration {current_iter}"))
-        tb_logger.add_image(tag, pixels, current_iter, dataformats="HWC")
+        pixels = preview.to_pixels(preview.draw(sheet, f"{name}, iteration {iteration}"))
+        tb_logger.add_image(f"pcl_preview/{name}", pixels, iteration, dataformats="HWC")
