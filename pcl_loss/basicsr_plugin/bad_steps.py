@@ -25,9 +25,7 @@ class BadSteps:
         self._unread: list[tuple[int, Sequence[str], Tensor]] = []
 
     def note(self, iteration: int, files: Sequence[str], flags: Tensor) -> None:
-        """Take up a step: its batch's files, and `(3,)` whether it was left out, whether a batch is why, and whether
-        this rank's is.
-        """
+        """Take up a step: its batch's files, and `(3,)` whether it was left out, a batch is why, this rank's is why."""
         self._unread.append((iteration, files, flags))
 
     def read(self) -> None:
@@ -53,9 +51,9 @@ class BadSteps:
                 )
             if self.num_in_a_row == self.limit:
                 raise BadStepsError(
-                    f"the last {self.limit} steps in a row, up to iteration {iteration}, were not finite and were left "
-                    f"out (train.max_bad_steps); the networks are those of iteration {iteration - self.limit}. Look "
-                    f"at the learning rate and at the data. {batch}"
+                    f"the last {self.limit} steps in a row, up to iteration {iteration}, were not finite "
+                    f"(train.max_bad_steps); the networks are those of iteration {iteration - self.limit}. Look at the "
+                    f"learning rate and at the data. {batch}"
                 )
 
     def sum_up(self) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from basicsr.metrics.metric_util import reorder_image
+from torchvision.models import get_weight
 
 from .._missing import cached_file, download, named_in_errors
 
@@ -46,8 +48,6 @@ def calculate_lpips(
         FileNotFoundError: the backbone is missing and cannot be downloaded.
         ValueError: the shapes differ or leave too little, or an option has another value.
     """
-    from basicsr.metrics.metric_util import reorder_image
-
     if test_y_channel:
         raise ValueError("calculate_lpips looks at colours: remove test_y_channel: true from its options")
     if img.shape != img2.shape:
@@ -76,8 +76,6 @@ def fetch_backbone(net: str = "alex") -> None:
 
 
 def _url(net: str) -> str:
-    from torchvision.models import get_weight
-
     if net not in BACKBONES:
         raise ValueError(f"net {net!r} is unknown; take one of {', '.join(BACKBONES)}")
     return str(get_weight(f"{BACKBONES[net]}.IMAGENET1K_V1").url)

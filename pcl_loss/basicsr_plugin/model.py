@@ -17,11 +17,11 @@ from ..samples import seeded_generator
 from .collapse import CollapseWatch
 from .gradients import GradientBalance, gradient_at
 from .options_ours import complete_options, num_sr_channels
-from .preview_hook import PreviewMixin
+from .preview_hook import add_sheet
 from .speed import SpeedMixin
 
 
-class PCLMixin(PreviewMixin, SpeedMixin):
+class PCLMixin(SpeedMixin):
     """Gives a BasicSR model that derives from `SRModel` the contrastive term and E_D.
 
     One iteration is the SR step, with the E_D of the iteration before, and then E_D's step on `sr.detach()`, in one
@@ -43,6 +43,9 @@ class PCLMixin(PreviewMixin, SpeedMixin):
     `neg_sim`, `margin`, `grad_ratio`, with `pcl_grad_ratio` also `pcl_weight`, and, unless E_D is frozen, `l_d`,
     `out_d_real`, `out_d_fake`. Between the iterations of `pcl_every` the values of the last one stand.
     """
+
+    _sheet_due: tuple[Any, str, int] | None = None
+    """The writer, the validation set's name and the iteration of `val.pcl_preview`, up to the set's first image."""
 
     def __init__(self, opt: dict[str, Any]) -> None:
         if opt["is_train"]:
@@ -155,6 +158,19 @@ class PCLMixin(PreviewMixin, SpeedMixin):
             self.watch.look(self._num_steps, log, self._grad_norm.item())
         return log
 
+    def nondist_validation(self, dataloader: Any, current_iter: int, tb_logger: Any, save_img: bool) -> None:
+        """As the base model; with `val.pcl_preview` the first image's sheet goes to TensorBoard."""
+        if self.is_train and tb_logger is not None and self.opt["val"].get("pcl_preview"):
+            self._sheet_due = tb_logger, dataloader.dataset.opt["name"], current_iter
+        super().nondist_validation(dataloader, current_iter, tb_logger, save_img)
+
+    def test(self) -> None:
+        """As `SpeedMixin`; then the sheet, if it is due: validation deletes the images one by one."""
+        super().test()
+        if self._sheet_due is not None:
+            due, self._sheet_due = self._sheet_due, None
+            add_sheet(self, self._seed, *due)
+
     def save(self, epoch: int, current_iter: int) -> None:
         """Save E_D, if there is one, and then what the base model saves, of which the training state comes last."""
         if self.opt.get("network_d") is not None:
@@ -169,11 +185,8 @@ class PCLMixin(PreviewMixin, SpeedMixin):
 def pcl_model(base: Any) -> Any:
     """The class `PCL<Base>` that gives a BasicSR model the contrastive term.
 
-    Args:
-        base: a class that derives from BasicSR's `SRModel` and takes over its `optimize_parameters`.
-
     Raises:
-        TypeError: `base` does not derive from `SRModel`, or trains in a way of its own.
+        TypeError: `base` does not derive from BasicSR's `SRModel`, or has an `optimize_parameters` of its own.
     """
     from basicsr.models.sr_model import SRModel  # codebases lack it
 

@@ -45,11 +45,6 @@ class SpeedMixin(Base):
     """
 
     net_g: nn.Module
-    lq: Tensor
-    gt: Tensor
-    losses: Sequence[Tensor]  # of this iteration: `RunMixin` looks whether they are finite
-    _log_names: Sequence[str] = ()
-    _log_values: Tensor
 
     def __init__(self, opt: dict[str, Any]) -> None:
         if opt["is_train"]:
@@ -114,15 +109,14 @@ class SpeedMixin(Base):
         grads, log = self._sr_gradients(current_iter)
         self.output = self.output.detach()
         output.backward(self.scaler.scale(reduce(torch.add, grads)).to(output.dtype))
+        # `RunMixin` looks whether they are finite.
         self.losses = [log[name] for name in ("l_pix", "l_percep", "l_style") if name in log]
         self.scaler.unscale_(self.optimizer_g)
         self.scaler.step(self.optimizer_g)
         return log
 
     def _sr_gradients(self, current_iter: int) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """The gradients at `self.output` of the pixel loss, and of the perceptual and the style loss, which share a
-        graph; and the losses by name, weighted.
-        """
+        """The gradients at `self.output` of the pixel loss and of the perceptual losses, and the losses by name."""
         grads: list[Tensor] = []
         log: dict[str, Tensor] = {}
         for names, criterion in ((("l_pix",), self.cri_pix), (("l_percep", "l_style"), self.cri_perceptual)):
@@ -151,7 +145,7 @@ class SpeedMixin(Base):
         return dict(zip(self._log_names, self._log_values.tolist(), strict=True))
 
     def test(self) -> None:
-        """As the base model, with the bare SR network: rank 0 is alone, a parallel wrapper would wait for the others."""
+        """As the base model, with the bare SR network: on rank 0 alone, a parallel wrapper would wait for more."""
         wrapped, self.net_g = self.net_g, self.get_bare_model(self.net_g)
         try:
             super().test()

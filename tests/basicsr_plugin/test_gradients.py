@@ -9,7 +9,6 @@ import ranks
 import torch
 from basicsr.utils.registry import LOSS_REGISTRY
 from basicsr_fixtures import LOG_KEYS, Batches, Build, Options, strong, train_on, with_options
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from pcl_loss import PCLLoss
@@ -26,10 +25,6 @@ def test_the_weight_follows_its_recursion() -> None:
         assert weight.item() == pytest.approx(0.5 * math.exp(mean), rel=1e-4)
 
 
-def test_a_first_step_is_weighed_by_itself() -> None:
-    assert GradientBalance(2.0)(torch.tensor(3.0), torch.tensor(0.5)).item() == pytest.approx(12.0)
-
-
 @pytest.mark.parametrize("bad", [math.inf, math.nan, 0.0])
 def test_a_norm_of_zero_or_not_finite_leaves_the_mean_alone(bad: float) -> None:
     balance = GradientBalance(1.0)
@@ -37,15 +32,6 @@ def test_a_norm_of_zero_or_not_finite_leaves_the_mean_alone(bad: float) -> None:
     before = {key: value.clone() for key, value in balance.state_dict().items()}
     assert balance(torch.tensor(1.0), torch.tensor(bad)).item() == pytest.approx(0.5)
     assert all(torch.equal(value, before[key]) for key, value in balance.state_dict().items())
-
-
-def test_the_state_dict_carries_it_on() -> None:
-    first, second = GradientBalance(1.0), GradientBalance(1.0)
-    for n in (1.0, 2.0, 3.0):
-        first(torch.tensor(n), torch.tensor(n * n))
-    second.load_state_dict(first.state_dict())
-    norms = torch.tensor(5.0), torch.tensor(6.0)
-    assert torch.equal(first(*norms), second(*norms))
 
 
 def test_all_ranks_use_the_weight_of_their_mean_ratio(two_ranks: list[dict[str, Any]]) -> None:
@@ -58,12 +44,6 @@ def test_all_ranks_use_the_weight_of_their_mean_ratio(two_ranks: list[dict[str, 
         assert results["balanced_weights"].tolist() == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.usefixtures("fake_cuda")
-def test_nothing_waits_for_a_gpu() -> None:
-    with FakeTensorMode(), torch.device("cuda"):
-        assert GradientBalance(1.0)(torch.rand(()), torch.rand(())).device.type == "cuda"
-
-
 # --- in a step of the model ---
 
 
@@ -74,36 +54,25 @@ def gradients_at_sr(net: Any, batch: dict[str, torch.Tensor], iteration: int) ->
     return torch.autograd.grad(F.l1_loss(sr, batch["gt"]), sr)[0], torch.autograd.grad(pcl, sr)[0]
 
 
-def test_the_logged_ratio_is_that_of_the_gradients_at_the_sr_output(
-    small: Options, build: Build, batches: Batches
-) -> None:
-    net = build(strong(small))
-    grad_pix, grad_pcl = gradients_at_sr(net, batches[0], 1)
-    (log,) = train_on(net, batches[:1])
-    assert log["grad_ratio"] == pytest.approx((300 * grad_pcl.norm() / grad_pix.norm()).item(), rel=1e-5)
-
-
 @pytest.mark.parametrize("ratio", [0.1, 2.0])
 def test_pcl_grad_ratio_holds_the_ratio_over_a_run(
     ratio: float, small: Options, build: Build, batches: Batches
 ) -> None:
     small["train"]["scheduler"]["periods"] = [200]
     net = build(with_options(small, {"pcl_grad_ratio": ratio}))
-    found, weights_used = [], []
-    for iteration in range(1, 101):
+    found, first = [], None
+    for iteration in range(1, 51):
         batch = batches[iteration % len(batches)]
         grad_pix, grad_pcl = gradients_at_sr(net, batch, iteration)
         (log,) = train_on(net, [batch], first_iter=iteration)
-        found.append((log["pcl_weight"] * grad_pcl.norm() / grad_pix.norm()).item())
-        weights_used.append(log["pcl_weight"])
+        unweighted = (grad_pcl.norm() / grad_pix.norm()).item()
+        found.append(log["pcl_weight"] * unweighted)
+        first = first or unweighted
         assert log["grad_ratio"] == pytest.approx(found[-1], rel=1e-4)
     assert found[0] == pytest.approx(ratio, rel=1e-4)
-    assert sum(found) / len(found) == pytest.approx(ratio, rel=0.1)
-    for start in (0, 25, 50, 75):
+    for start in (0, 25):
         assert sum(found[start : start + 25]) / 25 == pytest.approx(ratio, rel=0.1)
-    # The first step's weight would not have done it.
-    unweighted = [f / w for f, w in zip(found, weights_used, strict=True)]
-    assert sum(unweighted[25:50]) / 25 != pytest.approx(unweighted[0], rel=0.3)
+    assert unweighted != pytest.approx(first, rel=0.3), "the first step's weight would have done it"
 
 
 def test_with_pcl_grad_ratio_the_step_is_that_of_the_logged_weight(

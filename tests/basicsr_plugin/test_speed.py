@@ -2,7 +2,6 @@
 
 import copy
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -21,7 +20,6 @@ from basicsr_fixtures import (
 from device_waits import Reads
 
 from pcl_loss import functional
-from pcl_loss.basicsr_plugin import SpeedSRModel, complete_options
 
 
 def one_step(options: Options, build: Build, batches: Batches, train: Options) -> tuple[Any, dict[str, float]]:
@@ -46,10 +44,8 @@ def test_mixed_precision_stays_near_float32(
     assert all(param.dtype == torch.float32 for param in [*net.net_g.parameters(), *net.net_d.parameters()])
     assert cosine(net.net_g, exact.net_g) > 0.99
     assert cosine(net.net_d, exact.net_d) > 0.95
-    sizes = [sum(param.grad.square().sum() for param in model.net_d.parameters()).sqrt() for model in (net, exact)]
-    assert sizes[0].item() == pytest.approx(sizes[1].item(), rel=0.2), (
-        "Adam was given E_D's gradient at the scaler's scale"
-    )
+    sizes = [sum(param.grad.square().sum().item() for param in model.net_d.parameters()) for model in (net, exact)]
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.4), "Adam was given E_D's gradient at the scaler's scale"
 
 
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
@@ -67,34 +63,20 @@ def test_under_amp_networks_compute_in_half_and_equations_7_to_10_in_float32(
     )
     softplus = functional._softplus
     monkeypatch.setattr(functional, "_softplus", lambda x: (seen["logits"].add(x.dtype), softplus(x))[1])
-    embedded = []
-    embed = net.net_d.embed
-    monkeypatch.setattr(net.net_d, "embed", lambda *args: (embedded.extend(maps := embed(*args)), maps)[1])
     train_on(net, batches[:1])
     assert seen == {"sr net": {half}, "e_d": {half}, "similarities": {torch.float32}, "logits": {torch.float32}}
-    assert {maps.dtype for maps in embedded} == {half}
     assert net.output.dtype == torch.float32
 
 
 def test_fp16_skips_a_step_that_overflows_and_halves_its_scale(small: Options, build: Build, batches: Batches) -> None:
     net = build(with_options(small, {"amp": "fp16", "pcl_grad_ratio": 0.5}))
     net.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
-    before = weights(net.net_g), weights(net.net_d), weights(net.balance)
+    nets = (net.net_g, net.net_d, net.balance)
+    before = [weights(one) for one in nets]
     train_on(net, batches[:1])
-    assert_equal_weights(weights(net.net_g), before[0])
-    for name, param in net.net_d.named_parameters():
-        assert torch.equal(param, before[1][name])
+    for one, expected in zip(nets, before, strict=True):
+        assert_equal_weights(weights(one), expected)
     assert net.scaler.get_scale() == 2.0**59
-    assert_equal_weights(weights(net.balance), before[2])
-
-
-def test_fp16_keeps_gradients_that_would_underflow(small: Options, build: Build, batches: Batches) -> None:
-    # dL_1/dSR alone is 1 / 49152, below fp16's normal numbers.
-    exact = build(small)
-    net = build(with_options(small, {"amp": "fp16"}))
-    train_on(exact, batches[:1])
-    train_on(net, batches[:1])
-    assert cosine(net.net_g, exact.net_g) > 0.999
 
 
 @pytest.mark.parametrize("arch", ["EDSR", "HAN"])
@@ -121,10 +103,9 @@ def test_a_compiled_step_is_the_eager_one(small: Options, build: Build, batches:
     exact, expected = one_step(small, build, batches, {})
     net, log = one_step(small, build, batches, {"compile": {"backend": "aot_eager", "fullgraph": True}})
     assert log == pytest.approx(expected, rel=0.01)
-    assert cosine(net.net_g, exact.net_g) > 0.9999
-    assert cosine(net.net_d, exact.net_d) > 0.9999
-    assert weights(net.net_g).keys() == weights(exact.net_g).keys()
-    assert weights(net.net_d).keys() == weights(exact.net_d).keys()
+    for ours, theirs in ((net.net_g, exact.net_g), (net.net_d, exact.net_d)):
+        assert cosine(ours, theirs) > 0.9999
+        assert weights(ours).keys() == weights(theirs).keys()
 
 
 def test_all_that_a_step_runs_is_compiled_and_validation_is_not(
@@ -147,9 +128,6 @@ def test_all_that_a_step_runs_is_compiled_and_validation_is_not(
     assert not compiled
 
 
-# --- the baseline of a run with PCL ---
-
-
 def test_without_a_key_a_speed_model_is_the_sr_model_bit_for_bit(
     baseline: Options, build: Build, batches: Batches
 ) -> None:
@@ -159,23 +137,6 @@ def test_without_a_key_a_speed_model_is_the_sr_model_bit_for_bit(
     assert train_on(ours, batches) == train_on(plain, batches)
     for name in ("net_g", "net_g_ema"):
         assert_equal_weights(weights(getattr(ours, name)), weights(getattr(plain, name)))
-
-
-@pytest.mark.parametrize("train", [{"amp": "bf16"}, {"amp": "fp16"}, {"channels_last": True}], ids=str)
-def test_a_baseline_trains_at_the_precision_of_the_run_with_pcl(
-    train: Options, baseline: Options, small: Options, build: Build, batches: Batches
-) -> None:
-    small["train"]["pcl_start_iter"] = 99
-    exact = build(baseline)
-    complete_options(with_options(baseline, train), is_pcl_model=False)
-    plain, with_pcl = build(baseline), build(with_options(small, train))
-    assert type(plain) is SpeedSRModel
-    for net in (exact, plain, with_pcl):
-        if getattr(net, "scaler", None) is not None and net.scaler.is_enabled():
-            net.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8)
-        train_on(net, batches[:3])
-    assert_equal_weights(weights(plain.net_g), weights(with_pcl.net_g))
-    assert any(not torch.equal(value, weights(exact.net_g)[key]) for key, value in weights(plain.net_g).items())
 
 
 @pytest.mark.parametrize("train", [{}, {"amp": "fp16"}], ids=str)
@@ -189,14 +150,3 @@ def test_a_step_does_not_wait_to_hear_whether_its_gradients_are_finite(
     with Reads() as reads:
         net.optimize_parameters(1)
     assert (reads.count > 0) is waits
-
-
-def test_train_builds_a_baseline_with_amp_as_a_speed_model_and_says_so(
-    baseline: Options, run_pipeline: Callable[..., str]
-) -> None:
-    baseline["train"] |= {"amp": "bf16", "channels_last": True}
-    log = run_pipeline(baseline)
-    assert log.count("The model is built as SpeedSRModel, with amp: bf16, channels_last: True.") == 1
-    assert "Model [SpeedSRModel] is created." in log
-    assert "iter:       4" in log
-    assert "# psnr:" in log
