@@ -44,8 +44,7 @@ def calculate_lpips(
         test_y_channel: false, since LPIPS looks at colours.
 
     Raises:
-        ImportError: the `lpips` package is not installed.
-        FileNotFoundError: the backbone is missing and cannot be downloaded.
+        ImportError, FileNotFoundError: `lpips` is not installed, or the backbone is missing and cannot be downloaded.
         ValueError: the shapes differ or leave too little, or an option has another value.
     """
     if test_y_channel:

@@ -28,9 +28,8 @@ class PCLMixin(SpeedMixin):
     forward over real and fake images. A batch that is not finite leaves no trace in E_D. In several processes its
     gradients and batch-norm statistics are averaged over the ranks.
 
-    Read from the YAML, next to what `SRModel` reads: `network_d`, `path.pretrain_network_d`, `val.pcl_preview`, and
-    under `train:` `pcl_opt`, `cld_opt`, `optim_d`, the keys of `SpeedMixin` (they hold for E_D and the embedding too,
-    not for samples, similarities and equations 7 to 10), and
+    Read from the YAML: `network_d`, `path.pretrain_network_d`, `val.pcl_preview`, and under `train:` `pcl_opt`,
+    `cld_opt`, `optim_d`, the keys of `SpeedMixin` (not for samples, similarities and equations 7 to 10), and
 
     - `pcl_start_iter`: for so many iterations E_D is trained while the SR network does without the contrastive term.
     - `pcl_every: n`: the term is applied at every n-th iteration alone, with the same weight. E_D is trained at each.
@@ -44,8 +43,7 @@ class PCLMixin(SpeedMixin):
     `out_d_real`, `out_d_fake`. Between the iterations of `pcl_every` the values of the last one stand.
     """
 
-    _sheet_due: tuple[Any, str, int] | None = None
-    """The writer, the validation set's name and the iteration of `val.pcl_preview`, up to the set's first image."""
+    _sheet_due: tuple[Any, str, int] | None = None  # TensorBoard's writer, the validation set's name, the iteration
 
     def __init__(self, opt: dict[str, Any]) -> None:
         if opt["is_train"]:

@@ -26,7 +26,7 @@ USED_LOSSES = {"cri_pix", "cri_perceptual", "cri_pcl", "cri_cld"}
 
 
 def keep_fused(optimizers: Sequence[torch.optim.Optimizer], states: Sequence[dict[str, Any]]) -> None:
-    """Change saved states of optimizers, so that these stay fused, or not, as they are."""
+    """Change saved states of optimizers, so that these stay fused, or not, when they take them up."""
     for optimizer, saved in zip(optimizers, states, strict=False):
         for group, saved_group in zip(optimizer.param_groups, saved["param_groups"], strict=False):
             saved_group["fused"] = group.get("fused")
@@ -155,8 +155,3 @@ class SpeedMixin(Base):
     def pcl_states(self) -> dict[str, Any]:
         """By the names of their files, what a resumed run needs beside networks and optimizers."""
         return {"pcl_scaler": self.scaler} if self.scaler.is_enabled() else {}
-
-    def resume_training(self, resume_state: dict[str, Any]) -> None:
-        """As the base model, also where the run was saved with another `train.amp`."""
-        keep_fused(self.optimizers, resume_state["optimizers"])
-        super().resume_training(resume_state)

@@ -3,21 +3,21 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from basicsr.archs.rcan_arch import RCAN
 
 from pcl_loss.basicsr_plugin.han_arch import HAN, LayerAttention
 
 MEAN = (0.4488, 0.4371, 0.4040)
+TINY = {"num_in_ch": 3, "num_out_ch": 3, "num_feat": 8, "num_group": 3, "num_block": 2, "squeeze_factor": 4}
+TINY["upscale"] = 2
 
 
 def tiny(**overrides):
-    options = {
-        "num_in_ch": 3, "num_out_ch": 3, "num_feat": 8, "num_group": 3, "num_block": 2, "squeeze_factor": 4,
-        "upscale": 2,
-    }  # fmt: skip
     torch.manual_seed(0)
-    net = HAN(**(options | overrides))
+    net = HAN(**(TINY | overrides))
+    assert net.la.gamma.item() == net.csa.gamma.item() == 0
     with torch.no_grad():
-        # Zero at the start of a training: both attentions would be the identity.
+        # Else both attentions are the identity.
         net.la.gamma.fill_(0.3)
         net.csa.gamma.fill_(-0.6)
     return net
@@ -105,21 +105,11 @@ def test_paper_size_has_16071745_parameters():
     assert sum(p.numel() for p in net.parameters()) == 16_071_745
 
 
-def test_attentions_start_as_the_identity():
-    net = HAN(3, 3, num_feat=8, num_group=1, num_block=1, squeeze_factor=4)
-    assert net.la.gamma.item() == net.csa.gamma.item() == 0
-
-
 def test_state_dict_has_rcan_s_names_and_the_attentions_only():
-    from basicsr.archs.rcan_arch import RCAN
-
-    rcan = RCAN(3, 3, num_feat=8, num_group=3, num_block=2, squeeze_factor=4, upscale=2).state_dict()
-    own = tiny().state_dict()
+    rcan, own = RCAN(**TINY).state_dict(), tiny().state_dict()
     assert {key: own[key].shape for key in rcan} == {key: value.shape for key, value in rcan.items()}
-    assert sorted(set(own) - set(rcan)) == [
-        "csa.conv.bias", "csa.conv.weight", "csa.gamma", "la.gamma", "last.bias", "last.weight", "last_conv.bias",
-        "last_conv.weight",
-    ]  # fmt: skip
+    layers = {key.rpartition(".")[0] for key in own.keys() - rcan.keys()}
+    assert layers == {"csa", "csa.conv", "la", "last", "last_conv"}
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -134,21 +124,12 @@ def test_under_autocast_layer_attention_survives_energies_beyond_half_precision(
     assert attended.isfinite().all()
 
 
-def test_every_parameter_gets_a_gradient():
-    # Wide channel attentions: of two squeezed channels both may be dead.
-    net = tiny(squeeze_factor=1)
-    net(image()).sum().backward()
-    assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
-
-
 @pytest.mark.parametrize(
     ("overrides", "error", "message"),
     [
         ({"upscale": 5}, ValueError, "scale 5 is not supported"),
-        ({"upscale": 0}, ValueError, "upscale must be at least 1"),
         ({"num_group": 2.0}, TypeError, "num_group must be an integer"),
         ({"squeeze_factor": 16}, ValueError, "squeeze_factor must be at most num_feat, 8, got 16"),
-        ({"num_in_ch": 1}, ValueError, "rgb_mean has 3 values, but num_in_ch is 1"),
         ({"num_out_ch": 4}, ValueError, "num_out_ch 4"),
         ({"img_range": 0}, ValueError, "img_range must be above 0"),
     ],

@@ -100,21 +100,20 @@ def test_the_sr_network_trains_as_its_baseline_up_to_pcl_start_iter(
     plain, state = build(baseline), torch.random.get_rng_state()
     net = build(strong(small))
     assert torch.equal(torch.random.get_rng_state(), state), "E_D's weights came out of the run's random numbers"
-    before = weights(net.net_d)
+    before = net.net_d.head.weight.clone()
     train_on(plain, batches[:3])
     logs = train_on(net, batches[:3])
     assert_equal_weights(weights(net.net_g), weights(plain.net_g))
+    assert not torch.equal(net.net_d.head.weight, before)
     assert all(log["l_pcl"] == 0 and log["l_cl"] > 0 for log in logs)
-    assert any(not torch.equal(value, before[key]) for key, value in weights(net.net_d).items())
-
-    (log,) = train_on(net, batches[3:4], first_iter=4)
-    assert log["l_pcl"] > 0
+    assert train_on(net, batches[3:4], first_iter=4)[0]["l_pcl"] > 0
 
 
-def test_a_frozen_e_d_embeds_and_is_never_trained(
+def test_a_frozen_e_d_is_loaded_embeds_and_is_never_trained(
     small: Options, build: Build, batches: Batches, tmp_path: Path
 ) -> None:
     teacher = build(small)
+    train_on(teacher, batches[:1])
     teacher.save(0, 2)
     small["path"]["pretrain_network_d"] = str(tmp_path / "models/net_d_2.pth")
     small["train"]["net_d_frozen"] = True
@@ -161,11 +160,9 @@ def test_pcl_every_applies_the_term_at_every_nth_iteration_alone_with_the_same_w
 ) -> None:
     baseline["train"]["optim_g"]["fused"] = True
     plain, net = build(baseline), build(with_options(strong(small), {"pcl_every": 3}))
-    before = weights(net.net_d)
     train_on(plain, batches[:2])
     logs = train_on(net, batches[:2])
     assert_equal_weights(weights(net.net_g), weights(plain.net_g))
-    assert any(not torch.equal(value, before[key]) for key, value in weights(net.net_d).items())
 
     net_g = copy.deepcopy(net.net_g)
     sr = net_g(batches[2]["lq"])
@@ -179,10 +176,8 @@ def test_pcl_every_applies_the_term_at_every_nth_iteration_alone_with_the_same_w
     assert all(log.keys() == LOG_KEYS for log in [*logs, due, between])
     assert all(log["l_pcl"] == log["grad_ratio"] == 0 and log["l_cl"] > 0 for log in logs)
     assert due["l_pcl"] == pytest.approx(pcl.item(), rel=1e-6)
-    for key in ("l_pcl", "l_cl", "pos_sim", "neg_sim", "margin", "grad_ratio"):
-        assert between[key] == due[key], key
-    assert between["l_pix"] != due["l_pix"]
-    assert between["l_d"] != due["l_d"]
+    changed = {key for key in LOG_KEYS if between[key] != due[key]}
+    assert changed == {"l_pix", "l_d", "out_d_real", "out_d_fake"}
 
 
 # --- hidden waits ---
