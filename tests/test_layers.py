@@ -32,7 +32,6 @@ LINES = {
         run_state
         model
         sr_models
-        swinir_models
         options_build run_mixin
         repairs
         registration

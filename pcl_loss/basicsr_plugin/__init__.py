@@ -16,6 +16,6 @@ if not lacking("models.sr_model"):
 
     __all__ += ["PCLModel", "SpeedSRModel"]
     if not lacking("models.swinir_model"):
-        from .swinir_models import PCLSwinIRModel, SpeedSwinIRModel
+        from .sr_models import PCLSwinIRModel, SpeedSwinIRModel
 
         __all__ += ["PCLSwinIRModel", "SpeedSwinIRModel"]

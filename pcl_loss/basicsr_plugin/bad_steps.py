@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
-import torch
 from basicsr.utils import get_root_logger
 from torch import Tensor
 
-from .._distributed import is_distributed, rank
+from .._distributed import rank
 
 DEFAULT_MAX_BAD_STEPS = 100
 
@@ -27,51 +25,38 @@ class BadSteps:
         self._unread: list[tuple[int, Sequence[str], Tensor]] = []
 
     def note(self, iteration: int, files: Sequence[str], flags: Tensor) -> None:
-        """Take up a step: its batch's files, and `(3,)` whether it was left out, whether a batch is why, and whether
-        this rank's is.
-        """
+        """Take up a step: its batch's files, and `(3,)` whether it was left out, a batch is why, this rank's is why."""
         self._unread.append((iteration, files, flags))
 
     def read(self) -> None:
-        """Look at the steps that were noted, warn at the first bad one, and count; waits for the device.
+        """Count the steps that were noted, and warn at the first bad one; waits for the device.
 
         Raises:
             BadStepsError: the limit is reached.
         """
         steps, self._unread = self._unread, []
-        values = torch.stack([flags for _, _, flags in steps]).tolist() if steps else []
-        for (iteration, files, _), (_, is_bad, is_own) in zip(steps, values, strict=True):
-            names = _name(files) if is_own or not is_distributed() else "Another rank names the batch's files."
+        for iteration, files, flags in steps:
+            _, is_bad, is_own = flags.tolist()
             self.num_steps += 1
-            if not is_bad:
-                self.num_in_a_row = 0
-                continue
-            self.num_bad += 1
-            self.num_in_a_row += 1
-            if self.num_bad == 1 and (is_own or rank() == 0):
+            self.num_bad += bool(is_bad)
+            self.num_in_a_row = self.num_in_a_row + 1 if is_bad else 0
+            named = ", ".join(map(str, files)) if is_own else "another rank names them"
+            batch = f"Files of the batch: {named or 'the data set does not name them'}."
+            if is_bad and self.num_bad == 1 and (is_own or rank() == 0):
                 # BasicSR's other ranks log errors alone.
-                get_root_logger().log(
-                    logging.ERROR if rank() else logging.WARNING,
-                    f"Iteration {iteration}: the loss or its gradient is not finite; the step was left out, as if its "
-                    f"batch had not been. {names} Further ones are counted; "
-                    f"{self.limit} in a row (train.max_bad_steps) end the run.",
+                log = get_root_logger().error if rank() else get_root_logger().warning
+                log(
+                    f"Iteration {iteration}: the loss or its gradient is not finite; the step was left out. {batch} "
+                    f"Further ones are counted; {self.limit} in a row (train.max_bad_steps) end the run."
                 )
             if self.num_in_a_row == self.limit:
                 raise BadStepsError(
-                    f"the last {self.limit} steps in a row, up to iteration {iteration}, were not finite and were left "
-                    f"out (train.max_bad_steps); the networks are those of iteration {iteration - self.limit}. Look "
-                    f"at the learning rate and at the data. {names}"
+                    f"the last {self.limit} steps in a row, up to iteration {iteration}, were not finite "
+                    f"(train.max_bad_steps); the networks are those of iteration {iteration - self.limit}. Look at the "
+                    f"learning rate and at the data. {batch}"
                 )
 
     def sum_up(self) -> None:
         """Log how many steps were left out, if any."""
         if self.num_bad:
             get_root_logger().warning(f"{self.num_bad} of {self.num_steps} steps were not finite and were left out.")
-
-
-def _name(files: Sequence[str]) -> str:
-    return (
-        f"Files of the batch: {', '.join(map(str, files))}."
-        if files
-        else "The data set does not name the batch's files."
-    )

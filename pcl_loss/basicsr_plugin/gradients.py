@@ -1,8 +1,8 @@
-"""The gradient of a step's losses at the SR output, and what is logged of the contrastive one."""
+"""The gradient of a step's losses at the SR output, and what balances the contrastive one with the pixel loss's."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import reduce
 
 import torch
@@ -12,8 +12,6 @@ from .._distributed import average
 
 # E_D moves L_CL's gradient by several per cent a step in its first iterations: a slower mean would lag behind it.
 MOMENTUM = 0.4
-
-STATS = ("l_cl", "pos_sim", "neg_sim", "margin")
 
 
 def gradient_at(sr: Tensor, losses: Iterable[Tensor], scaler: torch.amp.GradScaler) -> Tensor:
@@ -25,49 +23,12 @@ def gradient_at(sr: Tensor, losses: Iterable[Tensor], scaler: torch.amp.GradScal
     return grad / scaler.scale(loss.new_ones(()))
 
 
-class ContrastiveTerm:
-    """Weighs the gradient of the contrastive loss, and keeps what is logged of it.
-
-    Args:
-        balance: what sets the weight, in place of the loss's own `loss_weight`; None: the gradient stays as it is.
-        device: of the log.
-    """
-
-    def __init__(self, balance: GradientBalance | None, device: torch.device) -> None:
-        self.balance = balance
-        names = ("l_pcl", *STATS, "grad_ratio") + (() if balance is None else ("pcl_weight",))
-        self.log = {name: torch.zeros((), device=device) for name in names}
-        """0-dim tensors of the last step that had the term, always under the same names."""
-        self.grad_norm = torch.zeros((), device=device)
-        """Of its gradient at the SR output, as the loss gave it, 0-dim."""
-
-    def measure(self, stats: Mapping[str, Tensor]) -> None:
-        """Take up the statistics of a step: `PCLLoss.stats`."""
-        self.log |= {name: stats[name] for name in STATS}
-
-    def weigh(self, loss: Tensor, grad: Tensor, grad_pix: Tensor) -> Tensor:
-        """The gradient at the SR output as it is added to the others: of the contrastive loss of a step, 0-dim, beside
-        that of the pixel loss, or of what stands in its place.
-        """
-        loss, norm, norm_pix = loss.detach(), grad.norm(), grad_pix.norm()
-        self.grad_norm = norm
-        if self.balance is not None:
-            weight = self.balance(norm_pix, norm)
-            loss, grad, norm = weight * loss, weight * grad, weight * norm
-            self.log["pcl_weight"] = weight
-        self.log |= {"l_pcl": loss, "grad_ratio": norm / norm_pix}
-        return grad
-
-
 class GradientBalance(nn.Module):
     """Weighs L_CL so that its gradient at the SR output has `ratio` times the norm of the pixel loss's.
 
     `weight = ratio * exp(mean of log(|dL_pix/dSR| / |dL_CL/dSR|))`, an exponential mean over the steps of momentum
     `max(0.4, 1 / number of updates)`: the first update counts alone. Under torch.distributed the mean goes over the
     ranks too, of which each must make the same calls.
-
-    Args:
-        ratio: above 0.
     """
 
     log_ratio: Tensor

@@ -55,19 +55,15 @@ class HAN(nn.Module):
 
     Args:
         num_in_ch, num_out_ch: channels, as many as `rgb_mean` has values (one value serves any number).
-        num_feat: channels of the features.
-        num_group: residual groups. The official code works with 10 only.
-        num_block: residual channel attention blocks in each group.
+        num_group: residual groups of `num_block` channel attention blocks. The official code works with 10 only.
         squeeze_factor: by how much the channel attentions narrow `num_feat`.
         upscale: 3 or a power of 2.
         res_scale: factor of each block's residual. The official code ignores its own option of this name: 1.
-        img_range: what the inside sees as white. The layer attention depends on it: a network trained at 255 gives
-            other images at 1.
+        img_range: what the inside sees as white. A network trained at 255 gives other images at 1.
         rgb_mean: the mean colour in [0, 1] that is subtracted first and added last; the default is DIV2K's.
 
     Raises:
-        TypeError, ValueError: a number is of another type or out of its range, `upscale` is neither 3 nor a power of 2,
-            or `rgb_mean` does not fit the channels.
+        TypeError, ValueError: a number is of another type or out of its range, or `rgb_mean` does not fit the channels.
     """
 
     mean: Tensor
@@ -86,26 +82,20 @@ class HAN(nn.Module):
         rgb_mean: Sequence[float] = (0.4488, 0.4371, 0.4040),
     ) -> None:
         super().__init__()
-        counts = {"num_feat": num_feat, "num_group": num_group, "num_block": num_block, "upscale": upscale}
-        for name, count in (counts | {"squeeze_factor": squeeze_factor}).items():
+        counts = {"num_in_ch": num_in_ch, "num_out_ch": num_out_ch, "num_feat": num_feat, "num_group": num_group}
+        counts |= {"num_block": num_block, "squeeze_factor": squeeze_factor, "upscale": upscale}
+        for name, count in counts.items():
             check_count(name, count, 1)
         if squeeze_factor > num_feat:
+            raise ValueError(f"squeeze_factor must be at most num_feat, {num_feat}, got {squeeze_factor}")
+        if len(rgb_mean) != 1 and not num_in_ch == num_out_ch == len(rgb_mean):
             raise ValueError(
-                f"squeeze_factor {squeeze_factor} leaves no channel of num_feat {num_feat}; "
-                f"set squeeze_factor to at most {num_feat}"
+                f"rgb_mean has {len(rgb_mean)} values, but num_in_ch is {num_in_ch} and num_out_ch {num_out_ch}; "
+                "give one value per channel, or one"
             )
-        for name, channels in (("num_in_ch", num_in_ch), ("num_out_ch", num_out_ch)):
-            check_count(name, channels, 1)
-            if len(rgb_mean) not in (1, channels):
-                raise ValueError(
-                    f"rgb_mean has {len(rgb_mean)} values, but {name} is {channels}; give one value per channel, or one"
-                )
-
         self.img_range = check_positive("img_range", img_range)
-        mean = torch.tensor(rgb_mean, dtype=torch.float32)
         # Outside the state dict, whose keys are the layers' alone, as in BasicSR's networks.
-        self.register_buffer("mean", mean.view(1, -1, 1, 1), persistent=False)
-
+        self.register_buffer("mean", torch.tensor(rgb_mean, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
         self.conv_first = nn.Conv2d(num_in_ch, num_feat, 3, padding=1)
         group = {"num_feat": num_feat, "num_block": num_block, "squeeze_factor": squeeze_factor, "res_scale": res_scale}
         self.body = make_layer(ResidualGroup, num_group, **group)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,17 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from basicsr.metrics.metric_util import reorder_image
+from torchvision.models import get_weight
 
-from .._checks import check_count, check_keys
-from .._missing import cached_file, download
+from .._missing import cached_file, download, named_in_errors
 
 MIN_SIZE = 32  # AlexNet's pooling leaves nothing of an image below 31
-BACKBONES = {
-    "alex": "AlexNet_Weights.IMAGENET1K_V1",
-    "vgg": "VGG16_Weights.IMAGENET1K_V1",
-    "squeeze": "SqueezeNet1_1_Weights.IMAGENET1K_V1",
-}
-"""What the lpips package asks torchvision for."""
+# What the lpips package asks torchvision for.
+BACKBONES = {"alex": "AlexNet_Weights", "vgg": "VGG16_Weights", "squeeze": "SqueezeNet1_1_Weights"}
 
 
 def calculate_lpips(
@@ -30,7 +26,8 @@ def calculate_lpips(
     crop_border: int,
     input_order: str = "HWC",
     net: str = "alex",
-    **kwargs: Any,
+    better: str = "lower",
+    test_y_channel: bool = False,
 ) -> float:
     """LPIPS (Zhang et al., CVPR 2018): how far apart two images look to a network; lower is better.
 
@@ -43,20 +40,15 @@ def calculate_lpips(
         crop_border: pixels of each border that are left out.
         input_order: 'HWC' or 'CHW'.
         net: the backbone: 'alex', as papers report it, 'vgg' or 'squeeze'.
-        **kwargs: BasicSR's `better`, of no meaning here. `test_y_channel: true` is refused: LPIPS looks at colours.
+        better: BasicSR's, of no meaning here.
+        test_y_channel: false, since LPIPS looks at colours.
 
     Raises:
-        ImportError: the `lpips` package is not installed.
-        FileNotFoundError: the backbone is missing and cannot be downloaded.
-        ValueError: the shapes differ or leave too little, or an option is unknown.
+        ImportError, FileNotFoundError: `lpips` is not installed, or the backbone is missing and cannot be downloaded.
+        ValueError: the shapes differ or leave too little, or an option has another value.
     """
-    from basicsr.metrics.metric_util import reorder_image
-
-    check_keys("calculate_lpips", set(kwargs) - {"test_y_channel"}, ("crop_border", "input_order", "net", "better"))
-    if kwargs.get("test_y_channel"):
+    if test_y_channel:
         raise ValueError("calculate_lpips looks at colours: remove test_y_channel: true from its options")
-    check_count("crop_border", crop_border, 0)
-    _url(net)
     if img.shape != img2.shape:
         raise ValueError(f"the images have different shapes {img.shape} and {img2.shape}; crop or resize one of them")
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -76,37 +68,27 @@ def backbone_at_hand(net: str = "alex") -> bool:
 
 
 def fetch_backbone(net: str = "alex") -> None:
-    """Download the backbone's weights if they are not at hand.
-
-    Raises:
-        ImportError, FileNotFoundError, ValueError: as `calculate_lpips`.
-    """
-    try:
-        importlib.import_module("lpips")
-    except ImportError as error:
-        raise ImportError("calculate_lpips needs the lpips package: pip install 'pcl_loss[metrics]'") from error
+    """Download the backbone's weights if they are not at hand; raises as `calculate_lpips`."""
+    with named_in_errors():
+        import lpips  # noqa: F401
     download(_url(net), f"the {net} weights for LPIPS")
 
 
 def _url(net: str) -> str:
-    from torchvision.models import get_weight
-
     if net not in BACKBONES:
         raise ValueError(f"net {net!r} is unknown; take one of {', '.join(BACKBONES)}")
-    return str(get_weight(BACKBONES[net]).url)
+    return str(get_weight(f"{BACKBONES[net]}.IMAGENET1K_V1").url)
 
 
 def _to_tensor(image: npt.NDArray[Any], crop_border: int) -> torch.Tensor:
     """HWC, BGR, 0 to 255 -> (1, 3, H, W), RGB, -1 to 1, as lpips wants it."""
-    if image.ndim != 3 or image.shape[2] not in (1, 3):
-        raise ValueError(f"an image has shape {image.shape} in order HWC; expected 1 or 3 channels: check input_order")
-    height, width = image.shape[0] - 2 * crop_border, image.shape[1] - 2 * crop_border
-    if min(height, width) < MIN_SIZE:
+    height, width, channels = image.shape
+    inner = image[crop_border : height - crop_border, crop_border : width - crop_border, ::-1].astype(np.float32)
+    if channels not in (1, 3) or min(inner.shape[:2]) < MIN_SIZE:
         raise ValueError(
-            f"{image.shape[0]}x{image.shape[1]} pixels without crop_border {crop_border} are too few for LPIPS: "
-            f"{MIN_SIZE}x{MIN_SIZE} must remain"
+            f"{height}x{width} pixels of {channels} channels, without crop_border {crop_border}, are nothing for LPIPS "
+            f"(it needs {MIN_SIZE}x{MIN_SIZE} of 1 or 3): check input_order and crop_border"
         )
-    inner = image[crop_border : crop_border + height, crop_border : crop_border + width, ::-1].astype(np.float32)
     tensor = torch.from_numpy(np.ascontiguousarray(inner.transpose(2, 0, 1)))[None]
     return (tensor / 127.5 - 1).expand(1, 3, -1, -1)
 
@@ -118,7 +100,6 @@ def _model(net: str, device: str) -> Any:
 
     # Its layers draw their weights before they are loaded: that must not change the training around.
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        # lpips calls torchvision the old way, which is no concern of the user's.
-        for old in ("The parameter 'pretrained' is deprecated", "Arguments other than a weight enum"):
-            warnings.filterwarnings("ignore", message=old, category=UserWarning)
+        # It calls torchvision the old way, which is no concern of the user's.
+        warnings.simplefilter("ignore", UserWarning)
         return lpips.LPIPS(net=net, verbose=False).eval().to(device)

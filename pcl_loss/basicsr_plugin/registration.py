@@ -28,7 +28,7 @@ OPTIONAL = (
     (
         MODEL_REGISTRY,
         ("models.sr_model", "models.swinir_model"),
-        ".swinir_models",
+        ".sr_models",
         ("PCLSwinIRModel", "SpeedSwinIRModel"),
     ),
     (ARCH_REGISTRY, ("archs.rcan_arch",), ".han_arch", ("HAN",)),

@@ -19,7 +19,6 @@ from .options_ours import AMP_DTYPES, complete_speed
 if TYPE_CHECKING:
     from basicsr.models.sr_model import SRModel as Base
 else:
-    # A mixin comes before the model in a class's bases: what `super()` finds is the model's.
     Base = object
 
 # What `optimize_parameters` uses. A codebase's own `SRModel` may build more.
@@ -27,7 +26,7 @@ USED_LOSSES = {"cri_pix", "cri_perceptual", "cri_pcl", "cri_cld"}
 
 
 def keep_fused(optimizers: Sequence[torch.optim.Optimizer], states: Sequence[dict[str, Any]]) -> None:
-    """Let saved states of optimizers, changed in place, leave them fused, or not, as they are."""
+    """Change saved states of optimizers, so that these stay fused, or not, when they take them up."""
     for optimizer, saved in zip(optimizers, states, strict=False):
         for group, saved_group in zip(optimizer.param_groups, saved["param_groups"], strict=False):
             saved_group["fused"] = group.get("fused")
@@ -46,12 +45,6 @@ class SpeedMixin(Base):
     """
 
     net_g: nn.Module
-    lq: Tensor
-    gt: Tensor
-    losses: Sequence[Tensor]
-    """Those of this iteration, on their device: `RunMixin` looks whether they are finite."""
-    _log_names: Sequence[str] = ()
-    _log_values: Tensor
 
     def __init__(self, opt: dict[str, Any]) -> None:
         if opt["is_train"]:
@@ -60,26 +53,21 @@ class SpeedMixin(Base):
 
     def init_training_settings(self) -> None:
         """Build what `SRModel` builds, and compile the SR network if that is asked for."""
-        train_opt = self.opt["train"]
-        self.amp_dtype = AMP_DTYPES.get(train_opt["amp"])
+        self.amp_dtype = AMP_DTYPES.get(self.opt["train"]["amp"])
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp_dtype == torch.float16)
-        # The networks themselves stay as they are: validation, with its many sizes, would compile each anew.
-        self._compiled: dict[str, Any] = {}
         super().init_training_settings()
-        if train_opt["compile"] is not None:
-            self._compiled["net_g"] = torch.compile(self.net_g, **train_opt["compile"])
-        self._refuse_unused_losses()
-
-    def _refuse_unused_losses(self) -> None:
+        self._step_net_g = self._for_steps(self.net_g)
         built = {name for name, value in vars(self).items() if name.startswith("cri_") and value is not None}
         if unused := sorted(built - USED_LOSSES):
             raise OptionsError(
                 f"{type(self).__name__} would not use {', '.join(unused)}, which its base builds; take it out of the "
-                "YAML, or keep the model_type that trains with it and put "
-                "`perceptual_opt: {type: PCLPerceptualLoss, loss_weight: 1.0}` under train"
+                "YAML, or keep the base's own model_type, with `perceptual_opt: {type: PCLPerceptualLoss}` under train"
             )
 
-    # --- how the networks and images lie, and what they run in ---
+    def _for_steps(self, function: Any) -> Any:
+        # The networks themselves stay as they are: validation, with its many sizes, would compile each anew.
+        keywords = self.opt["train"]["compile"]
+        return function if keywords is None else torch.compile(function, **keywords)
 
     def model_to_device(self, net: nn.Module) -> nn.Module:
         """As the base model; with `train.channels_last` its convolutions lie so."""
@@ -102,39 +90,33 @@ class SpeedMixin(Base):
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None)
 
-    # --- the optimizers ---
-
     def get_optimizer(self, optim_type: str, params: Any, lr: float, **keywords: Any) -> torch.optim.Optimizer:
         """As the base model; an Adam is a fused one, which leaves out a step on its device, unless the YAML differs."""
         if optim_type in ("Adam", "AdamW") and not keywords.get("foreach"):
             keywords = {"fused": True} | keywords
         return super().get_optimizer(optim_type, params, lr, **keywords)
 
-    # --- the iteration ---
-
     def optimize_parameters(self, current_iter: int) -> None:
         """One iteration: the SR step."""
         self._end_iteration(self._optimize_net_g(current_iter))
 
     def _optimize_net_g(self, current_iter: int) -> dict[str, Tensor]:
-        """The SR step; returns what is logged of it."""
         self.optimizer_g.zero_grad()
         with self._autocast():
-            output = self._compiled.get("net_g", self.net_g)(self.lq)
+            output = self._step_net_g(self.lq)
         # The losses have graphs of their own, which are gone before the SR network's backward pass begins.
         self.output = at_least_float32(output.detach()).requires_grad_()
         grads, log = self._sr_gradients(current_iter)
         self.output = self.output.detach()
         output.backward(self.scaler.scale(reduce(torch.add, grads)).to(output.dtype))
+        # `RunMixin` looks whether they are finite.
         self.losses = [log[name] for name in ("l_pix", "l_percep", "l_style") if name in log]
         self.scaler.unscale_(self.optimizer_g)
         self.scaler.step(self.optimizer_g)
         return log
 
     def _sr_gradients(self, current_iter: int) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """The gradients at `self.output` of the pixel loss, and of the perceptual and the style loss, which share a
-        graph; and the losses by name, weighted.
-        """
+        """The gradients at `self.output` of the pixel loss and of the perceptual losses, and the losses by name."""
         grads: list[Tensor] = []
         log: dict[str, Tensor] = {}
         for names, criterion in ((("l_pix",), self.cri_pix), (("l_percep", "l_style"), self.cri_perceptual)):
@@ -151,33 +133,19 @@ class SpeedMixin(Base):
     def _end_iteration(self, log: dict[str, Tensor]) -> None:
         self.scaler.update()
         # The log stays on its device: only what asks for it waits for the GPU.
-        values = torch.stack([*(value.float().mean() for value in log.values()), *self._watched()])
-        average([values])
-        self._log_names, self._log_values = list(log), values
+        self._log_names = list(log)
+        self._log_values = torch.stack([value.float().mean() for value in log.values()])
+        average([self._log_values])
         if self.ema_decay > 0:
             self.model_ema(decay=self.ema_decay)
-
-    # --- log, validation and what a resumed run needs ---
 
     @property
     def log_dict(self) -> dict[str, float]:
         """What the last iteration logged, the mean over the ranks."""
-        values = self._log_values.tolist()
-        log = dict(zip(self._log_names, values, strict=False))
-        self._watch(log, values[len(log) :])
-        return log
-
-    def _watched(self) -> list[Tensor]:
-        """What is read with the log and not logged, 0-dim each."""
-        return []
-
-    def _watch(self, log: dict[str, float], watched: list[float]) -> None:
-        """Look at the log, and at the values of `_watched`."""
+        return dict(zip(self._log_names, self._log_values.tolist(), strict=True))
 
     def test(self) -> None:
-        """As the base model, with the bare SR network: validation runs on rank 0 alone, a parallel wrapper would wait
-        there for the other ranks.
-        """
+        """As the base model, with the bare SR network: on rank 0 alone, a parallel wrapper would wait for more."""
         wrapped, self.net_g = self.net_g, self.get_bare_model(self.net_g)
         try:
             super().test()
@@ -187,8 +155,3 @@ class SpeedMixin(Base):
     def pcl_states(self) -> dict[str, Any]:
         """By the names of their files, what a resumed run needs beside networks and optimizers."""
         return {"pcl_scaler": self.scaler} if self.scaler.is_enabled() else {}
-
-    def resume_training(self, resume_state: dict[str, Any]) -> None:
-        """As the base model, also where the run was saved with another `train.amp`."""
-        keep_fused(self.optimizers, resume_state["optimizers"])
-        super().resume_training(resume_state)

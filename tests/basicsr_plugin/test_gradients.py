@@ -9,7 +9,6 @@ import ranks
 import torch
 from basicsr.utils.registry import LOSS_REGISTRY
 from basicsr_fixtures import LOG_KEYS, Batches, Build, Options, strong, train_on, with_options
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from pcl_loss import PCLLoss
@@ -45,52 +44,7 @@ def test_all_ranks_use_the_weight_of_their_mean_ratio(two_ranks: list[dict[str, 
         assert results["balanced_weights"].tolist() == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.usefixtures("fake_cuda")
-def test_nothing_waits_for_a_gpu() -> None:
-    with FakeTensorMode(), torch.device("cuda"):
-        assert GradientBalance(1.0)(torch.rand(()), torch.rand(())).device.type == "cuda"
-
-
 # --- in a step of the model ---
-
-
-def gradients_at_sr(net: Any, batch: dict[str, torch.Tensor], iteration: int) -> tuple[Any, Any]:
-    """Those of L1 and of L_CL with the weight 1, from the networks as they are now."""
-    sr = net.net_g(batch["lq"]).detach().requires_grad_()
-    pcl = PCLLoss()(sr, batch["gt"], net.net_d, generator=seeded_generator(3, iteration))
-    return torch.autograd.grad(F.l1_loss(sr, batch["gt"]), sr)[0], torch.autograd.grad(pcl, sr)[0]
-
-
-def test_the_logged_ratio_is_that_of_the_gradients_at_the_sr_output(
-    small: Options, build: Build, batches: Batches
-) -> None:
-    net = build(strong(small))
-    grad_pix, grad_pcl = gradients_at_sr(net, batches[0], 1)
-    (log,) = train_on(net, batches[:1])
-    assert log["grad_ratio"] == pytest.approx((300 * grad_pcl.norm() / grad_pix.norm()).item(), rel=1e-5)
-
-
-@pytest.mark.parametrize("ratio", [0.1, 2.0])
-def test_pcl_grad_ratio_holds_the_ratio_over_a_run(
-    ratio: float, small: Options, build: Build, batches: Batches
-) -> None:
-    small["train"]["scheduler"]["periods"] = [200]
-    net = build(with_options(small, {"pcl_grad_ratio": ratio}))
-    found, weights_used = [], []
-    for iteration in range(1, 101):
-        batch = batches[iteration % len(batches)]
-        grad_pix, grad_pcl = gradients_at_sr(net, batch, iteration)
-        (log,) = train_on(net, [batch], first_iter=iteration)
-        found.append((log["pcl_weight"] * grad_pcl.norm() / grad_pix.norm()).item())
-        weights_used.append(log["pcl_weight"])
-        assert log["grad_ratio"] == pytest.approx(found[-1], rel=1e-4)
-    assert found[0] == pytest.approx(ratio, rel=1e-4)
-    assert sum(found) / len(found) == pytest.approx(ratio, rel=0.1)
-    for start in (0, 25, 50, 75):
-        assert sum(found[start : start + 25]) / 25 == pytest.approx(ratio, rel=0.1)
-    # The first step's weight would not have done it.
-    unweighted = [f / w for f, w in zip(found, weights_used, strict=True)]
-    assert sum(unweighted[25:50]) / 25 != pytest.approx(unweighted[0], rel=0.3)
 
 
 def test_with_pcl_grad_ratio_the_step_is_that_of_the_logged_weight(
@@ -99,34 +53,38 @@ def test_with_pcl_grad_ratio_the_step_is_that_of_the_logged_weight(
     net = build(with_options(small, {"pcl_grad_ratio": 1.5}))
     net_g = copy.deepcopy(net.net_g)
     sr = net_g(batches[0]["lq"])
-    grad_pix, grad_pcl = gradients_at_sr(net, batches[0], 1)
+    gt, leaf = batches[0]["gt"], sr.detach().requires_grad_()
+    pcl = PCLLoss()(leaf, gt, net.net_d, generator=seeded_generator(3, 1))
+    grad_pix, grad_pcl = (torch.autograd.grad(loss, leaf)[0] for loss in (F.l1_loss(leaf, gt), pcl))
     sr.backward(grad_pix + 1.5 * grad_pix.norm() / grad_pcl.norm() * grad_pcl)
     (log,) = train_on(net, batches[:1])
     for param, expected in zip(net.net_g.parameters(), net_g.parameters(), strict=True):
         torch.testing.assert_close(param.grad, expected.grad, rtol=1e-4, atol=1e-8)
     assert log["l_pcl"] == pytest.approx(log["pcl_weight"] * log["l_cl"] / 255, rel=1e-5)
+    assert log["grad_ratio"] == pytest.approx(1.5, rel=1e-4)
     assert log.keys() == LOG_KEYS | {"pcl_weight"}
 
 
 class TinyPerceptualLoss(torch.nn.Module):
-    """As BasicSR's PerceptualLoss: two losses of the same features."""
+    """As BasicSR's PerceptualLoss: two losses of the same features, None if its weight is 0."""
 
     def __init__(self, perceptual_weight: float, style_weight: float) -> None:
         super().__init__()
         self.perceptual_weight, self.style_weight = perceptual_weight, style_weight
-        filters = torch.rand(4, 3, 3, 3, generator=torch.Generator().manual_seed(0)) - 0.5
-        self.register_buffer("filters", filters)
 
     def forward(self, x: torch.Tensor, gt: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        features, gt_features = (F.conv2d(images, self.filters).relu().flatten(2) for images in (x, gt.detach()))
-        percep = self.perceptual_weight * F.l1_loss(features, gt_features)
+        features, gt_features = (F.avg_pool2d(images, 3).square().flatten(2) for images in (x, gt))
         grams = [maps @ maps.mT / maps.shape[-1] for maps in (features, gt_features)]
-        style = self.style_weight * F.mse_loss(*grams)
-        return percep if self.perceptual_weight else None, style if self.style_weight else None
+        percep, style = F.l1_loss(features, gt_features), F.mse_loss(*grams)
+        return (
+            self.perceptual_weight * percep if self.perceptual_weight else None,
+            self.style_weight * style if self.style_weight else None,
+        )
 
 
-@pytest.mark.parametrize("pixel", [True, False])
-@pytest.mark.parametrize(("percep", "style"), [(0.5, 3.0), (0.5, 0.0), (0.0, 3.0)])
+@pytest.mark.parametrize(
+    ("percep", "style", "pixel"), [(0.5, 3.0, True), (0.5, 0.0, False), (0.0, 3.0, True), (0.0, 0.0, True)]
+)
 def test_a_steps_gradient_is_that_of_the_sum_of_its_losses(
     percep: float, style: float, pixel: bool, small: Options, build: Build, batches: Batches, monkeypatch: Any
 ) -> None:

@@ -3,22 +3,21 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
+from basicsr.archs.rcan_arch import RCAN
 
 from pcl_loss.basicsr_plugin.han_arch import HAN, LayerAttention
 
 MEAN = (0.4488, 0.4371, 0.4040)
+TINY = {"num_in_ch": 3, "num_out_ch": 3, "num_feat": 8, "num_group": 3, "num_block": 2, "squeeze_factor": 4}
+TINY["upscale"] = 2
 
 
 def tiny(**overrides):
-    options = {
-        "num_in_ch": 3, "num_out_ch": 3, "num_feat": 8, "num_group": 3, "num_block": 2, "squeeze_factor": 4,
-        "upscale": 2,
-    }  # fmt: skip
     torch.manual_seed(0)
-    net = HAN(**(options | overrides))
+    net = HAN(**(TINY | overrides))
+    assert net.la.gamma.item() == net.csa.gamma.item() == 0
     with torch.no_grad():
-        # Zero at the start of a training: both attentions would be the identity.
+        # Else both attentions are the identity.
         net.la.gamma.fill_(0.3)
         net.csa.gamma.fill_(-0.6)
     return net
@@ -40,7 +39,7 @@ def reference_layer_attention(layers, gamma):
     return attended, torch.tensor(rows)
 
 
-def reference_han(state, image, num_group, num_block, upscale, img_range=255.0):
+def reference_han(state, image, num_group, num_block, upscale, img_range):
     """HAN in float64, one image (3, H, W) in [0, 1] at a time, layers and their similarities in plain loops."""
     p = {key: value.double() for key, value in state.items()}
 
@@ -76,37 +75,18 @@ def reference_han(state, image, num_group, num_block, upscale, img_range=255.0):
     return conv("conv_last", x) / img_range + mean
 
 
-class DtypesOf(TorchDispatchMode):
-    """Records the dtype of the first input of every operator."""
-
-    def __init__(self):
-        super().__init__()
-        self.seen = {}
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if args and isinstance(args[0], torch.Tensor):
-            self.seen.setdefault(func._schema.name, set()).add(args[0].dtype)
-        return func(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize("upscale", [2, 3, 4, 8])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 2e-5)])
-def test_forward_equals_the_float64_reference_on_0_to_255(upscale, dtype, tolerance):
-    net = tiny(upscale=upscale).to(dtype)
+@pytest.mark.parametrize(
+    ("upscale", "img_range", "dtype", "tolerance"),
+    [(2, 255.0, torch.float32, 1e-4), (3, 255.0, torch.float64, 2e-5), (4, 1.0, torch.float64, 2e-5)],
+)
+def test_forward_equals_the_float64_reference(upscale, img_range, dtype, tolerance):
+    net = tiny(upscale=upscale, img_range=img_range).to(dtype)
     x = image(2, dtype=dtype)
     with torch.no_grad():
         out = net(x)
-    expected = torch.stack([reference_han(net.state_dict(), one, 3, 2, upscale) for one in x])
+    expected = torch.stack([reference_han(net.state_dict(), one, 3, 2, upscale, img_range) for one in x])
     assert out.dtype == dtype
     torch.testing.assert_close(out.double() * 255, expected * 255, rtol=0, atol=tolerance)
-
-
-def test_forward_equals_the_reference_for_img_range_1():
-    net = tiny(img_range=1.0).double()
-    with torch.no_grad():
-        out = net(image(dtype=torch.float64))[0]
-    expected = reference_han(net.state_dict(), image()[0], 3, 2, 2, img_range=1.0)
-    torch.testing.assert_close(out * 255, expected * 255, rtol=0, atol=2e-5)
 
 
 def test_layer_attention_equals_the_loops_where_it_is_soft():
@@ -119,15 +99,6 @@ def test_layer_attention_equals_the_loops_where_it_is_soft():
     torch.testing.assert_close(attention(layers[None])[0], torch.cat(attended), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("gamma", ["la.gamma", "csa.gamma"])
-def test_each_gamma_matters(gamma):
-    net = tiny()
-    with torch.no_grad():
-        before = net(image())
-        net.get_parameter(gamma).zero_()
-        assert (net(image()) - before).abs().max() * 255 > 0.01
-
-
 def test_paper_size_has_16071745_parameters():
     with torch.device("meta"):
         net = HAN(3, 3)
@@ -135,58 +106,31 @@ def test_paper_size_has_16071745_parameters():
 
 
 def test_state_dict_has_rcan_s_names_and_the_attentions_only():
-    from basicsr.archs.rcan_arch import RCAN
-
-    rcan = RCAN(3, 3, num_feat=8, num_group=3, num_block=2, squeeze_factor=4, upscale=2).state_dict()
-    own = tiny().state_dict()
+    rcan, own = RCAN(**TINY).state_dict(), tiny().state_dict()
     assert {key: own[key].shape for key in rcan} == {key: value.shape for key, value in rcan.items()}
-    assert sorted(set(own) - set(rcan)) == [
-        "csa.conv.bias", "csa.conv.weight", "csa.gamma", "la.gamma", "last.bias", "last.weight", "last_conv.bias",
-        "last_conv.weight",
-    ]  # fmt: skip
+    layers = {key.rpartition(".")[0] for key in own.keys() - rcan.keys()}
+    assert layers == {"csa", "csa.conv", "la", "last", "last_conv"}
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_layer_attention_is_computed_in_float32_under_autocast(dtype):
+def test_under_autocast_layer_attention_survives_energies_beyond_half_precision(dtype):
     net, x = tiny(), image(h=16, w=16)
-    with torch.autocast("cpu", dtype), DtypesOf() as dtypes:
+    expected = net(x)
+    with torch.autocast("cpu", dtype):
         out = net(x)
-    assert dtypes.seen["aten::_softmax"] == dtypes.seen["aten::bmm"] == {torch.float32}
-    # The rest is left to autocast.
-    assert dtypes.seen["aten::convolution"] == {dtype}
-    assert out.isfinite().all()
-    torch.testing.assert_close(out.float(), net(x), rtol=0, atol=0.05)
-    out.float().mean().backward()
-    assert all(p.grad.isfinite().all() for p in net.parameters())
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_network_can_be_cast_as_a_whole(dtype):
-    out = tiny().to(dtype)(image(dtype=dtype))
-    assert out.dtype == dtype
-    assert out.isfinite().all()
-
-
-def test_every_parameter_gets_a_gradient():
-    # Wide channel attentions: of two squeezed channels both may be dead.
-    net = tiny(squeeze_factor=1)
-    net(image()).sum().backward()
-    assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
-
-
-def test_gray_images_take_one_mean():
-    assert tiny(num_in_ch=1, num_out_ch=1, rgb_mean=[0.45])(image()[:, :1]).shape == (1, 1, 18, 22)
+        attended = net.la(torch.rand(1, 3, 4, 16, 16, dtype=dtype) * 500)
+    torch.testing.assert_close(out.float(), expected, rtol=0, atol=0.05)
+    assert attended.dtype == dtype
+    assert attended.isfinite().all()
 
 
 @pytest.mark.parametrize(
     ("overrides", "error", "message"),
     [
         ({"upscale": 5}, ValueError, "scale 5 is not supported"),
-        ({"upscale": 0}, ValueError, "upscale must be at least 1"),
         ({"num_group": 2.0}, TypeError, "num_group must be an integer"),
-        ({"squeeze_factor": 16}, ValueError, "squeeze_factor 16 leaves no channel of num_feat 8"),
-        ({"num_in_ch": 1}, ValueError, "rgb_mean has 3 values, but num_in_ch is 1"),
-        ({"num_out_ch": 4}, ValueError, "rgb_mean has 3 values, but num_out_ch is 4"),
+        ({"squeeze_factor": 16}, ValueError, "squeeze_factor must be at most num_feat, 8, got 16"),
+        ({"num_out_ch": 4}, ValueError, "num_out_ch 4"),
         ({"img_range": 0}, ValueError, "img_range must be above 0"),
     ],
 )

@@ -20,7 +20,6 @@ from basicsr_fixtures import (
 from device_waits import Reads
 
 from pcl_loss import functional
-from pcl_loss.basicsr_plugin import SpeedSRModel
 
 
 def one_step(options: Options, build: Build, batches: Batches, train: Options) -> tuple[Any, dict[str, float]]:
@@ -45,10 +44,8 @@ def test_mixed_precision_stays_near_float32(
     assert all(param.dtype == torch.float32 for param in [*net.net_g.parameters(), *net.net_d.parameters()])
     assert cosine(net.net_g, exact.net_g) > 0.99
     assert cosine(net.net_d, exact.net_d) > 0.95
-    sizes = [sum(param.grad.square().sum() for param in model.net_d.parameters()).sqrt() for model in (net, exact)]
-    assert sizes[0].item() == pytest.approx(sizes[1].item(), rel=0.2), (
-        "Adam was given E_D's gradient at the scaler's scale"
-    )
+    sizes = [sum(param.grad.square().sum().item() for param in model.net_d.parameters()) for model in (net, exact)]
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.4), "Adam was given E_D's gradient at the scaler's scale"
 
 
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
@@ -57,64 +54,50 @@ def test_under_amp_networks_compute_in_half_and_equations_7_to_10_in_float32(
 ) -> None:
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}[amp]
     net = build(with_options(small, {"amp": amp}))
-    seen: dict[str, set[torch.dtype]] = {"sr net": set(), "e_d": set(), "similarities": set(), "logits": set()}
-    net.net_g.body[0].conv1.register_forward_hook(lambda _m, _x, y: seen["sr net"].add(y.dtype))
-    net.net_d.blocks[0].conv.register_forward_hook(lambda _m, _x, y: seen["e_d"].add(y.dtype))
-    info_nce = functional.info_nce
-    monkeypatch.setattr(
-        functional, "info_nce", lambda pos, *rest: (seen["similarities"].add(pos.dtype), info_nce(pos, *rest))[1]
-    )
-    softplus = functional._softplus
-    monkeypatch.setattr(functional, "_softplus", lambda x: (seen["logits"].add(x.dtype), softplus(x))[1])
-    embedded = []
-    embed = net.net_d.embed
-    monkeypatch.setattr(net.net_d, "embed", lambda *args: (embedded.extend(maps := embed(*args)), maps)[1])
+    seen: dict[str, list[torch.dtype]] = {name: [] for name in ("net_g", "net_d", "info_nce", "_softplus")}
+    for name, layer in (("net_g", net.net_g.body[0].conv1), ("net_d", net.net_d.blocks[0].conv)):
+        layer.register_forward_hook(lambda _m, _x, y, to=seen[name]: to.append(y.dtype))
+    for name in ("info_nce", "_softplus"):
+        function = getattr(functional, name)
+        noted = lambda x, *rest, call=function, to=seen[name]: (to.append(x.dtype), call(x, *rest))[1]  # noqa: E731
+        monkeypatch.setattr(functional, name, noted)
     train_on(net, batches[:1])
-    assert seen == {"sr net": {half}, "e_d": {half}, "similarities": {torch.float32}, "logits": {torch.float32}}
-    assert {maps.dtype for maps in embedded} == {half}
+    assert set(seen["net_g"] + seen["net_d"]) == {half}
+    assert set(seen["info_nce"]) == set(seen["_softplus"]) == {torch.float32}
     assert net.output.dtype == torch.float32
 
 
 def test_fp16_skips_a_step_that_overflows_and_halves_its_scale(small: Options, build: Build, batches: Batches) -> None:
     net = build(with_options(small, {"amp": "fp16", "pcl_grad_ratio": 0.5}))
     net.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
-    before = weights(net.net_g), weights(net.net_d), weights(net.balance)
+    nets = (net.net_g, net.net_d, net.balance)
+    before = [weights(one) for one in nets]
     train_on(net, batches[:1])
-    assert_equal_weights(weights(net.net_g), before[0])
-    for name, param in net.net_d.named_parameters():
-        assert torch.equal(param, before[1][name])
+    for one, expected in zip(nets, before, strict=True):
+        assert_equal_weights(weights(one), expected)
     assert net.scaler.get_scale() == 2.0**59
-    assert_equal_weights(weights(net.balance), before[2])
 
 
-@pytest.mark.parametrize("arch", ["EDSR", "HAN"])
-def test_channels_last_changes_where_numbers_lie_and_not_what_they_are(
-    arch: str, small: Options, build: Build, batches: Batches
+HAN = {"type": "HAN", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 8, "num_group": 2, "num_block": 1}
+
+
+@pytest.mark.parametrize("network_g", [{}, HAN | {"squeeze_factor": 4, "upscale": 4}], ids=["EDSR", "HAN"])
+@pytest.mark.parametrize("train", [{"channels_last": True}, {"compile": {"backend": "aot_eager"}}], ids=str)
+def test_a_step_channels_last_or_compiled_is_the_eager_one(
+    train: Options, network_g: Options, small: Options, build: Build, batches: Batches
 ) -> None:
-    if arch == "HAN":
-        small["network_g"] = {"type": "HAN", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 8, "num_group": 2}
-        small["network_g"] |= {"num_block": 1, "squeeze_factor": 4, "upscale": 4}
+    torch.compiler.reset()
+    small["network_g"] = network_g or small["network_g"]
     exact, expected = one_step(small, build, batches, {})
-    net, log = one_step(small, build, batches, {"channels_last": True})
+    net, log = one_step(small, build, batches, train)
     # Adam's first step makes a step of full size of whatever rounding leaves of a gradient near 0.
     assert log == pytest.approx(expected, rel=0.01)
     for ours, theirs in ((net.net_g, exact.net_g), (net.net_d, exact.net_d)):
         assert cosine(ours, theirs) > 0.9999
-        lying = [param for param in ours.parameters() if param.dim() == 4]
-        assert all(param.is_contiguous(memory_format=torch.channels_last) for param in lying)
-    for images in (net.lq, net.gt, net.output):
-        assert images.is_contiguous(memory_format=torch.channels_last)
-
-
-def test_a_compiled_step_is_the_eager_one(small: Options, build: Build, batches: Batches) -> None:
-    torch.compiler.reset()
-    exact, expected = one_step(small, build, batches, {})
-    net, log = one_step(small, build, batches, {"compile": {"backend": "aot_eager", "fullgraph": True}})
-    assert log == pytest.approx(expected, rel=0.01)
-    assert cosine(net.net_g, exact.net_g) > 0.9999
-    assert cosine(net.net_d, exact.net_d) > 0.9999
-    assert weights(net.net_g).keys() == weights(exact.net_g).keys()
-    assert weights(net.net_d).keys() == weights(exact.net_d).keys()
+        assert weights(ours).keys() == weights(theirs).keys()
+        tensors = [net.lq, net.gt, net.output, *(param for param in ours.parameters() if param.dim() == 4)]
+        lies = [tensor.is_contiguous(memory_format=torch.channels_last) for tensor in tensors]
+        assert "compile" in train or all(lies)
 
 
 def test_all_that_a_step_runs_is_compiled_and_validation_is_not(
@@ -137,9 +120,6 @@ def test_all_that_a_step_runs_is_compiled_and_validation_is_not(
     assert not compiled
 
 
-# --- the baseline of a run with PCL ---
-
-
 def test_without_a_key_a_speed_model_is_the_sr_model_bit_for_bit(
     baseline: Options, build: Build, batches: Batches
 ) -> None:
@@ -151,30 +131,12 @@ def test_without_a_key_a_speed_model_is_the_sr_model_bit_for_bit(
         assert_equal_weights(weights(getattr(ours, name)), weights(getattr(plain, name)))
 
 
-@pytest.mark.parametrize("train", [{"amp": "bf16"}, {"amp": "fp16"}, {"channels_last": True}], ids=str)
-def test_a_baseline_trains_at_the_precision_of_the_run_with_pcl(
-    train: Options, baseline: Options, small: Options, build: Build, batches: Batches
-) -> None:
-    small["train"]["pcl_start_iter"] = 99
-    exact = build(baseline)
-    with_options(baseline | {"model_type": "SpeedSRModel"}, train)
-    plain, with_pcl = build(baseline | {"model_type": "SpeedSRModel"}), build(with_options(small, train))
-    assert type(plain) is SpeedSRModel
-    for net in (exact, plain, with_pcl):
-        if getattr(net, "scaler", None) is not None and net.scaler.is_enabled():
-            net.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8)
-        train_on(net, batches[:3])
-    assert_equal_weights(weights(plain.net_g), weights(with_pcl.net_g))
-    assert any(not torch.equal(value, weights(exact.net_g)[key]) for key, value in weights(plain.net_g).items())
-
-
-@pytest.mark.parametrize("train", [{}, {"amp": "fp16"}], ids=str)
 @pytest.mark.parametrize(("keywords", "waits"), [({}, False), ({"foreach": True}, True)])
 def test_a_step_does_not_wait_to_hear_whether_its_gradients_are_finite(
-    keywords: Options, waits: bool, train: Options, baseline: Options, build: Build, batches: Batches
+    keywords: Options, waits: bool, baseline: Options, build: Build, batches: Batches
 ) -> None:
     baseline["train"]["optim_g"] |= keywords
-    net = build(with_options(baseline | {"model_type": "SpeedSRModel"}, train))
+    net = build(with_options(baseline | {"model_type": "SpeedSRModel"}, {"amp": "fp16"}))
     net.feed_data(batches[0])
     with Reads() as reads:
         net.optimize_parameters(1)
