@@ -108,19 +108,6 @@ def test_an_sr_image_that_keeps_its_graph_in_e_ds_step_would_be_noticed(
         check_one_iteration(build(strong(small)), batches[0])
 
 
-def test_every_iteration_logs_the_same_keys(small: Options, build: Build, batches: Batches) -> None:
-    small["train"]["pcl_start_iter"] = 1
-    assert all(log.keys() == LOG_KEYS for log in train_on(build(small), batches[:3]))
-
-
-def test_the_logged_margin_is_the_difference_of_the_similarities(
-    small: Options, build: Build, batches: Batches
-) -> None:
-    (log,) = train_on(build(small), batches[:1])
-    assert log["margin"] == pytest.approx(log["pos_sim"] - log["neg_sim"], abs=1e-6)
-    assert log["l_pcl"] == pytest.approx(log["l_cl"] / 255, rel=1e-5)
-
-
 def test_the_sr_network_trains_as_its_baseline_up_to_pcl_start_iter(
     baseline: Options, small: Options, build: Build, batches: Batches
 ) -> None:
@@ -192,22 +179,6 @@ def test_a_frozen_e_d_embeds_and_is_never_trained(
     assert_equal_weights(weights(net.net_d), weights(teacher.net_d))
     assert len(net.optimizers) == 1
     assert all(log.keys() == LOG_KEYS - {"l_d", "out_d_real", "out_d_fake"} and log["l_pcl"] > 0 for log in logs)
-
-
-def test_the_ema_follows_the_sr_network(small: Options, build: Build, batches: Batches) -> None:
-    net = build(small)
-    key = "conv_first.weight"
-    expected = weights(net.net_g)[key]
-    for iteration, batch in enumerate(batches[:3], 1):
-        train_on(net, [batch], first_iter=iteration)
-        expected = 0.9 * expected + 0.1 * weights(net.net_g)[key]
-    torch.testing.assert_close(weights(net.net_g_ema)[key], expected)
-
-
-def test_all_negative_sources_train(small: Options, build: Build, batches: Batches) -> None:
-    small["train"]["pcl_opt"]["negatives"] = ["blur", "lq", "batch"]
-    logs = train_on(build(small), batches[:2])
-    assert all(0 < log["l_cl"] < 10 for log in logs)
 
 
 def test_a_model_that_derives_from_sr_model_gets_the_term() -> None:
@@ -411,10 +382,3 @@ def test_the_light_recipe_has_no_e_d_and_its_step_has_the_gradient_of_both_losse
     grads = torch.autograd.grad(loss, list(twin.net_g.parameters()))
     for param, grad in zip(model.net_g.parameters(), grads, strict=True):
         torch.testing.assert_close(param.grad, grad, rtol=1e-4, atol=1e-7)
-
-
-def test_the_light_recipe_takes_another_embedding(light: Options, build: Build, batches: Batches) -> None:
-    light["network_d"] = {"type": "FixedEmbedding", "num_in_ch": 3, "threshold": 0.02}
-    model = build(light)
-    assert model.embedding.threshold == 0.02
-    train_on(model, batches[:1])
