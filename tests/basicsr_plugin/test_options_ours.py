@@ -94,7 +94,7 @@ IGNORED = [
     ("SpeedSRModel", {"pcl_every": 2}, "`model_type: PCLModel`"),
     ("SwinIRModel", {"net_d_frozen": True}, "`model_type: PCLSwinIRModel`"),
     ("TheirModel", {"pcl_opt": {"type": "PCLLoss"}}, "`model_type: PCLModel`"),
-    ("SRModel", {"amp": "half"}, "train.amp should be 'bf16' or 'fp16', got 'half'"),
+    ("SpeedSRModel", {"amp": "half"}, "train.amp should be 'bf16' or 'fp16', got 'half'"),
     ("SRModel", {"chanels_last": True}, "unknown key 'train.chanels_last'; did you mean channels_last?"),
 ]
 
