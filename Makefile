@@ -31,7 +31,7 @@ $(READY): setup.py Makefile
 	@$(PIP) --no-build-isolation --editable '.[all,test]'
 	@touch $@
 
-demo: setup ## the main job: train a small EDSR with L1 and with L1 + PCL on real images, compare (about 4 minutes on two idle cores)
+demo: setup ## the main job: train a small EDSR with L1 and with L1 + PCL on real images, compare (about 3 minutes on two idle cores)
 	$(VENV)/bin/pcl-loss demo
 
 bench: setup ## what a training step costs, in time and memory, as tables and step_cost.json (about 16 minutes on two idle cores)

@@ -148,17 +148,17 @@ def make_floor_loss(net_d: WaveletDiscriminator, hr: Tensor) -> Callable[[], Non
     """
     loss = PCLLoss()
     num_samples = len(loss.samples.kinds) * len(hr)
-    convs = _convolutions(net_d, loss.num_layers).requires_grad_(False)
     chunk_size = FLOOR_CHUNK_SIZE if hr.device.type == "cpu" else num_samples
-    sample_bands = _random_bands(convs, num_samples, hr).split(chunk_size)
-    anchor_bands = [bands.detach().requires_grad_() for bands in _random_bands(convs, len(hr), hr).split(chunk_size)]
+    convs, bands = _convolutions(net_d, loss.num_layers, num_samples + len(hr), hr)
+    convs.requires_grad_(False)
+    anchor_bands = [piece.detach().requires_grad_() for piece in bands[num_samples:].split(chunk_size)]
 
     def run() -> None:
         with torch.no_grad():
-            for bands in sample_bands:
-                convs(bands)
-        for bands in anchor_bands:
-            torch.autograd.grad(convs(bands).sum(), bands)
+            for piece in bands[:num_samples].split(chunk_size):
+                convs(piece)
+        for piece in anchor_bands:
+            torch.autograd.grad(convs(piece).sum(), piece)
 
     return run
 
@@ -168,26 +168,16 @@ def make_floor_net_d_step(net_d: WaveletDiscriminator, hr: Tensor) -> Callable[[
 
     In one piece, since batch norm sees the whole batch.
     """
-    convs = _convolutions(net_d, len(net_d.blocks)).requires_grad_(True)
-    bands = _random_bands(convs, 2 * len(hr), hr)
+    convs, bands = _convolutions(net_d, len(net_d.blocks), 2 * len(hr), hr)
     return lambda: torch.autograd.grad(convs(bands).sum(), list(convs.parameters()))
 
 
-def _convolutions(net_d: WaveletDiscriminator, count: int) -> nn.Sequential:
-    """Copies of E_D's first convolutions, in the layout that is fastest on their device."""
-    convs = [module for module in net_d.modules() if isinstance(module, nn.Conv2d)][:count]
-    return nn.Sequential(*map(copy.deepcopy, convs)).to(memory_format=_layout(convs[0].weight))
-
-
-def _random_bands(convs: nn.Sequential, count: int, hr: Tensor) -> Tensor:
-    """`(count, 9, H / 2, W / 2)`: what E_D sees of `count` images."""
-    channels = next(convs.parameters()).shape[1]
-    bands = torch.rand(count, channels, hr.shape[-2] // 2, hr.shape[-1] // 2, device=hr.device)
-    return bands.contiguous(memory_format=_layout(hr))
-
-
-def _layout(tensor: Tensor) -> torch.memory_format:
-    return torch.channels_last if tensor.device.type == "cpu" else torch.contiguous_format
+def _convolutions(net_d: WaveletDiscriminator, count: int, images: int, hr: Tensor) -> tuple[nn.Sequential, Tensor]:
+    """Copies of E_D's first convolutions, and what they see of so many images, in their device's fastest layout."""
+    layout = torch.channels_last if hr.device.type == "cpu" else torch.contiguous_format
+    convs = [copy.deepcopy(module) for module in net_d.modules() if isinstance(module, nn.Conv2d)][:count]
+    bands = torch.rand(images, convs[0].in_channels, hr.shape[-2] // 2, hr.shape[-1] // 2, device=hr.device)
+    return nn.Sequential(*convs).to(memory_format=layout).requires_grad_(True), bands.contiguous(memory_format=layout)
 
 
 # The training steps

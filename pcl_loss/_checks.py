@@ -6,6 +6,7 @@ import difflib
 import math
 import numbers
 from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,6 +69,27 @@ def check_white(knob: str, hr: Tensor, data_range: float) -> bool:
             f"train with {knob} {fits:g}, or with images in 0-{data_range:g}"
         )
     return True
+
+
+def check_pixels(name: str, pixels: Any, num_bits: int) -> None:
+    """Raise `ValueError` unless a decoded image has 8 bits per channel, or 16 of which it uses more than `num_bits`.
+
+    Args:
+        name: the image's, for the message.
+        pixels: a NumPy array; None for an image that could not be decoded.
+        num_bits: 16-bit images that stay below `2**num_bits` would keep few grey levels in 8 bits, or none.
+    """
+    if pixels is None:
+        raise ValueError(f"{name} is no image that can be read; give a PNG or a JPEG")
+    if str(pixels.dtype) not in ("uint8", "uint16"):
+        raise ValueError(
+            f"{name} has pixels of type {pixels.dtype} from {pixels.min():g} to {pixels.max():g}; save it with 8 or 16 "
+            "bits per channel"
+        )
+    if str(pixels.dtype) == "uint16" and pixels.max() < 2**num_bits:
+        raise ValueError(
+            f"{name} has 16 bits, but its largest value is {pixels.max()} of 65535; scale it to that range"
+        )
 
 
 def check_number(name: str, value: float) -> float:

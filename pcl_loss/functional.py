@@ -1,4 +1,4 @@
-"""Equations 7 to 10 of the paper as pure functions: no state, no randomness, no I/O."""
+"""Equations 7 to 10 of the paper, and the energy term, as pure functions: no state, no randomness, no I/O."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ from torch.nn import functional as F
 from ._checks import at_least_float32, check_positive
 
 NORM_EPS = 1e-12
+# Of the energy term, in pixels: upsampling by 2 or 4 may leave a grid that repeats so, and a grid is no detail.
+PERIOD = 4
+WINDOW = 8
+ENERGY_FLOOR = 0.01
 
 
 def unit_norm_scale(maps: Tensor) -> Tensor:
@@ -123,6 +127,33 @@ def contrastive_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> 
         real_loss = _softplus(torch.logsumexp(fake, 0) - real).mean()
         fake_loss = _softplus(torch.logsumexp(-real, 0) + fake).mean()
         return real_loss + fake_loss
+
+
+def energy_loss(sr_bands: Tensor, hr_bands: Tensor) -> Tensor:
+    """How far the energies of bands, window by window, are from those of the ground truth, for every image.
+
+    The mean over bands and windows of `|log e(SR) - log e(HR)|`, with `e = sqrt(mean of b^2 + 0.01)` over a window of
+    8 x 8 at every 4 pixels. `b` is the band less the mean of the four pixels at a distance of 4: what repeats every 4
+    pixels, such as a grid, has no energy.
+
+    Args:
+        sr_bands: `(N, C, H, W)`, `H, W >= 16`, in units of what counts as detail: of a `FixedEmbedding`, over its
+            threshold.
+        hr_bands: those of the ground truth, the same shape.
+
+    Returns:
+        `(N,)`, in float32 or wider; 0, and minimal, for equal bands.
+    """
+
+    def log_energies(bands: Tensor) -> Tensor:
+        bands, inner = at_least_float32(bands), slice(PERIOD, -PERIOD)
+        near = bands[..., inner, 2 * PERIOD :] + bands[..., inner, : -2 * PERIOD]
+        near = near + bands[..., 2 * PERIOD :, inner] + bands[..., : -2 * PERIOD, inner]
+        squares = (bands[..., inner, inner] - near / 4).square()
+        return (F.avg_pool2d(squares, WINDOW, WINDOW // 2) + ENERGY_FLOOR).log() / 2
+
+    with torch.autocast(sr_bands.device.type, enabled=False):
+        return (log_energies(sr_bands) - log_energies(hr_bands)).abs().mean((1, 2, 3))
 
 
 def known_contrastive_loss(

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from . import _checks as checks
 from ._checks import MIN_SIZE, at_least_float32, check_images, layout_of
 from ._distributed import gather
-from .embedding import Embedding
-from .functional import contrastive_discriminator_loss, known_contrastive_loss
+from .embedding import Embedding, FixedEmbedding
+from .functional import contrastive_discriminator_loss, energy_loss, known_contrastive_loss
 from .samples import SampleDraw, seeded_generator
 
 # alpha of equation 11 is meant for images in 0-255, where |dL_1/dSR| and |dL_CL/dSR| are comparable.
@@ -28,10 +28,12 @@ PAPER: dict[str, Any] = {
     "negatives": ("blur",),
     "sharpness": (1.5, 3.0),
     "blur_sigma": (0.5, 1.5),
+    "energy_weight": 0.0,
 }
 RECIPES: dict[str, dict[str, Any]] = {
     "paper": PAPER,
-    "light": PAPER | {"loss_weight": 3.0, "num_layers": 1, "positives": ("gt",), "num_negatives": 2},
+    "light": PAPER
+    | {"loss_weight": 2.0, "num_layers": 1, "positives": ("gt",), "num_negatives": 2, "energy_weight": 0.12},
 }
 """What a knob of `PCLLoss` is where it is not given."""
 
@@ -42,8 +44,9 @@ CPU_IMAGES = 2
 class PCLLoss(nn.Module):
     """The contrastive loss of the paper between a super-resolved image and samples made of its ground truth.
 
-    `loss_weight * data_range / 255 * L_CL`, `L_CL` as in equations 8 to 10. `loss_weight` is thereby the paper's
-    alpha for images in 0-255, and keeps its balance against L_1 on images of any range.
+    `loss_weight * data_range / 255 * (L_CL + energy_weight * L_E)`, `L_CL` as in equations 8 to 10, and `L_E`
+    `functional.energy_loss` of a `FixedEmbedding`'s finest bands. `loss_weight` is thereby the paper's alpha for images
+    in 0-255, and keeps its balance against L_1 on images of any range.
 
     A knob that is None has the value of the recipe; one that is given wins over it.
 
@@ -60,6 +63,7 @@ class PCLLoss(nn.Module):
             the next images of the batch, at most all others).
         sharpness: range of the sharpening factor; 1 is the image itself.
         blur_sigma: range of the Gaussian's sigma, in pixels.
+        energy_weight: of the energy term, which has no random numbers and is 0 where SR is HR; at least 0.
         data_range: the images' white: 1.0 or 255.0.
         chunk_size: how many samples are embedded at once; None: all on a GPU, those of two images on a CPU. It changes
             memory and speed, not the result.
@@ -82,6 +86,7 @@ class PCLLoss(nn.Module):
         negatives: Iterable[str] | None = None,
         sharpness: Sequence[float] | None = None,
         blur_sigma: Sequence[float] | None = None,
+        energy_weight: float | None = None,
         data_range: float = 1.0,
         chunk_size: int | None = None,
         seed: int = 0,
@@ -95,14 +100,19 @@ class PCLLoss(nn.Module):
         self.loss_weight = checks.check_number("loss_weight", knobs.pop("loss_weight"))
         self.temperature = checks.check_positive("temperature", knobs.pop("temperature"))
         self.num_layers = checks.check_count("num_layers", knobs.pop("num_layers"), 1)
+        self.energy_weight = checks.check_number("energy_weight", knobs.pop("energy_weight"))
+        if self.energy_weight < 0:
+            raise ValueError(f"energy_weight must be at least 0, got {self.energy_weight}")
         self.samples = SampleDraw(**knobs)
         self.data_range = checks.check_positive("data_range", data_range)
         self.chunk_size = None if chunk_size is None else checks.check_count("chunk_size", chunk_size, 1)
         self.seed = checks.check_count("seed", seed, 0)
         self.num_calls = 0
+        self.is_relative = False
+        """Whether the value is less that of SR = HR, and one draw is that of all images of a batch."""
         self.stats: dict[str, Tensor] = {}
         """Detached 0-dim tensors of the last call: `l_cl` (without weight), `pos_sim`, `neg_sim`, `margin` (their
-        difference), and the same per layer, `l_cl_1` being the shallowest layer's."""
+        difference), the same per layer, `l_cl_1` being the shallowest layer's, and `l_energy` if it has a weight."""
 
     def forward(
         self,
@@ -132,15 +142,15 @@ class PCLLoss(nn.Module):
         if generator is None:
             generator = seeded_generator(self.seed, self.num_calls)
         # An evaluation in between leaves the samples of the training calls as they would be.
-        self.num_calls += int(torch.is_grad_enabled())
+        self.num_calls += int(torch.is_grad_enabled() and (sr.requires_grad or not self.is_relative))
         # Drawn for the whole batch, so that the samples do not depend on how it is cut up.
-        draws = self.samples.draw(len(hr), generator)
+        draws = self.samples.draw(1 if self.is_relative else len(hr), generator).expand(-1, len(hr))
         size = CPU_IMAGES if hr.device.type == "cpu" else len(hr)
         if self.chunk_size is not None:
             size = max(1, self.chunk_size // len(self.samples.kinds))
         chunks = [slice(start, min(start + size, len(hr))) for start in range(0, len(hr), size)]
         gt_maps = self._gt_maps(hr, chunks, embedding) if "batch" in self.samples.negatives else []
-        losses, sims = [], []
+        losses, sims, energies = [], [], []
         for images in chunks:
             anchor = self._embed(self._unit(sr[images]), embedding)
             samples = self._sample_maps(hr[images], None if lq is None else lq[images], draws[:, images], embedding)
@@ -150,12 +160,29 @@ class PCLLoss(nn.Module):
                 shifted = shifted[: 1 + len(maps) - len(hr)].movedim(-1, 1)
                 layer[:0] = [shifted[:1]] if "gt" in self.samples.positives else []
                 layer.append(shifted[1:])
-            of_chunk = known_contrastive_loss(anchor, samples, self.samples.total_positives, self.temperature)
-            losses.append(of_chunk[0])
-            sims.append(of_chunk[1])
+            compared = samples, self.samples.total_positives, self.temperature
+            of_chunk, of_samples = known_contrastive_loss(anchor, *compared)
+            if self.is_relative:
+                with torch.no_grad():
+                    at_hr = known_contrastive_loss(self._embed(self._unit(hr[images]), embedding), *compared)
+                of_chunk = of_chunk - at_hr[0]
+            losses.append(of_chunk)
+            sims.append(of_samples)
+            if self.energy_weight:
+                bands = [anchor[0], samples[0][0][0]]
+                if not isinstance(embedding, FixedEmbedding) or "gt" not in self.samples.positives:
+                    own = FixedEmbedding(hr.shape[1])
+                    bands = [own.embed(self._unit(x[images]))[0] for x in (sr, hr.detach())]
+                # Without the constant beside them.
+                energies.append(energy_loss(bands[0][:, :-1], bands[1][:, :-1]))
         layer_losses = torch.cat(losses).mean(0)
+        value = layer_losses.mean()
         self.stats = _stats(layer_losses.detach(), torch.cat(sims).mean(0), self.samples.total_positives)
-        return self.loss_weight * self.data_range / ALPHA_RANGE * layer_losses.mean()
+        if energies:
+            l_energy = torch.cat(energies).mean()
+            value = value + self.energy_weight * l_energy
+            self.stats["l_energy"] = l_energy.detach()
+        return self.loss_weight * self.data_range / ALPHA_RANGE * value
 
     def get_extra_state(self) -> Tensor:
         """The number of calls so far, so that a resumed run draws the samples of an uninterrupted one."""

@@ -14,8 +14,9 @@ from importlib import import_module
 from typing import Any
 
 from torch import Tensor
+from torch.nn import functional as F
 
-from ._checks import check_positive
+from ._checks import MIN_SIZE, check_positive
 from ._files import keep_with_checkpoints
 from .criterion import PCLPerceptualLoss
 
@@ -43,13 +44,17 @@ class PCLLoss(PCLPerceptualLoss):
         weight = check_positive("loss_weight", loss_weight)
         super().__init__(loss_weight=1.0, **keywords)
         self.loss_weight = weight
+        # Its own tests want 0 where SR is HR, and one value for an image and for that image twice.
+        self.pcl.is_relative = True
         base_model = import_module("traiNNer.models.base_model").BaseModel
         _log_statistics(base_model)
         get_root_logger = import_module("traiNNer.utils").get_root_logger
         keep_with_checkpoints(base_model, _states, lambda model: model.opt.path.models, get_root_logger)
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:  # type: ignore[override]
-        """The contrastive loss of images `(N, C, H, W)` in `[0, 1]`, without its weight, 0-dim; trains E_D."""
+        """The loss of images `(N, C, H, W)` in `[0, 1]`, less that of `target` itself, without weight, 0-dim."""
+        pad = [max(0, MIN_SIZE - output.shape[-1]), max(0, MIN_SIZE - output.shape[-2])]
+        output, target = (F.pad(images, (0, pad[0], 0, pad[1]), "replicate") for images in (output, target))
         # Autograd takes no tensor that inference mode has made.
         return super().forward(output, target.clone() if target.is_inference() else target)[0]
 

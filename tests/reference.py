@@ -58,6 +58,28 @@ def contrastive_loss(
     return total / (num_images * num_layers)
 
 
+def energy_loss(sr_bands: Array, hr_bands: Array) -> float:
+    """The energy term of one image: bands less what repeats every 4 pixels, in windows of 8 x 8 at every 4 pixels."""
+
+    def energy(bands: Array, channel: int, top: int, left: int) -> float:
+        total = 0.0
+        for row in range(top, top + 8):
+            for column in range(left, left + 8):
+                band = bands[channel]
+                near = band[row - 4, column] + band[row + 4, column] + band[row, column - 4] + band[row, column + 4]
+                total += (band[row, column] - near / 4) ** 2
+        return math.sqrt(total / 64 + 0.01)
+
+    channels, height, width = sr_bands.shape
+    found = [
+        abs(math.log(energy(sr_bands, channel, top, left)) - math.log(energy(hr_bands, channel, top, left)))
+        for channel in range(channels)
+        for top in range(4, height - 11, 4)
+        for left in range(4, width - 11, 4)
+    ]
+    return sum(found) / len(found)
+
+
 def contrastive_discriminator_loss(reals: Sequence[float], fakes: Sequence[float]) -> float:
     """Equation 7 with its sign turned, as a loss to minimise."""
     real_part = 0.0

@@ -15,6 +15,7 @@ from pcl_loss import functional
 from pcl_loss.functional import (
     contrastive_discriminator_loss,
     contrastive_loss,
+    energy_loss,
     info_nce,
     info_nce_slopes,
     known_contrastive_loss,
@@ -242,6 +243,42 @@ def test_what_does_not_fit_is_refused() -> None:
             contrastive_loss(*maps)
     with pytest.raises(ValueError, match="at least one logit each, got 0 and 2"):
         contrastive_discriminator_loss(torch.zeros(0), torch.zeros(2))
+
+
+# --- the energy term ---
+
+
+def test_the_energy_term_equals_its_loops_for_every_image() -> None:
+    sr, hr = randn(2, 3, 25, 21), randn(2, 3, 25, 21, seed=1)
+    for value, *image in zip(energy_loss(sr, hr), sr.numpy(), hr.numpy(), strict=True):
+        assert value.item() == pytest.approx(reference.energy_loss(*image), rel=1e-10)
+
+
+def test_the_energy_term_has_the_gradient_of_finite_differences() -> None:
+    hr = randn(1, 3, 20, 20, seed=1)
+    check_gradient_by_finite_differences(lambda x: energy_loss(x, hr).sum(), randn(1, 3, 20, 20))
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.0])
+def test_equal_bands_have_no_energy_term_and_flat_ones_a_finite_gradient(factor: float) -> None:
+    hr = randn(1, 3, 20, 20)
+    sr = (factor * hr).requires_grad_()
+    value = energy_loss(sr, hr)
+    (grad,) = torch.autograd.grad(value.sum(), sr)
+    assert grad.isfinite().all()
+    assert (value.item() == 0) == (factor == 1)
+    assert not grad.any()
+
+
+@pytest.mark.parametrize("factor", [0.5, 3.0])
+def test_bands_that_are_scaled_have_the_log_of_their_factor(factor: float) -> None:
+    bands = 1e6 * randn(2, 3, 20, 20)  # far above the floor
+    torch.testing.assert_close(energy_loss(factor * bands, bands), torch.full((2,), abs(math.log(factor))).double())
+
+
+def test_a_pattern_that_repeats_every_four_pixels_has_no_energy() -> None:
+    sr, hr, grid = randn(1, 3, 24, 24), randn(1, 3, 24, 24, seed=1), randn(1, 3, 4, 4, seed=2).tile(1, 1, 6, 6)
+    torch.testing.assert_close(energy_loss(sr + 5 * grid, hr), energy_loss(sr, hr), rtol=1e-10, atol=0)
 
 
 # --- against samples that receive no gradient: the value of the equations, and autograd's gradient ---

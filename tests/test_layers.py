@@ -25,10 +25,11 @@ LINES = {
         cli test run
         __main__""",
     "basicsr_plugin": """
-        bad_steps collapse data_order gradients han_arch lpips_metric options_loading preview_hook
+        bad_steps collapse gradients han_arch lpips_metric options_loading preview_hook
         checkpoints options_basicsr
-        options_ours run_state
-        speed
+        images options_ours
+        data_order speed
+        run_state
         model
         sr_models
         swinir_models

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.nn import functional as F
 
-from pcl_loss import ContrastiveDiscriminatorLoss, PCLLoss, WaveletDiscriminator, functional
+from pcl_loss import ContrastiveDiscriminatorLoss, FixedEmbedding, PCLLoss, WaveletDiscriminator, functional
 from pcl_loss.discriminator import _Block
 from pcl_loss.functional import contrastive_discriminator_loss
 from pcl_loss.loss import RECIPES
@@ -392,6 +392,37 @@ def test_a_tensor_on_the_wrong_device_or_a_sync_would_be_noticed(monkeypatch: py
             pcl(sr, hr, net)
 
 
+# --- the energy term ---
+
+
+@pytest.mark.parametrize("kind", ["fixed", "fixed without gt", "e_d"])
+def test_the_energy_term_is_added_by_its_weight_whatever_embeds(kind: str) -> None:
+    sr, hr, _ = images(3)
+    net = tiny_discriminator() if kind == "e_d" else FixedEmbedding(num_layers=2)
+    knobs = {"num_layers": 2, "positives": ("sharpen",) if kind == "fixed without gt" else ("gt",)}
+    alone, both = (few(energy_weight=weight, **knobs) for weight in (0.0, 0.3))
+    difference = both(sr, hr, net, generator=generator()) - alone(sr, hr, net, generator=generator())
+    bands = [FixedEmbedding().embed(x)[0][:, :-1].numpy() for x in (sr, hr)]
+    expected = sum(reference.energy_loss(*image) for image in zip(*bands, strict=True)) / 3
+    assert both.stats["l_energy"].item() == pytest.approx(expected, rel=1e-10)
+    assert difference.item() == pytest.approx(0.3 * ALPHA_SCALE * expected, rel=1e-9)
+    assert "l_energy" not in alone.stats
+
+
+def test_the_energy_term_gives_its_gradient_to_sr_alone() -> None:
+    check_sr_alone_receives_a_gradient(tiny_discriminator(), energy_weight=2.0)
+
+
+@pytest.mark.parametrize("data_range", [1.0, 255.0])
+def test_the_light_recipe_is_least_in_energy_where_sr_is_hr(data_range: float) -> None:
+    sr, hr, _ = images()
+    pcl = PCLLoss(recipe="light", data_range=data_range)
+    pcl(hr * data_range, hr * data_range, FixedEmbedding())
+    assert pcl.stats["l_energy"].item() == 0
+    pcl(sr * data_range, hr * data_range, FixedEmbedding())
+    assert pcl.stats["l_energy"].item() > 0.01
+
+
 # --- bad input ---
 
 
@@ -414,6 +445,7 @@ KNOBS = [
     ({"seed": -1}, "seed must be at least 0, got -1"),
     ({"loss_weight": "1e-4"}, "loss_weight must be a number, got '1e-4' of type str$"),
     ({"num_sharpened": 3}, "num_sharpened"),
+    ({"energy_weight": -1}, "energy_weight must be at least 0, got -1"),
     ({"recipe": "lite"}, r"recipe must be one of \['paper', 'light'\], got 'lite'"),
 ]
 CALLS = [

@@ -4,6 +4,7 @@ import copy
 import re
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -13,6 +14,8 @@ import torch
 import yaml
 from skeleton import Loss
 from torch.nn import functional as F
+
+from pcl_loss import PCLCriterion
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -79,6 +82,73 @@ def test_the_loop_trains_both_networks() -> None:
     exec(printed("loop"), scope | {"loader": [(F.avg_pool2d(hr, 4), hr)] * 2}, scope)
     assert scope["pcl"].embedding.blocks[0].norm.num_batches_tracked == 2
     assert not torch.equal(net_g[0].weight, before)
+
+
+def module_with_loss(net_g: torch.nn.Module) -> tuple[Any, dict[str, torch.Tensor]]:
+    """The module of the block for `Trainer`, with a small E_D, and a batch."""
+    scope: dict[str, Any] = {"torch": torch, "F": F, "PCLCriterion": lambda: PCLCriterion(num_feat=4)}
+    exec(printed("trainer"), scope)
+    hr = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    return scope["WithLoss"](net_g), {"lq": F.avg_pool2d(hr, 2), "hr": hr}
+
+
+def test_a_module_with_the_loss_inside_is_saved_by_safetensors_and_averaged(tmp_path: Path) -> None:
+    safetensors = pytest.importorskip("safetensors.torch")
+    net_g = torch.nn.Sequential(torch.nn.Conv2d(3, 12, 3, padding=1), torch.nn.PixelShuffle(2))
+    model, batch = module_with_loss(net_g)
+    scope: dict[str, Any] = {"torch": torch, "model": model}
+    exec(printed("ema"), scope)
+    whole = torch.optim.swa_utils.AveragedModel(model, use_buffers=True)
+    for _ in range(2):
+        model(**batch)["loss"].backward()
+        scope["average"].update_parameters(model.net_g)
+        whole.update_parameters(model)
+    safetensors.save_model(model, str(tmp_path / "model.safetensors"))
+    other, _ = module_with_loss(copy.deepcopy(net_g))
+    safetensors.load_model(other, str(tmp_path / "model.safetensors"))
+    for one in (model, other):
+        one(**batch)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, other.state_dict()[key]), key
+
+
+def test_accelerate_prepares_saves_and_loads_it_inside_a_module_and_beside_one(tmp_path: Path) -> None:
+    accelerator = pytest.importorskip("accelerate").Accelerator(cpu=True)
+    net_g = torch.nn.Sequential(torch.nn.Conv2d(3, 12, 3, padding=1), torch.nn.PixelShuffle(2))
+    model, batch = module_with_loss(net_g)
+    model = accelerator.prepare(model)
+    scope: dict[str, Any] = {"accelerator": accelerator, "PCLCriterion": lambda: PCLCriterion(num_feat=4)}
+    exec(printed("accelerate"), scope)
+
+    def step() -> list[float]:
+        out = model(**batch)
+        out["loss"].backward()
+        return [out["loss"].item(), scope["pcl"](out["sr"], batch["hr"]).item()]
+
+    step()
+    accelerator.save_state(str(tmp_path))
+    after = step()
+    accelerator.load_state(str(tmp_path))
+    assert step() == after
+
+
+def test_lightnings_module_trains_both_networks() -> None:
+    lightning: Any = ModuleType("lightning")
+    # Its hooks are called by hand where it is not installed.
+    lightning.LightningModule = torch.nn.Module
+    if find_spec("lightning"):
+        import lightning
+    scope: dict[str, Any] = {"torch": torch, "F": F, "lightning": lightning, "PCLCriterion": PCLCriterion}
+    exec(printed("lightning"), scope)
+    net_g = torch.nn.Sequential(torch.nn.Conv2d(3, 12, 3, padding=1), torch.nn.PixelShuffle(2))
+    module = scope["SuperResolution"](net_g)
+    hr = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    before = copy.deepcopy(module.state_dict())
+    optimizer = module.configure_optimizers()
+    module.training_step((F.avg_pool2d(hr, 2), hr), 0).backward()
+    optimizer.step()
+    moved = [key for key, value in module.state_dict().items() if not torch.equal(value, before[key])]
+    assert {"net_g.0.weight", "pcl.embedding.head.weight"} <= set(moved)
 
 
 def test_the_branch_gives_the_edsr_family_the_term() -> None:

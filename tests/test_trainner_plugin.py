@@ -60,16 +60,28 @@ def test_the_options_in_the_docs_build_the_loss() -> None:
     assert PCLLoss(**options).loss_weight == 1.0
 
 
-@pytest.mark.parametrize("weight", [1.0, 3.0])
-def test_the_weight_is_left_to_the_trainer_and_the_value_is_that_of_the_criterion(weight: float) -> None:
+@pytest.mark.parametrize("recipe", ["paper", "light"])
+def test_the_weight_is_left_to_the_trainer_and_the_gradient_is_that_of_the_criterion(recipe: str) -> None:
     torch.manual_seed(0)
-    loss = PCLLoss(loss_weight=weight, num_feat=4, recipe="paper")
+    loss = PCLLoss(loss_weight=3.0, recipe=recipe)
     torch.manual_seed(0)
-    criterion = PCLCriterion(num_feat=4)
-    assert loss.loss_weight == weight
+    criterion = PCLCriterion(recipe=recipe, loss_weight=1.0)
+    assert loss.loss_weight == 3.0
     for seed in range(2):
-        sr, hr = images(seed)
-        assert loss(sr, hr).item() == pytest.approx(criterion(sr, hr).item(), rel=1e-6)
+        sr, hr = (x[:1].detach() for x in images(seed))
+        grads = [torch.autograd.grad(term(sr.requires_grad_(), hr), sr)[0] for term in (loss, criterion)]
+        torch.testing.assert_close(*grads)
+
+
+@pytest.mark.parametrize("recipe", ["paper", "light"])
+@pytest.mark.parametrize("size", [16, 40])
+def test_it_is_zero_where_sr_is_hr_and_the_same_for_an_image_and_that_image_twice(recipe: str, size: int) -> None:
+    loss, (sr, hr) = PCLLoss(loss_weight=1.0, recipe=recipe), rand(2, 1, 3, size, size).float()
+    for image in (hr, torch.zeros(1, 3, size, size)):
+        assert abs(loss(image, image).item()) < 1e-6
+    values = [loss(x, y) for x, y in ((sr, hr), (torch.cat([sr, sr]), torch.cat([hr, hr])))]
+    assert values[0] != 0
+    torch.testing.assert_close(*values, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("weight", [0.0, -1.0])

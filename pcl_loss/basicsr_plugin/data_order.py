@@ -14,6 +14,8 @@ import torch
 from basicsr.utils.dist_util import get_dist_info
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from .images import read_item
+
 # Windows has no SIGHUP.
 STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGINT") if hasattr(signal, name))
 
@@ -100,7 +102,7 @@ class PlacedDataset(Dataset[Any]):
             random.seed(words[0])
             np.random.seed(words[1])
             torch.default_generator.manual_seed(words[2])
-            return self.dataset[index]
+            return read_item(self.dataset, int(index))
         finally:
             random.setstate(state[0])
             np.random.set_state(state[1])

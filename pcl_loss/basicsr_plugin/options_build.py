@@ -14,11 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from basicsr.archs import build_network
-from basicsr.data import build_dataloader, build_dataset
-from basicsr.data.data_sampler import EnlargedSampler
-from basicsr.losses import build_loss
-from basicsr.metrics import calculate_metric
 from basicsr.utils import logger
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
 
@@ -27,6 +22,7 @@ from ..criterion import PCLPerceptualLoss
 from ..embedding import FixedEmbedding
 from ..loss import PCLLoss
 from .data_order import kept_rng_state
+from .images import read_item
 from .options_basicsr import check_kinds, entry_of, is_own, nearest, shown
 from .options_loading import Options, OptionsError, named
 from .options_ours import complete_options
@@ -85,6 +81,11 @@ def _registered(where: str, name: Any, registry: Any, is_sure: bool = True) -> A
     return found
 
 
+def _keywords(block: Options) -> Options:
+    """What BasicSR's builders hand a class or function that is registered."""
+    return {key: copy.deepcopy(value) for key, value in block.items() if key != "type"}
+
+
 def _is_basicsrs(model: Any, method: str) -> bool:
     """Whether a model leaves a method to the BasicSR in use, or to ours."""
     return getattr(getattr(model, method, None), "__module__", "").split(".")[0] in ("basicsr", "pcl_loss")
@@ -115,21 +116,24 @@ def _build(options: Options, model: Any, is_train: bool) -> None:
     for name, block in metrics.items() if is_own(model) else ():
         metric = _registered(f"val.metrics.{name}.type", block["type"], METRIC_REGISTRY)
         for phase in pairs.keys() - {"train"} if is_own(metric) else ():
-            _check_metric(f"val.metrics.{name}", block, pairs[phase], opt.get("scale", 1))
+            _check_metric(f"val.metrics.{name}", metric, block, pairs[phase], opt.get("scale", 1))
 
 
 def _first_pair(phase: str, block: Options, opt: Options, is_basicsrs: bool) -> Options:
     where, name, ratio = f"datasets.{phase}", block.get("name"), block.get("dataset_enlarge_ratio", 1)
-    _registered(f"{where}.type", block.get("type"), DATASET_REGISTRY)
+    data_set = _registered(f"{where}.type", block.get("type"), DATASET_REGISTRY)
     hint = f"; {name} is published at {PUBLISHED[name]}, the file says where it belongs" if name in PUBLISHED else ""
     with named(where, hint):
         block |= {"phase": phase.split("_")[0]} | ({"scale": opt["scale"]} if "scale" in opt else {})
         block |= {key: os.path.expanduser(block[key]) for key in ("dataroot_gt", "dataroot_lq") if block.get(key)}
-        dataset = build_dataset(block)
+        dataset = data_set(copy.deepcopy(block))
         if not len(dataset):
             raise ValueError("there are no images; put them there, or change its folders")
-        pair: Options = dataset[0]
+        pair: Options = read_item(dataset, 0, where)
         if phase == "train":
+            from basicsr.data import build_dataloader
+            from basicsr.data.data_sampler import EnlargedSampler
+
             sampler = EnlargedSampler(dataset, int(os.environ.get("WORLD_SIZE", 1)), 0, ratio)
             num_gpu = torch.cuda.device_count() if opt["num_gpu"] == "auto" else opt["num_gpu"]
             if not len(build_dataloader(dataset, block, num_gpu, opt["dist"], sampler, 0)):
@@ -143,11 +147,12 @@ def _first_pair(phase: str, block: Options, opt: Options, is_basicsrs: bool) -> 
 
 def _network(key: str, opt: Options, shell: Any) -> Any:
     is_sure = _is_basicsrs(type(shell), "__init__")
-    if _registered(f"{key}.type", opt[key].get("type"), ARCH_REGISTRY, is_sure) is None:
+    arch = _registered(f"{key}.type", opt[key].get("type"), ARCH_REGISTRY, is_sure)
+    if arch is None:
         return None
     texts = [f"{name}: {shown(value)}" for name, value in opt[key].items() if len(shown(value)) > len(repr(value))]
     with named(key, "".join(f"; {text}" for text in texts)):
-        network = build_network(opt[key])
+        network = arch(**_keywords(opt[key]))
     label, paths = key.removeprefix("network_"), opt["path"]
     if path := paths.get(f"pretrain_network_{label}"):
         where, name = f"path.pretrain_network_{label}", paths.get(f"param_key_{label}", "params")
@@ -188,11 +193,12 @@ def _check_losses(opt: Options, net_d: Any, pair: Options | None) -> None:
         raise OptionsError("train.pixel_opt and train.perceptual_opt are both missing; set one of the two")
     for key, block in blocks.items():
         with named(f"train.{key}"):
-            if key in ("pixel_opt", "perceptual_opt", "gan_opt"):
-                _registered(f"train.{key}.type", block["type"], LOSS_REGISTRY)
-            elif entry_of(LOSS_REGISTRY, block) is None:  # a model may read it in another way
+            is_sure = key in ("pixel_opt", "perceptual_opt", "gan_opt")  # a model may read others in its own way
+            name = block["type"] if is_sure or isinstance(block, dict) else None
+            made = _registered(f"train.{key}.type", name, LOSS_REGISTRY, is_sure)
+            if made is None:
                 continue
-            loss = build_loss(block)
+            loss = made(**_keywords(block))
             if pair and isinstance(loss, (PCLLoss, PCLPerceptualLoss)):
                 gt, lq = (pair[name].expand(count, -1, -1, -1) for name in ("gt", "lq"))
                 net_d = net_d or FixedEmbedding(len(gt[0]))
@@ -203,9 +209,9 @@ def _check_optimizers(train: Options, shell: Any) -> None:
     """Build optimizers and schedule, and take the schedule's last step."""
     for key in [key for key in ("optim_g", "optim_d") if train.get(key)]:
         with named(f"train.{key}"):
-            param, keywords = torch.nn.Parameter(torch.zeros(2)), dict(train[key])
+            param = torch.nn.Parameter(torch.zeros(2))
             param.grad = torch.ones(2)
-            shell.optimizers.append(shell.get_optimizer(keywords.pop("type"), [param], **keywords))
+            shell.optimizers.append(shell.get_optimizer(train[key]["type"], [param], **_keywords(train[key])))
             shell.optimizers[-1].step()
     with named("train.scheduler"):
         shell.setup_schedulers()
@@ -215,10 +221,10 @@ def _check_optimizers(train: Options, shell: Any) -> None:
             scheduler.step()
 
 
-def _check_metric(where: str, block: Options, pair: Options, scale: int) -> None:
+def _check_metric(where: str, metric: Any, block: Options, pair: Options, scale: int) -> None:
     sides = pair["gt"].shape[1:] if "gt" in pair else [scale * side for side in pair["lq"].shape[1:]]
     size = [min(side, 2 * block.get("crop_border", 0) + 128) for side in sides]
     image = np.random.randint(0, 256, (*size, 3) if len(pair["lq"]) == 3 else size, np.uint8)
     with named(where, f" (for images of {'x'.join(map(str, sides))})"):
-        if math.isnan(calculate_metric({"img": image} | ({"img2": image} if "gt" in pair else {}), block)):
+        if math.isnan(metric(img=image, **({"img2": image} if "gt" in pair else {}), **_keywords(block))):
             raise ValueError("it gives no number; lower crop_border, usually to scale")

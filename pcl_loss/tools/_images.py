@@ -8,14 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import import_repair  # noqa: F401  (resize imports basicsr)
+from .._checks import check_pixels
 from .._files import replacing
 
 Image = NDArray[np.uint8]  # `(H, W, 3)`, in BGR as OpenCV's and BasicSR's images are
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 PNG_COMPRESSION = 3
-# 16-bit images that stay below use 14 bits or fewer: a quarter of the grey levels or less would be left in 8 bits.
-USED_OF_16_BITS = 2**14
+# Of 16: a quarter of the grey levels or less would be left in 8 bits.
+NUM_BITS = 14
 
 
 def find_images(what: str, folder: Path) -> dict[str, Path]:
@@ -52,17 +53,12 @@ def read_image(path: Path) -> Image:
         cv2.imdecode(content, flags) if content.size else None
         for flags in (cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH, cv2.IMREAD_UNCHANGED)
     )
-    if image is None or raw is None:
-        raise ValueError(f"{path} is no image that can be read; give a PNG or a JPEG")
-    if raw.dtype not in (np.uint8, np.uint16):
-        raise ValueError(f"{path} has pixels of type {raw.dtype}; save it with 8 or 16 bits per channel")
+    check_pixels(str(path), None if image is None else raw, NUM_BITS)
+    assert image is not None
+    assert raw is not None
     if raw.ndim == 3 and raw.shape[2] == 4 and (raw[..., 3] != np.iinfo(raw.dtype).max).any():
         raise ValueError(f"{path} is transparent in places; flatten it onto a background")
     if image.dtype == np.uint16:
-        if image.max() < USED_OF_16_BITS:
-            raise ValueError(
-                f"{path} has 16 bits, but its largest value is {image.max()} of 65535; scale it to that range"
-            )
         image = np.round(image / 257).astype(np.uint8)
     return np.asarray(image, np.uint8)
 

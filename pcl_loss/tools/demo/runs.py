@@ -14,7 +14,7 @@ import torch
 import yaml
 
 ITERS = 400
-MINUTES = 4  # of a demo of that length, on two idle CPU cores
+MINUTES = 3  # of a demo of that length, on two idle CPU cores
 BASELINE = "L1"
 RECIPE = "light"
 STRENGTHS = {f"{RECIPE} {weight:g}": weight for weight in (3.0, 6.0, 12.0)}

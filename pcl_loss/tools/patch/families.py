@@ -42,7 +42,8 @@ PyTorch), and look for the line "[pcl_loss] ..." at the start: without it, the c
 _SLOT = (
     "keep the YAML's model_type, put `perceptual_opt: {{type: PCLPerceptualLoss, loss_weight: 1.0}}` under train:,\n"
 )
-_SCRIPT = f"Nothing has to be inserted: {_SLOT}and run `pcl-loss run {{mark}} -opt FILE.yml` in {{folder}}."
+_SCRIPT = f"""\
+Nothing has to be inserted: {_SLOT}and train with `pcl-loss run {{mark}} -opt FILE.yml` in {{folder}}."""
 _BASICSR = f"""\
 Now {_SLOT}and run {{mark}} as ever, with PYTHONPATH=. if it is not installed itself, in {{folder}}. With BasicSR's
 own SRModel, `model_type: PCLModel` and `pcl_opt: {{{{type: PCLLoss, loss_weight: 1.0}}}}` log more.

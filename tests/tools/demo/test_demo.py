@@ -111,7 +111,7 @@ def test_a_short_demo_from_end_to_end_with_the_highest_seed(tmp_path: Path, monk
     for method in ("Bicubic", "L1", *runs.STRENGTHS):
         values = results.values_of(result.scores, method, "psnr")
         assert len(values) == len(TEST_REGIONS)
-        assert f"{statistics.fmean(values):.2f} |" in result.text
+        assert f" {statistics.fmean(values):.3f} " in result.text
 
     # With its weight at 0 the loss is out, and what is left of the difference between two runs is the data.
     l1, light, *_ = runs.make_runs(folder, iters=2, seed=2**31 - 1)
