@@ -37,7 +37,7 @@ class RunMixin(Base):
     """See the head of this file. `run` is set in the class that it is mixed into."""
 
     run: Run
-    bad_steps: BadSteps
+    bad_steps: BadSteps | None = None
     losses: Sequence[Tensor] = ()
     """What a model has computed on the way to its step that must be finite too; set by `SpeedMixin`."""
     _files: Sequence[str] = ()
@@ -71,7 +71,7 @@ class RunMixin(Base):
         on, and the networks' buffers (batch norm's statistics) are put back. Only an optimizer that cannot leave out a
         step on its device, as a fused Adam can, waits for it.
         """
-        if not hasattr(self, "bad_steps"):
+        if self.bad_steps is None:
             self.bad_steps = BadSteps(self.opt["train"].get("max_bad_steps") or DEFAULT_MAX_BAD_STEPS)
             for optimizer in self.optimizers:
                 optimizer.register_step_pre_hook(self._before_step)
@@ -130,14 +130,15 @@ class RunMixin(Base):
         Raises:
             BadStepsError: `train.max_bad_steps` of them in a row were left out.
         """
-        self.bad_steps.read()
+        if self.bad_steps is not None:
+            self.bad_steps.read()
         return super().get_current_log()
 
     def _show(self, current_iter: int) -> None:
         """Show iteration, rate, time left and some of the log, where standard error is a terminal."""
         if not sys.stderr.isatty() or get_dist_info()[0] != 0:
             return
-        total = int(self.opt["train"]["total_iter"])
+        total = int(self.opt["train"].get("total_iter", 0))
         if self._bar is None:
             from tqdm import tqdm
             from tqdm.contrib.logging import logging_redirect_tqdm
@@ -155,16 +156,16 @@ class RunMixin(Base):
         """As the model; what it draws (a metric may build a network) leaves the run's random numbers alone."""
         with kept_rng_state():
             # BasicSR's counter is past the last iteration in the last validation.
-            current_iter = min(current_iter, int(self.opt["train"]["total_iter"]))
+            current_iter = min(current_iter, int(self.opt["train"].get("total_iter", current_iter)))
             super().validation(dataloader, current_iter, *rest, **keywords)
 
-    def save(self, epoch: int, current_iter: int) -> None:
+    def save(self, epoch: int, current_iter: int, *rest: Any, **keywords: Any) -> None:
         """As the model; the steps up to here are looked at first."""
-        if hasattr(self, "bad_steps"):
+        if self.bad_steps is not None:
             self.bad_steps.read()
             if current_iter == -1:
                 self.bad_steps.sum_up()
-        super().save(epoch, current_iter)
+        super().save(epoch, current_iter, *rest, **keywords)
         self.run.saved = current_iter
 
     def save_training_state(self, epoch: int, current_iter: int) -> None:
