@@ -115,7 +115,7 @@ class PCLMixin(PreviewMixin, SpeedMixin):
         if self.trains_net_d:
             log |= self._optimize_net_d()
         self._num_steps += 1
-        self._end_iteration(log)
+        self._end_iteration(log | {"grad_norm": self.term.grad_norm})
 
     def _sr_gradients(self, current_iter: int) -> tuple[list[Tensor], dict[str, Tensor]]:
         """As without PCL; and the contrastive loss's, weighed, where it is due."""
@@ -140,12 +140,14 @@ class PCLMixin(PreviewMixin, SpeedMixin):
         self.term.measure(self.cri_pcl.stats)
         return loss
 
-    def _watched(self) -> list[Tensor]:
-        return [self.term.grad_norm]
-
-    def _watch(self, log: dict[str, float], watched: list[float]) -> None:
+    @property
+    def log_dict(self) -> dict[str, float]:
+        """As `SpeedMixin`; and the term is watched."""
+        log = super().log_dict
+        grad_norm = log.pop("grad_norm")
         if log["l_pcl"]:  # 0 up to `pcl_start_iter`
-            self.watch.look(self._num_steps, log, watched[0])
+            self.watch.look(self._num_steps, log, grad_norm)
+        return log
 
     def _optimize_net_d(self) -> dict[str, Tensor]:
         """E_D's step; returns what is logged of it."""

@@ -151,7 +151,7 @@ class SpeedMixin(Base):
     def _end_iteration(self, log: dict[str, Tensor]) -> None:
         self.scaler.update()
         # The log stays on its device: only what asks for it waits for the GPU.
-        values = torch.stack([*(value.float().mean() for value in log.values()), *self._watched()])
+        values = torch.stack([value.float().mean() for value in log.values()])
         average([values])
         self._log_names, self._log_values = list(log), values
         if self.ema_decay > 0:
@@ -162,17 +162,7 @@ class SpeedMixin(Base):
     @property
     def log_dict(self) -> dict[str, float]:
         """What the last iteration logged, the mean over the ranks."""
-        values = self._log_values.tolist()
-        log = dict(zip(self._log_names, values, strict=False))
-        self._watch(log, values[len(log) :])
-        return log
-
-    def _watched(self) -> list[Tensor]:
-        """What is read with the log and not logged, 0-dim each."""
-        return []
-
-    def _watch(self, log: dict[str, float], watched: list[float]) -> None:
-        """Look at the log, and at the values of `_watched`."""
+        return dict(zip(self._log_names, self._log_values.tolist(), strict=True))
 
     def test(self) -> None:
         """As the base model, with the bare SR network: validation runs on rank 0 alone, a parallel wrapper would wait
