@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import textwrap
@@ -15,7 +14,6 @@ import pytest
 import torch
 import yaml
 from basicsr_fixtures import all_files, assert_equal_weights
-from helpers import ctrl_c_as_in_a_terminal
 
 from pcl_loss import run
 
@@ -86,20 +84,6 @@ def test_the_exit_status_is_that_of_the_script(tmp_path: Path, ending: str) -> N
     plain, ours = python(tmp_path, "main.py"), python(tmp_path, *RUN, "main.py")
     assert ours.returncode == plain.returncode
     assert ours.stderr.splitlines()[-1:] == plain.stderr.splitlines()[-1:]
-
-
-def test_ctrl_c_ends_the_script(tmp_path: Path) -> None:
-    write(tmp_path / "main.py", "import time\nprint('begun', flush=True)\ntime.sleep(60)")
-    with ctrl_c_as_in_a_terminal():
-        process = subprocess.Popen(
-            [sys.executable, *RUN, "main.py"], cwd=tmp_path, env=ENV, text=True, stdout=subprocess.PIPE, stderr=-1
-        )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "begun\n"
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
-    assert process.returncode == -signal.SIGINT
-    assert "KeyboardInterrupt" in errors
 
 
 def test_a_script_in_a_package_finds_its_own_package_first(tmp_path: Path) -> None:
@@ -233,14 +217,6 @@ def test_a_checkouts_own_training_script_trains_with_pcl(checkout: Path, pcl_opt
     assert f"PCL is registered in {checkout / 'basicsr'};" in our_lines(done)[-1]
     saved = torch.load(checkout / "experiments/tiny/models/net_d_latest.pth", weights_only=True)["params"]
     assert any("conv" in key for key in saved)
-
-
-@pytest.mark.slow
-def test_it_trains_with_two_processes_that_spawn_two_workers_each(checkout: Path, pcl_options: dict[str, Any]) -> None:
-    pcl_options["datasets"]["train"]["num_worker_per_gpu"] = 2
-    done = train(checkout, pcl_options, *TORCHRUN, "basicsr/train.py", "--launcher", "pytorch")
-    assert len(re.findall(r"l_pcl: [\d.]+e", done.stdout + done.stderr)) == 2
-    assert len([line for line in our_lines(done) if "PCL is registered" in line]) == 1
 
 
 IN_BASICSR = {

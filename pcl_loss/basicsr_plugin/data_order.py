@@ -117,7 +117,7 @@ class PlacedData:
     def __init__(self, loader: DataLoader[Any], seed: int) -> None:
         self.loader = loader
         self.sampler = PlacedSampler(loader.sampler, seed)
-        self.num_images = int(loader.sampler.total_size)  # type: ignore[attr-defined]  # of an epoch, on all ranks
+        self.num_images = len(self.sampler) * get_dist_info()[1]  # of an epoch
         self.num_batches = 0
         """Batches that the run was trained on since its first epoch began, those of an interrupted run among them."""
         # A loader lets nobody set these two, and BasicSR's may be of a class of its own: a new one would be another.

@@ -110,7 +110,7 @@ class PCLMixin(SpeedMixin):
         if self.trains_net_d:
             log |= self._optimize_net_d()
         self._num_steps += 1
-        self._end_iteration(log)
+        self._end_iteration(log | {"grad_norm": self._grad_norm})
 
     def _sr_gradients(self, current_iter: int) -> tuple[list[Tensor], dict[str, Tensor]]:
         """As without PCL; and the contrastive loss's, weighed, where it is due."""
@@ -152,8 +152,9 @@ class PCLMixin(SpeedMixin):
     def log_dict(self) -> dict[str, float]:
         """As `SpeedMixin`; says once if the term has stopped to act."""
         log = super().log_dict
+        grad_norm = log.pop("grad_norm")
         if log["l_pcl"]:  # 0 up to `pcl_start_iter`
-            self.watch.look(self._num_steps, log, self._grad_norm.item())
+            self.watch.look(self._num_steps, log, grad_norm)
         return log
 
     def nondist_validation(self, dataloader: Any, current_iter: int, tb_logger: Any, save_img: bool) -> None:

@@ -45,8 +45,7 @@ def complete_options(opt: Options, *, is_pcl_model: bool) -> None:
     """Check what a training YAML says of PCL, and write the defaults of `network_d`, `optim_d` and `cld_opt` into it.
 
     The defaults must stand there before BasicSR looks for what to resume: it resumes the networks whose `network_*`
-    key it sees, so that E_D would otherwise be silently new after a resume. BasicSR's own models become their twins
-    that know `amp`, `channels_last` and `compile` where one of these is set. Running it again changes nothing.
+    key it sees, so that E_D would otherwise be silently new after a resume. Running it again changes nothing.
 
     Args:
         opt: BasicSR's options; changed in place.
@@ -74,9 +73,12 @@ def complete_options(opt: Options, *, is_pcl_model: bool) -> None:
         _refuse(train.get(key), f"{ignores}; change that line to `model_type: {twin}`, or delete {key}")
     if model_type in STOCK_MODELS:
         _refuse_slips(train, SPEED_KINDS)
-        if any(train.get(key) not in (None, False) for key in SPEED_KEYS):
+        wanted = [key for key in SPEED_KEYS if train.get(key) not in (None, False)]
+        if model_type in SPEED_TWINS:
+            twin = SPEED_TWINS[model_type]
+            _refuse(wanted, f"`model_type: {model_type}` ignores train.{', train.'.join(wanted)}; take {twin}")
+        elif wanted:
             complete_speed(train)
-            opt["model_type"] = SPEED_TWINS.get(model_type, model_type)
 
 
 def complete_speed(train: Options) -> None:

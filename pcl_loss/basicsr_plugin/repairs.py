@@ -17,7 +17,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from copy import deepcopy
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -237,20 +236,25 @@ def whole_run(pipeline: ModuleType, parsed: Any = None) -> Iterator[None]:
 
 def _functions_of(pipeline: ModuleType, run: Run) -> dict[str, Any]:
     """What takes the place of a pipeline's functions in a run."""
-    create_loaders: Any = vars(pipeline).get("create_train_val_dataloader")
+    create_loaders, build = (vars(pipeline).get(name) for name in ("create_train_val_dataloader", "build_model"))
 
     def resume_newest(opt: dict[str, Any]) -> dict[str, Any] | None:
         run.resumed = load_resume_state(opt)
         return run.resumed
 
     def create_train_val_dataloader(opt: dict[str, Any], logger: Any) -> tuple[Any, ...]:
-        loader, _, *rest = create_loaders(opt, logger)
-        return loader, run.take_data(opt, loader).sampler, *rest
+        loader, sampler, *rest = create_loaders(opt, logger)  # type: ignore[misc]
+        return loader, run.take_data(opt, loader, sampler), *rest
 
     def build_model(opt: dict[str, Any]) -> BaseModel:
-        model_class = in_run(MODEL_REGISTRY.get(opt["model_type"]), run)
-        model: BaseModel = model_class(deepcopy(opt))
-        get_root_logger().info(f"Model [{model_class.__name__}] is created.")
+        name, models = opt["model_type"], MODEL_REGISTRY._obj_map
+        name = name if name in models else f"{name}_basicsr"
+        theirs = models[name]
+        models[name] = in_run(theirs, run)
+        try:
+            model: BaseModel = build(opt)  # type: ignore[misc]
+        finally:
+            models[name] = theirs
         return model
 
     return {

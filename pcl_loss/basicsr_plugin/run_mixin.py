@@ -37,7 +37,7 @@ class RunMixin(Base):
     """See the head of this file. `run` is set in the class that it is mixed into."""
 
     run: Run
-    bad_steps: BadSteps
+    bad_steps: BadSteps | None = None
     losses: Sequence[Tensor] = ()
     """What a model has computed on the way to its step that must be finite too; set by `SpeedMixin`."""
     _files: Sequence[str] = ()
@@ -66,12 +66,12 @@ class RunMixin(Base):
             self._files = data.get("gt_path") or data.get("lq_path") or ()
         super().feed_data(data, *rest, **keywords)
 
-    def optimize_parameters(self, current_iter: int, *rest: Any, **keywords: Any) -> None:
+    def optimize_parameters(self, current_iter: int, *rest: Any, **keywords: Any) -> Any:
         """As the model. If the batch, a loss or a gradient is not finite, on any rank, no optimizer steps from there
         on, and the networks' buffers (batch norm's statistics) are put back. Only an optimizer that cannot leave out a
         step on its device, as a fused Adam can, waits for it.
         """
-        if not hasattr(self, "bad_steps"):
+        if self.bad_steps is None:
             self.bad_steps = BadSteps(self.opt["train"].get("max_bad_steps") or DEFAULT_MAX_BAD_STEPS)
             for optimizer in self.optimizers:
                 optimizer.register_step_pre_hook(self._before_step)
@@ -79,13 +79,14 @@ class RunMixin(Base):
         nets = [net for name, net in vars(self).items() if name.startswith("net_") and isinstance(net, nn.Module)]
         kept = [(buffer, buffer.clone()) for net in nets for buffer in net.buffers()]
         self._flags, self.losses = None, ()
-        super().optimize_parameters(current_iter, *rest, **keywords)
+        result = super().optimize_parameters(current_iter, *rest, **keywords)
         if self._flags is not None:
             put_back(kept, self._flags[0])
             self.bad_steps.note(current_iter, self._files, self._flags)
         if self.run.data is not None:
             self.run.data.num_batches += 1
         self._show(current_iter)
+        return result
 
     def _before_step(self, optimizer: Any, *_: Any) -> None:
         grads = [param.grad for group in optimizer.param_groups for param in group["params"] if param.grad is not None]
@@ -95,6 +96,7 @@ class RunMixin(Base):
         judged = getattr(optimizer, "found_inf", None)
         no_step = not_finite(grads) if judged is None else judged.float()
         batch = [value for value in (getattr(self, "lq", None), getattr(self, "gt", None)) if isinstance(value, Tensor)]
+        batch = [value for value in batch if value.device == grads[0].device]
         own = not_finite([*batch, *self.losses]) if batch or self.losses else torch.zeros_like(no_step)
         # A gradient for which fp16's scale was too high is no fault of the batch.
         if not any(isinstance(value, torch.amp.GradScaler) and value.is_enabled() for value in vars(self).values()):
@@ -130,14 +132,15 @@ class RunMixin(Base):
         Raises:
             BadStepsError: `train.max_bad_steps` of them in a row were left out.
         """
-        self.bad_steps.read()
+        if self.bad_steps is not None:
+            self.bad_steps.read()
         return super().get_current_log()
 
     def _show(self, current_iter: int) -> None:
         """Show iteration, rate, time left and some of the log, where standard error is a terminal."""
         if not sys.stderr.isatty() or get_dist_info()[0] != 0:
             return
-        total = int(self.opt["train"]["total_iter"])
+        total = int(self.opt["train"].get("total_iter", 0))
         if self._bar is None:
             from tqdm import tqdm
             from tqdm.contrib.logging import logging_redirect_tqdm
@@ -151,20 +154,20 @@ class RunMixin(Base):
             log = self.get_current_log()
             self._bar.set_postfix({key: f"{log[key]:.3g}" for key in SHOWN if key in log})
 
-    def validation(self, dataloader: Any, current_iter: int, *rest: Any, **keywords: Any) -> None:
+    def validation(self, dataloader: Any, current_iter: int, *rest: Any, **keywords: Any) -> Any:
         """As the model; what it draws (a metric may build a network) leaves the run's random numbers alone."""
         with kept_rng_state():
             # BasicSR's counter is past the last iteration in the last validation.
-            current_iter = min(current_iter, int(self.opt["train"]["total_iter"]))
-            super().validation(dataloader, current_iter, *rest, **keywords)
+            current_iter = min(current_iter, int(self.opt["train"].get("total_iter", current_iter)))
+            return super().validation(dataloader, current_iter, *rest, **keywords)
 
-    def save(self, epoch: int, current_iter: int) -> None:
+    def save(self, epoch: int, current_iter: int, *rest: Any, **keywords: Any) -> None:
         """As the model; the steps up to here are looked at first."""
-        if hasattr(self, "bad_steps"):
+        if self.bad_steps is not None:
             self.bad_steps.read()
             if current_iter == -1:
                 self.bad_steps.sum_up()
-        super().save(epoch, current_iter)
+        super().save(epoch, current_iter, *rest, **keywords)
         self.run.saved = current_iter
 
     def save_training_state(self, epoch: int, current_iter: int) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from basicsr.utils import get_root_logger
 from basicsr.utils.dist_util import get_dist_info
+from torch.utils.data import DataLoader
 
 from .checkpoints import KEY
 from .data_order import PlacedData, rng_state, set_rng_state
@@ -38,8 +39,11 @@ class Run:
         self.terminal = ExitStack()
         self._agreed: Any = None
 
-    def take_data(self, opt: dict[str, Any], loader: Any) -> PlacedData:
-        """The training data, which begin where the resumed run was."""
+    def take_data(self, opt: dict[str, Any], loader: Any, sampler: Any) -> Any:
+        """Take the training data, which begin where the resumed run was, and return what gives their order."""
+        if not isinstance(loader, DataLoader) or loader.sampler is not sampler or loader.batch_sampler is None:
+            get_root_logger().warning("These training data are read in a way of their own: a resume is not exact.")
+            return sampler
         self.data = PlacedData(loader, opt["manual_seed"])
         if self.resumed is not None:
             saved = self.resumed.get(KEY, {})
@@ -47,7 +51,7 @@ class Run:
                 get_root_logger().warning(f"The resumed run is not bit for bit the uninterrupted one: {line}")
             has_place = saved.get("num_images") == self.data.num_images
             self.data.begin(self.resumed["epoch"], saved["position"] if has_place else 0)
-        return self.data
+        return self.data.sampler
 
     @staticmethod
     def _inexact(saved: dict[str, Any], data: PlacedData) -> Iterator[str]:

@@ -54,15 +54,17 @@ def test_a_baseline_is_left_as_it_is(baseline: Options, key_and_value: Options) 
 @pytest.mark.parametrize(
     ("key", "value", "taken"), [("amp", "bf16", "bf16"), ("channels_last", True, True), ("compile", True, {})]
 )
-def test_a_stock_model_becomes_the_twin_that_knows_the_key(
+def test_a_stock_model_that_would_ignore_the_key_is_refused_and_the_one_that_knows_it_is_named(
     baseline: Options, key: str, value: Any, taken: Any, model_type: str
 ) -> None:
     baseline |= {"model_type": model_type}
     baseline["train"][key] = value
+    with pytest.raises(OptionsError, match=rf"`model_type: {model_type}` ignores train\.{key}; take Speed{model_type}"):
+        complete_options(baseline, is_pcl_model=False)
+    baseline["model_type"] = f"Speed{model_type}"
     complete_options(baseline, is_pcl_model=False)
     assert baseline["model_type"] == f"Speed{model_type}"
-    wanted = {"amp": None, "channels_last": False, "compile": None, "max_bad_steps": 100, key: taken}
-    assert {name: baseline["train"][name] for name in wanted} == wanted
+    assert baseline["train"][key] == taken
 
 
 def test_another_model_may_have_an_amp_of_its_own(baseline: Options) -> None:
@@ -92,7 +94,7 @@ IGNORED = [
     ("SpeedSRModel", {"pcl_every": 2}, "`model_type: PCLModel`"),
     ("SwinIRModel", {"net_d_frozen": True}, "`model_type: PCLSwinIRModel`"),
     ("TheirModel", {"pcl_opt": {"type": "PCLLoss"}}, "`model_type: PCLModel`"),
-    ("SRModel", {"amp": "half"}, "train.amp should be 'bf16' or 'fp16', got 'half'"),
+    ("SpeedSRModel", {"amp": "half"}, "train.amp should be 'bf16' or 'fp16', got 'half'"),
     ("SRModel", {"chanels_last": True}, "unknown key 'train.chanels_last'; did you mean channels_last?"),
 ]
 

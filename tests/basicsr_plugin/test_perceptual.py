@@ -59,8 +59,3 @@ def test_the_lr_negative_is_made_of_the_ground_truth() -> None:
     made = F.interpolate(gt, (16, 16), mode="bicubic", antialias=True)
     torch.testing.assert_close(made[..., inner, inner], lq[..., inner, inner])
     torch.testing.assert_close(loss, criterion(sr, gt, made))
-
-
-def test_the_lr_negative_without_a_scale_is_refused() -> None:
-    with pytest.raises(ValueError, match="set scale=, or drop 'lq'"):
-        PCLPerceptualLoss(negatives=["lq"])

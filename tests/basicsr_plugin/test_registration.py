@@ -10,7 +10,6 @@ from typing import Any
 import basicsr
 import pytest
 import yaml
-from basicsr.losses import build_loss
 from basicsr.utils import options as basicsr_options
 from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
 
@@ -40,12 +39,6 @@ def test_a_name_that_another_package_took_is_an_error(monkeypatch: pytest.Monkey
     monkeypatch.setitem(LOSS_REGISTRY._obj_map, "PCLLoss", dict)
     with pytest.raises(RuntimeError, match="already knows another PCLLoss"):
         basicsr_plugin.register()
-
-
-def test_a_yaml_block_builds_the_loss_with_its_knobs() -> None:
-    options: dict[str, Any] = {"type": "PCLLoss", "loss_weight": 0.5, "temperature": 0.2, "negatives": ["lq"]}
-    loss = build_loss(options)
-    assert (loss.loss_weight, loss.temperature, loss.samples.negatives) == (0.5, 0.2, ("lq",))
 
 
 OWN_MODEL = """

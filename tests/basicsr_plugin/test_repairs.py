@@ -73,6 +73,15 @@ def test_a_baseline_resumes_without_a_gpu_and_starts_where_there_is_nothing_to_r
     assert "iter:       1" not in log
 
 
+def test_data_that_are_read_in_another_way_are_left_as_they_are_and_the_log_says_so(
+    monkeypatch: pytest.MonkeyPatch, logged: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(basicsr.train, "create_train_val_dataloader", lambda opt, logger: ([], "order", [], 1, 4))
+    with repairs.whole_run(basicsr.train):
+        assert basicsr.train.create_train_val_dataloader({}, None) == ([], "order", [], 1, 4)
+    assert "a resume is not exact" in logged.text
+
+
 def test_an_option_file_reaches_basicsr_as_its_own_parser_reads_it(
     baseline: Options, parse: Callable[..., Options]
 ) -> None:

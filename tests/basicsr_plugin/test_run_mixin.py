@@ -190,6 +190,23 @@ def test_the_models_own_step_runs_and_without_a_bad_batch_nothing_differs(
     assert_equal_weights(everything(in_run), everything(own))
 
 
+def test_a_forks_own_sr_model_is_what_trains_from_the_yaml_to_the_end(
+    baseline: Options, run_pipeline: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+
+    class SRModel(OwnLoopModel):
+        def optimize_parameters(self, current_iter: int) -> None:
+            steps.append(type(self).__name__)
+            super().optimize_parameters(current_iter)
+
+    monkeypatch.setitem(MODEL_REGISTRY._obj_map, "SRModel", SRModel)
+    baseline["train"]["perceptual_opt"] = {"type": "PCLPerceptualLoss", "num_feat": 2}
+    assert "Model [SRModel] is created." in run_pipeline(baseline)
+    assert steps == ["SRModel"] * 4
+    assert MODEL_REGISTRY.get("SRModel") is SRModel
+
+
 @pytest.mark.parametrize(("road", "more"), [("own", 0), ("unfused", 1), ("GAN", 0), ("L1", 1)])
 def test_a_step_waits_for_nothing_more_where_adam_is_fused(
     road: str, more: int, roads: dict[str, Options], build: Build, build_in_run: Build, batches: Batches
