@@ -72,7 +72,9 @@ COURSE: Kinds = {"total_iter": Count, "warmup_iter": Annotated[Int, Field(ge=-1)
 TRAIN: Kinds = {
     **COURSE,
     **dict.fromkeys(("optim_g", "scheduler"), Keys),
-    **dict.fromkeys(("optim_d", "pixel_opt", "perceptual_opt", "gan_opt", "pcl_opt", "cld_opt"), Keys | None),
+    **dict.fromkeys(
+        ("optim_d", "pixel_opt", "perceptual_opt", "gan_opt", "ldl_opt", "pcl_opt", "cld_opt"), Keys | None
+    ),
     "ema_decay": Share,
 }
 # Of optimizers, schedulers, losses, metrics and what embeds: beyond these the numbers of float32, or the memory of any
@@ -113,9 +115,9 @@ def entry_of(registry: Any, block: Any) -> Any:
     return next((entry for key, entry in registry if key in (name, f"{name}_basicsr")), None)
 
 
-def nearest(word: Any, known: Iterable[str]) -> str | None:
+def nearest(word: Any, known: Iterable[str], likeness: float = 0.85) -> str | None:
     """The known word that `word` is a slip of."""
-    return next(iter(difflib.get_close_matches(str(word), known, 1, 0.75)), None)
+    return next(iter(difflib.get_close_matches(str(word), known, 1, likeness)), None)
 
 
 def shown(value: Any) -> str:

@@ -74,7 +74,7 @@ def _quiet() -> Iterator[None]:
 
 def _registered(where: str, name: Any, registry: Any, is_sure: bool = True) -> Any:
     """What a registry has under a name; None where the model may know it in another way (not `is_sure`)."""
-    found, meant = entry_of(registry, name), nearest(name, registry.keys())
+    found, meant = entry_of(registry, name), nearest(name, registry.keys(), 0.75)
     if found is None and is_sure:
         fix = f"did you mean {meant}?" if meant else f"import your own class, or take one of {sorted(registry.keys())}"
         raise OptionsError(f"{where}: there is no {shown(name)}; {fix}")
@@ -170,19 +170,26 @@ def _check_patch(opt: Options, network: Any, lq: torch.Tensor, gt: torch.Tensor)
     shapes = f"of an LR patch {tuple(lq.shape)}, and HR is {tuple(gt.shape)}"
     with named(f"network_g {shapes}"), torch.no_grad():
         try:
-            sr = network.eval()(lq[None])
+            x = lq[None, :, :16, :16]  # which costs little
+            sr = network.eval()(x)
         except Exception:
-            # What needs a GPU, or a batch, is tried as the run does it.
+            # What needs a larger patch, a batch or a GPU is tried as the run does it.
             device = "cuda" if opt["num_gpu"] != 0 and torch.cuda.is_available() else "cpu"
-            sr = network.train().to(device)(torch.stack([lq, lq]).to(device))
+            x = torch.stack([lq, lq]).to(device)
+            sr = network.train().to(device)(x)
     if not isinstance(sr, torch.Tensor):
         return
     # BasicSR's mean of three colours spreads one channel over three.
-    num_ch = opt["network_g"].get("num_out_ch", len(gt)) if is_own(type(network)) else len(gt)
-    is_finite = sr.isfinite().all() or not lq.isfinite().all()
-    if sr.shape[1:] != gt.shape or num_ch != len(gt) or not is_finite:
-        made = f"{(num_ch, *sr.shape[2:])} from {sr.min():g} to {sr.max():g}"
-        raise OptionsError(f"network_g makes {made} {shapes}; change its factor or channels, scale or gt_size")
+    num_ch = opt["network_g"].get("num_out_ch", sr.shape[1]) if is_own(type(network)) else sr.shape[1]
+    made = (
+        num_ch,
+        *(side * old // new for side, old, new in zip(sr.shape[2:], lq.shape[1:], x.shape[2:], strict=True)),
+    )
+    if made != gt.shape or (x.isfinite().all() and not sr.isfinite().all()):
+        numbers = f"from {sr.min():g} to {sr.max():g}"
+        raise OptionsError(
+            f"network_g makes {made} {numbers} {shapes}; change its factor or channels, scale or gt_size"
+        )
 
 
 def _check_losses(opt: Options, net_d: Any, pair: Options | None) -> None:
@@ -222,9 +229,11 @@ def _check_optimizers(train: Options, shell: Any) -> None:
 
 
 def _check_metric(where: str, metric: Any, block: Options, pair: Options, scale: int) -> None:
-    sides = pair["gt"].shape[1:] if "gt" in pair else [scale * side for side in pair["lq"].shape[1:]]
-    size = [min(side, 2 * block.get("crop_border", 0) + 128) for side in sides]
-    image = np.random.randint(0, 256, (*size, 3) if len(pair["lq"]) == 3 else size, np.uint8)
-    with named(where, f" (for images of {'x'.join(map(str, sides))})"):
+    """Measure noise of the size of the first image, or of one that is large enough."""
+    border = block.get("crop_border", 0)
+    channels, *sides = pair["lq"].shape if getattr(pair.get("lq"), "ndim", 0) == 3 else (3, 10**6, 10**6)
+    size = [min(scale * side, 2 * border + 128) for side in sides]
+    image = np.random.randint(0, 256, (*size, 3) if channels == 3 else size, np.uint8)
+    with named(where, f" (for images of {'x'.join(map(str, size))})"):
         if math.isnan(metric(img=image, **({"img2": image} if "gt" in pair else {}), **_keywords(block))):
             raise ValueError("it gives no number; lower crop_border, usually to scale")
