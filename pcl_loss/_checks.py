@@ -17,10 +17,7 @@ MIN_SIZE = 32
 
 
 def check_images(name: str, images: Tensor, num_ch: int | None = None, min_size: int = 1) -> None:
-    """Raise TypeError or ValueError unless `images` is a float tensor `(N, C, H, W)`, not empty, H and W large enough.
-
-    `num_ch` is C, if it is known.
-    """
+    """Raise TypeError or ValueError unless `images` is a float tensor `(N, num_ch, H, W)` with `H, W >= min_size`."""
     if not isinstance(images, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor (N, C, H, W), got {type(images).__name__}")
     if not images.is_floating_point():
@@ -32,13 +29,11 @@ def check_images(name: str, images: Tensor, num_ch: int | None = None, min_size:
             f"{name} has shape {shape}; expected (N, C, H, W); {fix.get(images.dim(), 'no side may be 0')}"
         )
     if num_ch is not None and shape[1] != num_ch:
-        raise ValueError(
-            f"{name} has {shape[1]} channels, but {num_ch} are expected; set num_in_ch={shape[1]} or convert the images"
-        )
+        fix = f"set num_in_ch={shape[1]} or convert the images"
+        raise ValueError(f"{name} has {shape[1]} channels, but {num_ch} are expected; {fix}")
     if min(shape[2:]) < min_size:
-        raise ValueError(
-            f"{name} is {shape[2]}x{shape[3]}, but at least {min_size}x{min_size} is needed; use larger patches"
-        )
+        needed = f"at least {min_size}x{min_size} is needed; use larger patches"
+        raise ValueError(f"{name} is {shape[2]}x{shape[3]}, but {needed}")
 
 
 def check_white(knob: str, hr: Tensor, data_range: float) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,15 +18,10 @@ from .loss import PCLLoss
 from .samples import seeded_generator
 from .wavelet import haar_dwt
 
-if TYPE_CHECKING:
-    import numpy as np
-    from matplotlib.figure import Figure
-    from numpy.typing import NDArray
-
 MAX_WINDOW = 256
 TITLES = {"gt": "GT", "sharpen": "sharpened", "sr": "SR", "blur": "blurred", "lq": "enlarged LR"}
 # Distinguishable for colour-blind readers too (Okabe and Ito).
-POSITIVE, NEGATIVE, NEITHER = "#0072B2", "#D55E00", "black"
+POSITIVE, NEGATIVE = "#0072B2", "#D55E00"
 Window = tuple[int, int, int, int]  # top, left, height and width, in pixels
 
 
@@ -93,6 +88,8 @@ def make_sheet(
         found += [("gt", None, gt)] * ("gt" not in kinds) + ([] if sr is None else [("sr", None, sr)])
         found.sort(key=lambda sample: [*TITLES].index(sample[0]))
         images = torch.cat([image for _, _, image in found])
+        notes = ["without the negative 'lq': no LR image"] * ("lq" in pcl.samples.negatives and lq is None)
+        notes += ["without the negatives 'batch': one image has no mates"] * ("batch" in pcl.samples.negatives)
         high = torch.stack(haar_dwt(images)[1:])
         energy = high.square().sum(0).mean(dim=(1, 2, 3))
         psnr = -10 * (images - gt).square().mean(dim=(1, 2, 3)).log10()
@@ -104,11 +101,7 @@ def make_sheet(
             energy=(energy / energy[0]).tolist(),
             psnr=psnr.tolist(),
             gt_is_positive="gt" in pcl.samples.positives,
-            notes=[
-                f"without the negative {name!r}: {why}"
-                for name, why in (("lq", "no LR image was given"), ("batch", "one image has no batch mates"))
-                if name in pcl.samples.negatives and (name, lq is None) != ("lq", False)
-            ],
+            notes=notes,
         )
         if embedding is None or sr is None:
             return sheet
@@ -157,8 +150,8 @@ def detailed_window(hr: Tensor, size: int = MAX_WINDOW, multiple: int = 1) -> Wi
     return row * step, column * step, height, width
 
 
-def draw(sheet: Sheet, title: str = "") -> Figure:
-    """The sheet as a figure, 1200 pixels wide or more: positives above, SR and negatives below.
+def draw(sheet: Sheet, title: str = "") -> Any:
+    """The sheet as matplotlib's figure, 1200 pixels wide or more: positives above, SR and negatives below.
 
     Under each image are its bands and, if there are, its similarities to SR: all bands in one scale, and all
     similarities in one. Raises ImportError if matplotlib is not installed.
@@ -199,7 +192,7 @@ def draw(sheet: Sheet, title: str = "") -> Figure:
         for column, index in zip(axes.T, group, strict=False):
             kind, number = sheet.kinds[index], sheet.draws[index]
             is_neither = kind == "sr" or (kind == "gt" and not sheet.gt_is_positive)
-            color = NEITHER if is_neither else POSITIVE if index in above else NEGATIVE
+            color = "black" if is_neither else POSITIVE if index in above else NEGATIVE
             column[0].set_title(TITLES[kind] + ("" if number is None else f" {number:.2f}"), fontsize=9, color=color)
             for ax, stack, style, caption in zip(column, stacks, styles, captions, strict=False):
                 ax.imshow(stack[index].nan_to_num().numpy(), interpolation="nearest", **style)
@@ -213,8 +206,8 @@ def draw(sheet: Sheet, title: str = "") -> Figure:
     return figure
 
 
-def to_pixels(figure: Figure) -> NDArray[np.uint8]:
-    """A figure rendered to `(H, W, 3)`, RGB, without a window and without pyplot's global state."""
+def to_pixels(figure: Any) -> Any:
+    """A figure rendered to `(H, W, 3)`, RGB, uint8, without a window and without pyplot's global state."""
     import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
