@@ -228,9 +228,8 @@ class PCLLoss(nn.Module):
         check_images("sr", sr, min_size=MIN_SIZE)
         check_images("hr", hr, min_size=MIN_SIZE)
         if sr.shape != hr.shape:
-            raise ValueError(
-                f"sr and hr must have the same shape, got {(*sr.shape,)} and {(*hr.shape,)}; check the scale"
-            )
+            shapes = f"{tuple(sr.shape)} and {tuple(hr.shape)}"
+            raise ValueError(f"sr and hr must have the same shape, got {shapes}; check the scale")
         if "lq" in self.samples.negatives and lq is None:
             raise ValueError("negatives contains 'lq', but no lq was passed; call with lq=..., or drop 'lq'")
         if lq is not None and "lq" in self.samples.negatives:

@@ -458,7 +458,7 @@ CALLS = [
     ({}, (SR[..., :31, :], HR[..., :31, :]), "sr is 31x32, but at least 32x32 is needed; use larger patches"),
     ({}, (SR[0], HR[0]), r"sr has shape \(3, 32, 32\).*unsqueeze"),
     ({}, (SR[None], HR[None]), r"sr has shape \(1, 2, 3, 32, 32\).*frames.*sr\.flatten\(0, 1\)"),
-    ({"negatives": ["lq"]}, (SR, HR, tiny_discriminator(), LQ[:1]), "lq must have the batch size"),
+    ({"negatives": ["lq"]}, (SR, HR, tiny_discriminator(), LQ[:1]), "lq .* must have the batch size"),
     ({"negatives": ["blur", "lq"]}, (SR, HR), "'lq', but no lq was passed; call with lq="),
     ({"negatives": ["batch"]}, (SR[:1], HR[:1]), r"\['batch'\].*the batch has one image.*at least 2"),
     ({"blur_sigma": (1.0, 20.0)}, (SR, HR), "too far for images of 32x32; lower blur_sigma"),
