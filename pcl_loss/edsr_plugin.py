@@ -91,8 +91,8 @@ class PCL(PCLCriterion):
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
         if not any(key.startswith(prefix) for key in state_dict):
             raise ValueError(
-                "the run that is loaded was trained without PCL; take its weights alone: in place of --load and --resume, "
-                "--pre_train .../model/model_latest.pt"
+                "the run that is loaded was trained without PCL; take its weights alone: in place of --load and "
+                "--resume, --pre_train .../model/model_latest.pt"
             )
         super()._load_from_state_dict(state_dict, prefix, *rest)
 

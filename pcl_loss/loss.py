@@ -220,10 +220,10 @@ class PCLLoss(nn.Module):
     def _check(self, sr: Tensor, hr: Tensor, embedding: Embedding | None, lq: Tensor | None) -> Embedding:
         if not isinstance(embedding, Embedding):
             raise TypeError(
-                f"PCLLoss needs an embedding with a method embed(x, num_layers); {type(embedding).__name__} has none. In "
-                "a BasicSR YAML use it as train.pcl_opt with `model_type: PCLModel`, or put `type: PCLPerceptualLoss` "
+                f"PCLLoss needs an embedding with a method embed(x, num_layers); {type(embedding).__name__} has none. "
+                "In a BasicSR YAML use it as train.pcl_opt with `model_type: PCLModel`, or put `type: PCLPerceptualLoss` "
                 "in train.perceptual_opt; in your own loop use PCLCriterion, or pass a WaveletDiscriminator, the bare "
-                "network behind a parallel wrapper (net_d.module)"
+                "network behind a parallel wrapper: net_d.module"
             )
         check_images("sr", sr, min_size=MIN_SIZE)
         check_images("hr", hr, min_size=MIN_SIZE)
