@@ -23,10 +23,10 @@ def check_images(name: str, images: Tensor, num_ch: int | None = None, min_size:
     if not images.is_floating_point():
         raise TypeError(f"{name} has dtype {images.dtype}; pass a floating-point tensor, such as {name}.float() / 255")
     shape = tuple(images.shape)
-    if images.dim() != 4 or images.numel() == 0:
-        fix = {3: "unsqueeze(0) a single image", 5: f"the frames of a video are images: {name}.flatten(0, 1)"}
+    if len(shape) != 4 or 0 in shape:
+        fixes = {3: "unsqueeze(0) a single image", 5: f"the frames of a video are images: {name}.flatten(0, 1)"}
         raise ValueError(
-            f"{name} has shape {shape}; expected (N, C, H, W); {fix.get(images.dim(), 'no side may be 0')}"
+            f"{name} has shape {shape}; expected (N, C, H, W); {fixes.get(len(shape), 'no side may be 0')}"
         )
     if num_ch is not None and shape[1] != num_ch:
         fix = f"set num_in_ch={shape[1]} or convert the images"

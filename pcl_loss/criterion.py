@@ -83,9 +83,7 @@ class PCLCriterion(nn.Module):
             of_one = ("lr", "update_every") if isinstance(embedding, str) else ("num_in_ch",)
             for name in ("num_feat", "norm", "wavelet", *of_one):
                 if given[name] != inspect.signature(PCLCriterion).parameters[name].default:
-                    raise ValueError(
-                        f"{name}={given[name]!r} is no knob of this embedding, and would be ignored; drop it"
-                    )
+                    raise ValueError(f"{name}={given[name]!r} would be ignored by this embedding; drop it")
         if embedding == "fixed":
             embedding = FixedEmbedding(num_in_ch, self.pcl.num_layers)
         elif embedding is None:
@@ -93,9 +91,7 @@ class PCLCriterion(nn.Module):
             with torch.random.fork_rng(devices=[]):
                 embedding = WaveletDiscriminator(num_in_ch, num_feat, norm, wavelet)
         if not isinstance(embedding, Embedding) or isinstance(embedding, str):
-            raise TypeError(
-                f"embedding must be 'fixed' or have a method embed(x, num_layers): {type(embedding).__name__} has none"
-            )
+            raise TypeError(f"embedding must be 'fixed' or have a method embed: {type(embedding).__name__} has none")
         check_count("num_layers", self.pcl.num_layers, 1, getattr(embedding, "num_layers", None))
         self.embedding = embedding
         # Since E_D's last step: the calls, and those whose gradients were finite.

@@ -52,8 +52,7 @@ class PCLLoss(nn.Module):
 
     Args:
         loss_weight: alpha of equation 11.
-        recipe: `'paper'`, the samples of the paper, or `'light'`, few samples, for a `FixedEmbedding`; `RECIPES` has
-            their values.
+        recipe: `'paper'`, or `'light'`, few samples and the energy term, for a `FixedEmbedding`; see `RECIPES`.
         temperature: tau of equation 8. Smaller pushes harder.
         num_layers: L of equation 10, how many maps of the embedding are compared.
         num_positives: number of sharpened images; `'gt'` adds one more positive.
@@ -107,7 +106,7 @@ class PCLLoss(nn.Module):
         self.seed = checks.check_count("seed", seed, 0)
         self.num_calls = 0
         self.is_relative = False
-        """Whether the value is less that of SR = HR, and one draw is that of all images of a batch."""
+        """Whether the value is less that of SR = HR, and all images of a batch have one draw."""
         self.stats: dict[str, Tensor] = {}
         """Detached 0-dim tensors of the last call: `l_cl` (without weight), `pos_sim`, `neg_sim`, `margin` (their
         difference), the same per layer, `l_cl_1` being the shallowest layer's, and `l_energy` if it has a weight."""
@@ -221,8 +220,8 @@ class PCLLoss(nn.Module):
         if not isinstance(embedding, Embedding):
             raise TypeError(
                 f"PCLLoss needs an embedding with a method embed(x, num_layers); {type(embedding).__name__} has none. "
-                "In a BasicSR YAML use it as train.pcl_opt with `model_type: PCLModel`, or put `type: PCLPerceptualLoss` "
-                "in train.perceptual_opt; in your own loop use PCLCriterion, or pass a WaveletDiscriminator, the bare "
+                "In a BasicSR YAML use it as train.pcl_opt with `model_type: PCLModel`, or PCLPerceptualLoss as "
+                "train.perceptual_opt; in your own loop use PCLCriterion, or pass a WaveletDiscriminator, the bare "
                 "network behind a parallel wrapper: net_d.module"
             )
         check_images("sr", sr, min_size=MIN_SIZE)

@@ -462,7 +462,7 @@ LIGHT, GIVEN = {"recipe": "light"}, {"embedding": WaveletDiscriminator(num_feat=
         ({"num_layers": 9}, ValueError, "num_layers must be from 1 to 8, got 9"),
         ({"num_feats": 32}, TypeError, "num_feats"),
         ({"embedding": nn.Conv2d(3, 3, 3)}, TypeError, "embedding must be 'fixed' or have .*Conv2d has none"),
-        (LIGHT | {"norm": "none"}, ValueError, "norm='none' .*would be ignored; drop it"),
+        (LIGHT | {"norm": "none"}, ValueError, "norm='none' would be ignored by this embedding; drop it"),
         (LIGHT | {"update_every": 2}, ValueError, "update_every=2 .*drop it"),
         (LIGHT | {"lr": 1e-3}, ValueError, "lr=0.001 .*drop it"),
         (GIVEN | {"num_in_ch": 1}, ValueError, "num_in_ch=1 .*drop it"),
