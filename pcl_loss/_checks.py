@@ -17,28 +17,23 @@ MIN_SIZE = 32
 
 
 def check_images(name: str, images: Tensor, num_ch: int | None = None, min_size: int = 1) -> None:
-    """Raise TypeError or ValueError unless `images` is a float tensor `(N, C, H, W)`, not empty, H and W large enough.
-
-    `num_ch` is C, if it is known.
-    """
+    """Raise TypeError or ValueError unless `images` is a float tensor `(N, num_ch, H, W)` with `H, W >= min_size`."""
     if not isinstance(images, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor (N, C, H, W), got {type(images).__name__}")
     if not images.is_floating_point():
         raise TypeError(f"{name} has dtype {images.dtype}; pass a floating-point tensor, such as {name}.float() / 255")
     shape = tuple(images.shape)
-    if images.dim() != 4 or images.numel() == 0:
-        fix = {3: "unsqueeze(0) a single image", 5: f"the frames of a video are images: {name}.flatten(0, 1)"}
+    if len(shape) != 4 or 0 in shape:
+        fixes = {3: "unsqueeze(0) a single image", 5: f"the frames of a video are images: {name}.flatten(0, 1)"}
         raise ValueError(
-            f"{name} has shape {shape}; expected (N, C, H, W); {fix.get(images.dim(), 'no side may be 0')}"
+            f"{name} has shape {shape}; expected (N, C, H, W); {fixes.get(len(shape), 'no side may be 0')}"
         )
     if num_ch is not None and shape[1] != num_ch:
-        raise ValueError(
-            f"{name} has {shape[1]} channels, but {num_ch} are expected; set num_in_ch={shape[1]} or convert the images"
-        )
+        fix = f"set num_in_ch={shape[1]} or convert the images"
+        raise ValueError(f"{name} has {shape[1]} channels, but {num_ch} are expected; {fix}")
     if min(shape[2:]) < min_size:
-        raise ValueError(
-            f"{name} is {shape[2]}x{shape[3]}, but at least {min_size}x{min_size} is needed; use larger patches"
-        )
+        needed = f"at least {min_size}x{min_size} is needed; use larger patches"
+        raise ValueError(f"{name} is {shape[2]}x{shape[3]}, but {needed}")
 
 
 def check_white(knob: str, hr: Tensor, data_range: float) -> bool:

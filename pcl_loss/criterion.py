@@ -80,13 +80,10 @@ class PCLCriterion(nn.Module):
         if embedding is None and self.pcl.recipe == "light":
             embedding = "fixed"
         if embedding is not None:
-            unused = ["num_feat", "norm", "wavelet"]
-            unused += ["lr", "update_every"] if isinstance(embedding, str) else ["num_in_ch"]
-            for name in unused:
+            of_one = ("lr", "update_every") if isinstance(embedding, str) else ("num_in_ch",)
+            for name in ("num_feat", "norm", "wavelet", *of_one):
                 if given[name] != inspect.signature(PCLCriterion).parameters[name].default:
-                    raise ValueError(
-                        f"{name}={given[name]!r} is no knob of this embedding, and would be ignored; drop it"
-                    )
+                    raise ValueError(f"{name}={given[name]!r} would be ignored by this embedding; drop it")
         if embedding == "fixed":
             embedding = FixedEmbedding(num_in_ch, self.pcl.num_layers)
         elif embedding is None:
@@ -94,9 +91,7 @@ class PCLCriterion(nn.Module):
             with torch.random.fork_rng(devices=[]):
                 embedding = WaveletDiscriminator(num_in_ch, num_feat, norm, wavelet)
         if not isinstance(embedding, Embedding) or isinstance(embedding, str):
-            raise TypeError(
-                f"embedding must be 'fixed' or have a method embed(x, num_layers): {type(embedding).__name__} has none"
-            )
+            raise TypeError(f"embedding must be 'fixed' or have a method embed: {type(embedding).__name__} has none")
         check_count("num_layers", self.pcl.num_layers, 1, getattr(embedding, "num_layers", None))
         self.embedding = embedding
         # Since E_D's last step: the calls, and those whose gradients were finite.
@@ -116,18 +111,11 @@ class PCLCriterion(nn.Module):
             self._follow_embedding()
 
     def forward(self, sr: Tensor, hr: Tensor, lq: Tensor | None = None) -> Tensor:
-        """The weighted contrastive loss, 0-dim; only `sr` receives a gradient.
+        """The weighted loss, 0-dim; only `sr` receives a gradient. Arguments and errors are those of `PCLLoss`.
 
         E_D is trained when the module is in training mode, gradients are enabled and `sr` requires one; always in
-        float32 or wider, whatever autocast says.
-
-        Args:
-            sr: super-resolved images `(N, C, H, W)` in `[0, data_range]`, `H, W >= 32`.
-            hr: their ground truth, the same shape.
-            lq: the LR images, for the negative source `'lq'`.
-
-        Raises:
-            TypeError, ValueError: as `PCLLoss`; or, on the first call, `hr` is plainly of another range.
+        float32 or wider, whatever autocast says. Raises ValueError if, on the first call, `hr` is plainly of another
+        range.
         """
         if not self._range_is_checked and not torch.compiler.is_compiling():
             self._range_is_checked = check_white(self.range_knob, hr, self.pcl.data_range)
@@ -231,12 +219,8 @@ class _AdamState(nn.Module):
 class PCLPerceptualLoss(PCLCriterion):
     """`PCLCriterion` for BasicSR's `perceptual_opt`, and whatever else calls a loss with `(x, gt)` and takes two.
 
-    Args:
-        scale: the SR factor; needed for the negative source `'lq'` alone, whose LR images are then made of `gt`.
-        **keywords: of `PCLCriterion`.
-
-    Raises:
-        TypeError, ValueError: as `PCLCriterion`, or `'lq'` comes without `scale`.
+    `scale`, the SR factor, is needed for the negative source `'lq'` alone, whose LR images are then made of `gt`. Other
+    keywords are those of `PCLCriterion`.
     """
 
     def __init__(self, *, scale: int | None = None, **keywords: Any) -> None:

@@ -27,9 +27,6 @@ class WaveletDiscriminator(nn.Module):
         num_feat: channels of the first block.
         norm: `'batch'`, `'group'` or `'none'`.
         wavelet: feed the bands LH, HL and HH; False feeds the image itself.
-
-    Raises:
-        TypeError, ValueError: an argument is of a wrong type or out of range.
     """
 
     def __init__(self, num_in_ch: int = 3, num_feat: int = 64, norm: str = "batch", wavelet: bool = True) -> None:
@@ -64,15 +61,8 @@ class WaveletDiscriminator(nn.Module):
         the maps of an image do not depend on its batch mates, only `x` can receive a gradient, nothing of the network
         is touched, and a later optimizer step does not invalidate a pending backward.
 
-        Args:
-            x: `(N, num_in_ch, H, W)` in [0, 1], `H, W >= 32`.
-            num_layers: how many maps, 1 to 8; nothing deeper is computed.
-
-        Returns:
-            Post-activation maps `(N, C_l, H_l, W_l)`, shallowest first, in the memory format of `x`.
-
-        Raises:
-            TypeError, ValueError: `x` is not a float tensor of such a shape, or `num_layers` is out of range.
+        Returns the first `num_layers` maps, 1 to 8, `(N, C_l, H_l, W_l)`, behind the activations, shallowest first;
+        nothing deeper is computed. Raises TypeError or ValueError unless `x` is as in `forward`.
         """
         check_count("num_layers", num_layers, 1, len(self.blocks))
         layout = layout_of(x)
@@ -95,11 +85,13 @@ class _Block(nn.Module):
     def __init__(self, in_ch: int, out_ch: int, stride: int, norm: str) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_ch, out_ch, 3, stride, padding=1, bias=norm != "batch")
-        self.norm: nn.Module
+        self.norm: nn.Module = nn.Identity()
         if norm == "batch":
             self.norm = QuickStartBatchNorm2d(out_ch)
-        else:
-            self.norm = nn.GroupNorm(_num_groups(out_ch), out_ch) if norm == "group" else nn.Identity()
+        elif norm == "group":
+            # Two channels a group or more: alone, a channel whose map is a single pixel would be erased.
+            groups = [n for n in range(1, min(32, out_ch // 2) + 1) if out_ch % n == 0]
+            self.norm = nn.GroupNorm(max(groups, default=1), out_ch)
         nn.init.kaiming_normal_(self.conv.weight, a=NEGATIVE_SLOPE)
         if self.conv.bias is not None:
             # High-frequency bands are near 0.02: PyTorch's default bias would drown them and make all images alike.
@@ -155,8 +147,3 @@ class QuickStartBatchNorm2d(nn.BatchNorm2d):
             self.running_mean.lerp_(mean, momentum)
             self.running_var.lerp_(var, momentum)
         return y
-
-
-def _num_groups(num_ch: int) -> int:
-    """At most 32 groups, of two channels or more: alone, a channel whose map is a single pixel would be erased."""
-    return max((n for n in range(1, min(32, num_ch // 2) + 1) if num_ch % n == 0), default=1)

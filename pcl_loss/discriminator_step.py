@@ -33,9 +33,8 @@ def skips_on_device(optimizer: torch.optim.Optimizer) -> bool:
 class GuardedStep:
     """The step of a network on one batch; nothing waits for a GPU.
 
-    A loop builds it before the forward pass, which may change the buffers of `net`, such as batch norm's statistics,
-    hands the gradients to `settle`, and then calls `apply`. With `sync` a batch that is not finite on one rank is left
-    out on all.
+    Build it before the forward pass, which may change buffers of `net`, hand the gradients to `settle`, and then call
+    `apply`. With `sync` a batch that is not finite on one rank is left out on all.
     """
 
     def __init__(self, net: nn.Module, sync: bool = True) -> None:
@@ -54,10 +53,7 @@ class GuardedStep:
 
     @staticmethod
     def apply(optimizer: torch.optim.Optimizer, skip: Tensor) -> None:
-        """The optimizer's step, which moves neither weights nor moments nor its counter if `skip`, 0-dim.
-
-        A fused optimizer looks at `skip` on the device; any other waits for the device to say what it is.
-        """
+        """The optimizer's step, or nothing if `skip`, 0-dim; for that, all but a fused one wait for the device."""
         if not skips_on_device(optimizer):
             if not skip.item():
                 optimizer.step()
@@ -71,15 +67,9 @@ class GuardedStep:
 
 
 class DiscriminatorStep(GuardedStep):
-    """E_D's step on one batch (eq 7): a loop takes the gradients of `loss` in its own way.
+    """E_D's step on one batch (eq 7). `log` has detached 0-dim tensors: `l_d`, `out_d_real` and `out_d_fake`."""
 
-    With `sync`, `settle` also averages the buffers over the ranks.
-    """
-
-    def __init__(self, net_d: nn.Module, sync: bool = True) -> None:
-        super().__init__(net_d, sync)
-        self.log: dict[str, Tensor] = {}
-        """Detached 0-dim tensors: `l_d`, `out_d_real` and `out_d_fake`."""
+    log: dict[str, Tensor]
 
     def loss(
         self,
@@ -87,7 +77,7 @@ class DiscriminatorStep(GuardedStep):
         hr: Tensor,
         sr: Tensor,
         data_range: float,
-        cri_cld: Callable[[Tensor, Tensor], Tensor],
+        cri_cld: Callable[..., Tensor],
     ) -> Tensor:
         """`cri_cld` of the logits that `net_d` gives real and super-resolved images `(N, C, H, W)`, 0-dim."""
         images = torch.cat([at_least_float32(hr), at_least_float32(sr)]) / data_range

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ._checks import check_count, check_keys
+from ._checks import check_keys
 from .criterion import PCLCriterion, downsample
 from .loss import PCLLoss
 
@@ -32,15 +32,9 @@ class PCL(PCLCriterion):
     The codebase's own `--save` and `--load` then save and resume E_D with the loss. Prints one line when it is built:
     a codebase without the branch reuses L1 for a name it does not know, and says nothing.
 
-    The keywords of `PCLCriterion` may stand in a file `pcl.yml` in the folder where the command is run. The negative
-    source `'lq'` takes LR from `set_lr`, or else makes it of HR.
-
-    Args:
-        args: the codebase's options; read are `rgb_range`, `n_colors`, `lr`, and `scale` for `'lq'`.
-        **keywords: of `PCLCriterion`, in place of what `args` and `pcl.yml` say.
-
-    Raises:
-        TypeError, ValueError: `pcl.yml` has a key or a value that is not allowed, or `args` lacks one of these options.
+    Of the codebase's options, `args`, it reads `rgb_range`, `n_colors`, `lr`, and `scale` for the negative source
+    `'lq'`, which takes LR from `set_lr`, or else makes it of HR. The keywords of `PCLCriterion` may stand in a file
+    `pcl.yml` in the folder where the command is run. Raises TypeError or ValueError if one of these does not fit.
     """
 
     range_knob = "--rgb_range"
@@ -66,7 +60,7 @@ class PCL(PCLCriterion):
             raise type(error)(
                 f"{error} ({KNOBS_FILE} has {knobs}; it takes 1.0e-4, not 1e-4)" if knobs else error
             ) from error
-        scale = getattr(args, "scale", [])
+        scale: Any = getattr(args, "scale", [])
         self._scales = [scale] if isinstance(scale, int | float) else list(scale)
         self._lr: Tensor | None = None
         kind = "discriminator" if self.is_trained else "fixed embedding"
@@ -87,19 +81,18 @@ class PCL(PCLCriterion):
         self._lr = lr.detach()
 
     def _make_lq(self, hr: Tensor) -> Tensor:
-        if len(self._scales) != 1:
+        if len(self._scales) != 1 or self._scales[0] != int(self._scales[0]):
             raise ValueError(
-                f"negatives contains 'lq', but the codebase's --scale is not one factor: {self._scales}; let "
+                f"negatives contains 'lq', but the codebase's --scale is not one whole factor: {self._scales}; let "
                 "`pcl-loss patch --lr-negative` hand LR over, or drop 'lq'"
             )
-        scale: Any = self._scales[0]
-        return downsample(hr, check_count("scale", int(scale) if scale == int(scale) else scale, 1))
+        return downsample(hr, int(self._scales[0]))
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
         if not any(key.startswith(prefix) for key in state_dict):
             raise ValueError(
-                "the run that is loaded was trained without PCL: its loss.pt holds nothing to go on with. Take its "
-                "weights alone: in place of --load and --resume, --pre_train .../model/model_latest.pt"
+                "the run that is loaded was trained without PCL; take its weights alone: in place of --load and "
+                "--resume, --pre_train .../model/model_latest.pt"
             )
         super()._load_from_state_dict(state_dict, prefix, *rest)
 

@@ -17,8 +17,7 @@ MAX_SCALES = 4
 
 VGGS = ("vgg11", "vgg13", "vgg16", "vgg19")
 # What torchvision's ImageNet weights were trained with.
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
 @runtime_checkable
@@ -44,11 +43,8 @@ class FixedEmbedding(nn.Module):
 
     Args:
         num_in_ch: channels of the images.
-        num_layers: how many scales there are.
+        num_layers: how many scales there are, at most 4.
         threshold: the size of a band, of images in [0, 1], that counts as much as the constant.
-
-    Raises:
-        TypeError, ValueError: an argument is of a wrong type or out of range.
     """
 
     def __init__(self, num_in_ch: int = 3, num_layers: int = 1, threshold: float = 0.01) -> None:
@@ -58,17 +54,10 @@ class FixedEmbedding(nn.Module):
         self.threshold = check_positive("threshold", threshold)
 
     def embed(self, x: Tensor, num_layers: int | None = None) -> list[Tensor]:
-        """The maps of the first scales, the finest first; only `x` can receive a gradient.
+        """The maps of the first scales (by default all), the finest first: `(N, 3 * num_in_ch + 1, H_s, W_s)`.
 
-        Args:
-            x: `(N, num_in_ch, H, W)` in [0, 1], `H, W >= 32`.
-            num_layers: how many maps; by default, and at most, those the embedding was built with.
-
-        Returns:
-            `num_layers` maps `(N, 3 * num_in_ch + 1, H - 2**s + 1, W - 2**s + 1)`.
-
-        Raises:
-            TypeError, ValueError: `x` is not a float tensor of such a shape, or `num_layers` is out of range.
+        `H_s = H - 2**s + 1`. `x` is `(N, num_in_ch, H, W)` in [0, 1], `H, W >= 32`; alone it can receive a gradient.
+        Raises TypeError or ValueError if it is not, or `num_layers` is more than there are.
         """
         num_layers = check_count("num_layers", num_layers or self.num_layers, 1, self.num_layers)
         check_images("x", x, self.num_in_ch, MIN_SIZE)
@@ -120,25 +109,18 @@ class VGGEmbedding(nn.Module):
         for layer in self.features:
             if isinstance(layer, nn.Conv2d):
                 layer.reset_parameters()
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+        for name, values in IMAGENET.items():
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
         if weights is not None:
             self._load(imagenet_weights(vgg) if weights == "imagenet" else Path(weights))
         self.requires_grad_(False)
         self.eval()
 
     def embed(self, x: Tensor, num_layers: int | None = None) -> list[Tensor]:
-        """The maps after the first convolution + ReLU pairs; only `x` can receive a gradient.
+        """The maps after the first convolution + ReLU pairs (by default all): `(N, C_l, H_l, W_l)`, shallowest first.
 
-        Args:
-            x: `(N, 3, H, W)` in [0, 1], `H, W >= 32`; normalised here as ImageNet's were.
-            num_layers: how many maps; by default, and at most, those the embedding was built with.
-
-        Returns:
-            `num_layers` maps `(N, C_l, H_l, W_l)`, shallowest first.
-
-        Raises:
-            TypeError, ValueError: `x` is not a float tensor of such a shape, or `num_layers` is out of range.
+        `x` is `(N, 3, H, W)` in [0, 1], `H, W >= 32`, normalised here as ImageNet's were; alone it can receive a
+        gradient. Raises TypeError or ValueError if it is not, or `num_layers` is more than there are.
         """
         num_layers = check_count("num_layers", num_layers or self.num_layers, 1, self.num_layers)
         check_images("x", x, min_size=MIN_SIZE)

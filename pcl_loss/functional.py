@@ -52,8 +52,8 @@ def info_nce(pos_sim: Tensor, neg_sim: Tensor, temperature: float) -> Tensor:
 def info_nce_slopes(pos_sim: Tensor, neg_sim: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """The derivatives of the mean of `info_nce` over the positives: `(..., K_P)` and `(..., K_N)`.
 
-    With `z_p` the log of the ratio of all negatives to positive `p`: `dL / dp = -sigmoid(z_p) / (K_P tau)`, and
-    `dL / dn_k = softmax_k(n / tau) sum_p sigmoid(z_p) / (K_P tau)`.
+    `-sigmoid(z_p) / (K_P tau)`, `z_p` the log of the ratio of all negatives to positive `p`, and
+    `softmax_k(n / tau) sum_p sigmoid(z_p) / (K_P tau)`.
     """
     towards = _info_nce_logits(pos_sim, neg_sim, temperature).sigmoid() / (pos_sim.shape[-1] * temperature)
     away = (neg_sim / temperature).softmax(-1) * towards.sum(-1, keepdim=True)
@@ -82,8 +82,7 @@ def contrastive_loss(
         0-dim, differentiable with respect to every map. Equal similarities give `log(1 + K_N)`.
 
     Raises:
-        ValueError: the lists differ in length or are empty, a shape does not fit, `K_P` is 0, or the temperature
-            is not above 0.
+        ValueError: a list or a shape does not fit, `K_P` is 0, or the temperature is not above 0.
     """
     temperature = check_positive("temperature", temperature)
     if not anchor or not len(anchor) == len(positives) == len(negatives):
@@ -109,15 +108,8 @@ def contrastive_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> 
     `mean_r [-log(exp(r) / (exp(r) + sum_f exp(f)))] + mean_f [-log(exp(-f) / (exp(-f) + sum_r exp(-r)))]`: each real
     against all fakes, and the mirror image.
 
-    Args:
-        real_logits: any shape, at least one element; flattened.
-        fake_logits: the same; their number may differ.
-
-    Returns:
-        0-dim, float32 or wider. Equal logits give `log(1 + N_fake) + log(1 + N_real)`.
-
-    Raises:
-        ValueError: either side is empty.
+    The logits, any number of each, are flattened. Returns 0-dim, float32 or wider; equal logits give
+    `log(1 + N_fake) + log(1 + N_real)`. Raises ValueError if either side is empty.
     """
     counts = real_logits.numel(), fake_logits.numel()
     if 0 in counts:
@@ -136,13 +128,8 @@ def energy_loss(sr_bands: Tensor, hr_bands: Tensor) -> Tensor:
     8 x 8 at every 4 pixels. `b` is the band less the mean of the four pixels at a distance of 4: what repeats every 4
     pixels, such as a grid, has no energy.
 
-    Args:
-        sr_bands: `(N, C, H, W)`, `H, W >= 16`, in units of what counts as detail: of a `FixedEmbedding`, over its
-            threshold.
-        hr_bands: those of the ground truth, the same shape.
-
-    Returns:
-        `(N,)`, in float32 or wider; 0, and minimal, for equal bands.
+    Bands are `(N, C, H, W)`, `H, W >= 16`, in units of what counts as detail: of a `FixedEmbedding`, over its
+    threshold. Returns `(N,)`, in float32 or wider; 0, and minimal, for equal bands.
     """
 
     def log_energies(bands: Tensor) -> Tensor:
@@ -164,14 +151,8 @@ def known_contrastive_loss(
     The gradient at the anchor is finished while the samples' maps exist, so that none of them waits for the backward
     pass; that raises RuntimeError with `create_graph=True`.
 
-    Args:
-        anchor: L maps `(N, C_l, H_l, W_l)`, any floating dtype; the arithmetic is in float32 or wider.
-        samples: of every layer, tensors `(k, N, C_l, H_l, W_l)` with K samples in all, the positives first.
-        num_positives: K_P.
-        temperature: tau, above 0.
-
-    Returns:
-        The losses `(N, L)`, and the similarities `(N, L, K)` without a gradient.
+    `anchor` are L maps `(N, C_l, H_l, W_l)`; `samples` are, of every layer, tensors `(k, N, C_l, H_l, W_l)` with K
+    samples in all, the positives first. Returns the losses `(N, L)`, and the similarities `(N, L, K)`.
     """
     needs_gradient = torch.is_grad_enabled() and any(f.requires_grad for f in anchor)
     with torch.no_grad(), torch.autocast(anchor[0].device.type, enabled=False):

@@ -52,8 +52,7 @@ class PCLLoss(nn.Module):
 
     Args:
         loss_weight: alpha of equation 11.
-        recipe: `'paper'`, the samples of the paper, or `'light'`, few samples, for a `FixedEmbedding`; `RECIPES` has
-            their values.
+        recipe: `'paper'`, or `'light'`, few samples and the energy term, for a `FixedEmbedding`; see `RECIPES`.
         temperature: tau of equation 8. Smaller pushes harder.
         num_layers: L of equation 10, how many maps of the embedding are compared.
         num_positives: number of sharpened images; `'gt'` adds one more positive.
@@ -69,8 +68,6 @@ class PCLLoss(nn.Module):
             memory and speed, not the result.
         seed: of the samples, at least 0.
 
-    Raises:
-        TypeError, ValueError: an argument is of a wrong type or out of range.
     """
 
     def __init__(
@@ -109,7 +106,7 @@ class PCLLoss(nn.Module):
         self.seed = checks.check_count("seed", seed, 0)
         self.num_calls = 0
         self.is_relative = False
-        """Whether the value is less that of SR = HR, and one draw is that of all images of a batch."""
+        """Whether the value is less that of SR = HR, and all images of a batch have one draw."""
         self.stats: dict[str, Tensor] = {}
         """Detached 0-dim tensors of the last call: `l_cl` (without weight), `pos_sim`, `neg_sim`, `margin` (their
         difference), the same per layer, `l_cl_1` being the shallowest layer's, and `l_energy` if it has a weight."""
@@ -133,8 +130,7 @@ class PCLLoss(nn.Module):
                 (`seed`, number of the call, rank).
 
         Raises:
-            TypeError: an image is not a float tensor, or `embedding` does not embed.
-            ValueError: a shape does not fit, `lq` is missing, or `'batch'` alone meets a batch of one.
+            TypeError, ValueError: an image is not such a tensor or missing, or `embedding` does not embed.
             RuntimeError: in a backward pass with `create_graph=True`.
         """
         embedding = self._check(sr, hr, embedding, lq)
@@ -221,36 +217,26 @@ class PCLLoss(nn.Module):
         return layers
 
     def _check(self, sr: Tensor, hr: Tensor, embedding: Embedding | None, lq: Tensor | None) -> Embedding:
-        if embedding is None:
-            raise ValueError(
-                "PCLLoss needs an embedding. In a BasicSR YAML use it as train.pcl_opt with `model_type: PCLModel`, "
-                "or put `type: PCLPerceptualLoss` in train.perceptual_opt; in your own loop use PCLCriterion, or "
-                "pass a WaveletDiscriminator: pcl(sr, hr, net_d)"
-            )
         if not isinstance(embedding, Embedding):
             raise TypeError(
-                f"embedding must have a method embed(x, num_layers), {type(embedding).__name__} has none; "
-                "pass a WaveletDiscriminator, or the bare network behind a parallel wrapper (net_d.module)"
+                f"PCLLoss needs an embedding with a method embed(x, num_layers); {type(embedding).__name__} has none. "
+                "In a BasicSR YAML use it as train.pcl_opt with `model_type: PCLModel`, or PCLPerceptualLoss as "
+                "train.perceptual_opt; in your own loop use PCLCriterion, or pass a WaveletDiscriminator, the bare "
+                "network behind a parallel wrapper: net_d.module"
             )
         check_images("sr", sr, min_size=MIN_SIZE)
         check_images("hr", hr, min_size=MIN_SIZE)
         if sr.shape != hr.shape:
-            raise ValueError(
-                f"sr and hr must have the same shape, got {tuple(sr.shape)} and {tuple(hr.shape)}; check the scale"
-            )
-        if "lq" in self.samples.negatives:
-            if lq is None:
-                raise ValueError("negatives contains 'lq', but no lq was passed; call with lq=..., or drop 'lq'")
+            shapes = f"{tuple(sr.shape)} and {tuple(hr.shape)}"
+            raise ValueError(f"sr and hr must have the same shape, got {shapes}; check the scale")
+        if "lq" in self.samples.negatives and lq is None:
+            raise ValueError("negatives contains 'lq', but no lq was passed; call with lq=..., or drop 'lq'")
+        if lq is not None and "lq" in self.samples.negatives:
             check_images("lq", lq)
             if lq.shape[:2] != hr.shape[:2]:
-                raise ValueError(
-                    f"lq must have the batch size and channels of hr, got {tuple(lq.shape)} and {tuple(hr.shape)}"
-                )
+                raise ValueError(f"lq {tuple(lq.shape)} must have the batch size and channels of hr {tuple(hr.shape)}")
         if self.samples.negatives == ("batch",) and len(hr) < 2:
-            raise ValueError(
-                "the negatives are ['batch'], the other images of the batch, but the batch has one image; use a batch "
-                "size of at least 2, or add 'blur'"
-            )
+            raise ValueError("the negatives are ['batch'], but the batch has one image; take at least 2, or add 'blur'")
         return embedding
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,15 +18,10 @@ from .loss import PCLLoss
 from .samples import seeded_generator
 from .wavelet import haar_dwt
 
-if TYPE_CHECKING:
-    import numpy as np
-    from matplotlib.figure import Figure
-    from numpy.typing import NDArray
-
 MAX_WINDOW = 256
 TITLES = {"gt": "GT", "sharpen": "sharpened", "sr": "SR", "blur": "blurred", "lq": "enlarged LR"}
 # Distinguishable for colour-blind readers too (Okabe and Ito).
-POSITIVE, NEGATIVE, NEITHER = "#0072B2", "#D55E00", "black"
+POSITIVE, NEGATIVE = "#0072B2", "#D55E00"
 Window = tuple[int, int, int, int]  # top, left, height and width, in pixels
 
 
@@ -42,11 +37,11 @@ class Sheet:
     psnr: list[float]  # to GT, in dB, over all pixels and channels; inf for an equal image
     gt_is_positive: bool  # whether the loss takes GT as a positive
     notes: list[str]  # what the reader must know besides
-    # With an SR image and an embedding: equation 10, unweighted; the cosine of equation 9 between the maps of SR and of
-    # each image, `(K, H_1, W_1)`, the mean over the layers, each at the size of the largest; and its mean.
-    l_cl: float | None = None
-    similarity_maps: Tensor | None = None
-    similarities: tuple[float, ...] = ()
+    # With an SR image and an embedding: equation 10, unweighted; the cosine of equation 9 between the first maps of SR
+    # and of each image, `(K, H_1, W_1)`; and its mean over all layers.
+    l_cl: float | None
+    similarity_maps: Tensor | None
+    similarities: list[float]
 
 
 @torch.no_grad()
@@ -61,27 +56,14 @@ def make_sheet(
 ) -> Sheet:
     """The samples that `pcl` would make of one image, and what can be measured of them; nothing is changed by it.
 
-    The negatives `'batch'`, for which one image has no batch mates, are left out with a note; so is `'lq'` without an
-    LR image.
-
-    Args:
-        hr: the ground truth, `(1, C, H, W)` in `[0, data_range]` of `pcl`, `H, W >= 32`.
-        pcl: its knobs tell which samples there are.
-        sr: the super-resolved image, the same shape and range.
-        lq: the LR image, `(1, C, h, w)`, the same range.
-        embedding: what embeds SR and the samples, for the similarities; needs `sr`.
-        generator: where the samples' random numbers come from; by default that of the first call of `PCLLoss`.
-
-    Raises:
-        TypeError, ValueError: an image is not a float tensor of such a shape, or `embedding` is given without `sr`.
+    Images are as `PCLLoss` takes them, one each. The negatives `'batch'`, for which one image has no batch mates, are
+    left out with a note; so is `'lq'` without `lq`. With `sr` and `embedding` there are similarities. By default
+    `generator` is that of the first call of `pcl`. Raises TypeError or ValueError if an image does not fit.
     """
     check_images("hr", hr, min_size=MIN_SIZE)
     for name, image, shape in (("hr", hr, (1, *hr.shape[1:])), ("sr", sr, hr.shape), ("lq", lq, hr.shape[:2])):
         if image is not None and image.shape[: len(shape)] != shape:
             raise ValueError(f"{name} has shape {tuple(image.shape)}; a sheet of this image needs {tuple(shape)}")
-    if embedding is not None and sr is None:
-        raise ValueError("the similarities are those to an SR image: give one besides the embedding")
-
     gt, sr, lq = (None if x is None else at_least_float32(x.detach()) / pcl.data_range for x in (hr, sr, lq))
     assert gt is not None
     with torch.autocast(gt.device.type, enabled=False):
@@ -93,10 +75,23 @@ def make_sheet(
         found += [("gt", None, gt)] * ("gt" not in kinds) + ([] if sr is None else [("sr", None, sr)])
         found.sort(key=lambda sample: [*TITLES].index(sample[0]))
         images = torch.cat([image for _, _, image in found])
+        notes = ["without the negative 'lq': no LR image"] * ("lq" in pcl.samples.negatives and lq is None)
+        notes += ["without the negatives 'batch': one image has no mates"] * ("batch" in pcl.samples.negatives)
         high = torch.stack(haar_dwt(images)[1:])
         energy = high.square().sum(0).mean(dim=(1, 2, 3))
         psnr = -10 * (images - gt).square().mean(dim=(1, 2, 3)).log10()
-        sheet = Sheet(
+        cosines, l_cl = None, None
+        if embedding is not None and sr is not None:
+            anchors = embedding.embed(sr, pcl.num_layers)
+            each: list[list[Tensor]] = []
+            for image in images:  # one at a time: large windows must not exhaust a GPU during training
+                layers = zip(anchors, embedding.embed(image[None], pcl.num_layers), strict=True)
+                each.append([F.cosine_similarity(anchor, maps, 1, NORM_EPS) for anchor, maps in layers])
+            sims = torch.stack([torch.stack([layer.mean() for layer in layers]) for layers in each]).T
+            of = [[kind in sources for kind, *_ in found] for sources in (pcl.samples.positives, pcl.samples.negatives)]
+            l_cl = float(info_nce(sims[:, of[0]], sims[:, of[1]], pcl.temperature).mean())
+            cosines = torch.cat([layers[0] for layers in each]).cpu()
+        return Sheet(
             kinds=[kind for kind, _, _ in found],
             draws=[draw for _, draw, _ in found],
             images=images.cpu(),
@@ -104,36 +99,11 @@ def make_sheet(
             energy=(energy / energy[0]).tolist(),
             psnr=psnr.tolist(),
             gt_is_positive="gt" in pcl.samples.positives,
-            notes=[
-                f"without the negative {name!r}: {why}"
-                for name, why in (("lq", "no LR image was given"), ("batch", "one image has no batch mates"))
-                if name in pcl.samples.negatives and (name, lq is None) != ("lq", False)
-            ],
+            notes=notes,
+            l_cl=l_cl,
+            similarity_maps=cosines,
+            similarities=[] if cosines is None else sims.mean(0).tolist(),
         )
-        if embedding is None or sr is None:
-            return sheet
-        return replace(sheet, **_similarities(sheet.kinds, images, sr, pcl, embedding))
-
-
-def _similarities(kinds: list[str], images: Tensor, sr: Tensor, pcl: PCLLoss, embedding: Embedding) -> dict[str, Any]:
-    anchors = embedding.embed(sr, pcl.num_layers)
-    cosines: list[list[Tensor]] = []
-    for image in images:  # one at a time: a large window with many samples must not exhaust a GPU during training
-        layers = zip(anchors, embedding.embed(image[None], pcl.num_layers), strict=True)
-        cosines.append([F.cosine_similarity(anchor, maps, 1, NORM_EPS) for anchor, maps in layers])
-    sims = torch.tensor([[float(layer.mean()) for layer in layers] for layers in cosines]).T
-    of = [[kind in sources for kind in kinds] for sources in (pcl.samples.positives, pcl.samples.negatives)]
-    # Nearest, so that the mean over the pixels stays what it is.
-    sizes = cosines[0][0].shape[1:]
-    maps = [
-        torch.stack([F.interpolate(layer[None], sizes, mode="nearest-exact")[0, 0] for layer in layers]).mean(0)
-        for layers in cosines
-    ]
-    return {
-        "l_cl": float(info_nce(sims[:, of[0]], sims[:, of[1]], pcl.temperature).mean()),
-        "similarity_maps": torch.stack(maps).cpu(),
-        "similarities": tuple(sims.mean(0).tolist()),
-    }
 
 
 def cut(images: Tensor, window: Window, shrink: int = 1) -> Tensor:
@@ -157,8 +127,8 @@ def detailed_window(hr: Tensor, size: int = MAX_WINDOW, multiple: int = 1) -> Wi
     return row * step, column * step, height, width
 
 
-def draw(sheet: Sheet, title: str = "") -> Figure:
-    """The sheet as a figure, 1200 pixels wide or more: positives above, SR and negatives below.
+def draw(sheet: Sheet, title: str = "") -> Any:
+    """The sheet as matplotlib's figure, 1200 pixels wide or more: positives above, SR and negatives below.
 
     Under each image are its bands and, if there are, its similarities to SR: all bands in one scale, and all
     similarities in one. Raises ImportError if matplotlib is not installed.
@@ -199,7 +169,7 @@ def draw(sheet: Sheet, title: str = "") -> Figure:
         for column, index in zip(axes.T, group, strict=False):
             kind, number = sheet.kinds[index], sheet.draws[index]
             is_neither = kind == "sr" or (kind == "gt" and not sheet.gt_is_positive)
-            color = NEITHER if is_neither else POSITIVE if index in above else NEGATIVE
+            color = "black" if is_neither else POSITIVE if index in above else NEGATIVE
             column[0].set_title(TITLES[kind] + ("" if number is None else f" {number:.2f}"), fontsize=9, color=color)
             for ax, stack, style, caption in zip(column, stacks, styles, captions, strict=False):
                 ax.imshow(stack[index].nan_to_num().numpy(), interpolation="nearest", **style)
@@ -213,8 +183,8 @@ def draw(sheet: Sheet, title: str = "") -> Figure:
     return figure
 
 
-def to_pixels(figure: Figure) -> NDArray[np.uint8]:
-    """A figure rendered to `(H, W, 3)`, RGB, without a window and without pyplot's global state."""
+def to_pixels(figure: Any) -> Any:
+    """A figure rendered to `(H, W, 3)`, RGB, uint8, without a window and without pyplot's global state."""
     import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 

@@ -17,12 +17,9 @@ NEGATIVE_SOURCES = ("blur", "lq", "batch")
 
 
 class SampleDraw:
-    """Which samples there are of every image: draws their random numbers, and makes them.
+    """Which samples there are of every image, by the knobs of `PCLLoss`: draws their random numbers, and makes them.
 
     The negatives of the source `'batch'` are other images of the batch: they are not made here.
-
-    Its arguments are the knobs of `PCLLoss` of these names. Raises TypeError or ValueError if one is of a wrong type or
-    out of range.
     """
 
     def __init__(
@@ -56,15 +53,10 @@ class SampleDraw:
         return torch.cat(drawn)
 
     def make(self, gt: Tensor, lq: Tensor | None, draws: Tensor) -> Tensor:
-        """The samples `(K, n, C, H, W)` of images, without a gradient, in [0, 1] and in the order of `kinds`.
+        """The samples `(K, n, C, H, W)` of images `gt`, without a gradient, in [0, 1] and in the order of `kinds`.
 
-        Args:
-            gt: `(n, C, H, W)`, in [0, 1].
-            lq: `(n, C, h, w)`, in [0, 1]; without it the sample `'lq'` is left out.
-            draws: these images' columns of what `draw` gave.
-
-        Raises:
-            ValueError: an image is too small for the blur.
+        Without `lq`, `(n, C, h, w)`, the sample `'lq'` is left out. `draws` are these images' columns of what `draw`
+        gave. Raises ValueError if an image is too small for the blur.
         """
         with torch.no_grad(), torch.autocast(gt.device.type, enabled=False):
             num_sharpened = self.kinds.count("sharpen")
@@ -101,11 +93,8 @@ def sharpen(images: Tensor, factor: Tensor) -> Tensor:
     """Sharpened images `(K, N, C, H, W)`, in [0, 1]: the positives of equation 5.
 
     `clamp(s + factor * (x - s), 0, 1)`, `s` being `x` smoothed by the kernel `[1 1 1; 1 5 1; 1 1 1] / 13`, as in
-    kornia's and PIL's sharpness. A factor of 1 returns the image; the outermost pixels stay as they are.
-
-    Args:
-        images: `(N, C, H, W)`, in [0, 1].
-        factor: `(K, N)`, K strengths per image; on the CPU or the images' device.
+    kornia's and PIL's sharpness; the outermost pixels stay as they are. `factor` is `(K, N)`, K strengths per image, on
+    the CPU or the images' device; 1 gives the image.
     """
     factor = move_without_waiting(factor.to(images.dtype), images.device)[..., None, None, None]
     # The kernel is a 3x3 box and 4 times the pixel, and a box a sum of rows and then of columns: far cheaper on a CPU
@@ -120,13 +109,8 @@ def sharpen(images: Tensor, factor: Tensor) -> Tensor:
 def blur(images: Tensor, sigma: Tensor, max_sigma: float) -> Tensor:
     """Images under an isotropic Gaussian, `(K, N, C, H, W)`, in [0, 1]: the negatives of equation 6.
 
-    Args:
-        images: `(N, C, H, W)`, in [0, 1].
-        sigma: `(K, N)`, in pixels, above 0, K per image; on the CPU or the images' device.
-        max_sigma: the largest sigma to expect; sets the kernel's size, which reaches three of it to each side.
-
-    Raises:
-        ValueError: an image is too small to be mirrored at its borders by the kernel's radius.
+    `sigma` is `(K, N)`, in pixels, above 0, on the CPU or the images' device. The kernel reaches three `max_sigma` to
+    each side; raises ValueError if an image is too small to be mirrored at its borders by that.
     """
     from kornia.filters import gaussian_blur2d
 

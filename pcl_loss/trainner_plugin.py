@@ -30,13 +30,8 @@ class PCLLoss(PCLPerceptualLoss):
     E_D is saved as `models/pcl_ITER.pth` beside the networks and resumed with them. The log of the training gets
     `pcl_l_cl`, `pcl_pos_sim`, `pcl_neg_sim`, `pcl_margin` and `pcl_l_d`, each of the last step.
 
-    Args:
-        loss_weight: alpha, above 0.
-        **keywords: of `PCLPerceptualLoss`. With `accum_iter` in the data set's options, `update_every` of the same
-            value gives E_D as many updates as the SR network.
-
-    Raises:
-        TypeError, ValueError: `loss_weight` is not positive, or as `PCLPerceptualLoss`.
+    `loss_weight`, alpha, must be above 0; other keywords are those of `PCLPerceptualLoss`. With `accum_iter` in the
+    data set's options, `update_every` of the same value gives E_D as many updates as the SR network.
     """
 
     def __init__(self, loss_weight: float, **keywords: Any) -> None:

@@ -110,18 +110,6 @@ def test_perfect_match_against_an_opposite_has_its_closed_form() -> None:
     assert value.item() == pytest.approx(math.log(1 + math.exp(-4)), rel=1e-12)
 
 
-def test_no_negatives_give_zero_and_a_zero_gradient() -> None:
-    anchor, positives, negatives = random_maps(2, 3, 0, [(3, 4, 4), (2, 2, 2)])
-    for f in anchor:
-        f.requires_grad_()
-    value = contrastive_loss(anchor, positives, negatives)
-    value.backward()
-    assert value.item() == 0
-    for f in anchor:
-        assert f.grad is not None
-        assert not f.grad.any()
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_all_zero_maps_give_log_one_plus_k_n_and_a_zero_gradient(dtype: torch.dtype) -> None:
     anchor = torch.zeros(2, 3, 4, 4, dtype=dtype, requires_grad=True)
@@ -155,17 +143,6 @@ def test_gradient_is_zero_at_all_zero_pixels_and_alive_elsewhere(dtype: torch.dt
     assert anchor.grad.isfinite().all()
     assert not anchor.grad[:, :, dead].any()
     assert (anchor.grad[:, :, ~dead] != 0).any(1).all()
-
-
-@pytest.mark.parametrize("scale", [1e-30, 1e-15, 1e-6, 1e6, 1e15])
-def test_maps_of_any_magnitude_give_finite_values_and_gradients(scale: float) -> None:
-    anchor, positives, negatives = random_maps(2, 2, 2, [(3, 4, 4)])
-    f = (anchor[0] * scale).float().requires_grad_()
-    value = contrastive_loss([f], [(positives[0] * scale).float()], [(negatives[0] * scale).float()])
-    value.backward()
-    assert value.isfinite()
-    assert f.grad is not None
-    assert f.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
@@ -243,9 +220,6 @@ def test_what_does_not_fit_is_refused() -> None:
             contrastive_loss(*maps)
     with pytest.raises(ValueError, match="at least one logit each, got 0 and 2"):
         contrastive_discriminator_loss(torch.zeros(0), torch.zeros(2))
-
-
-# --- the energy term ---
 
 
 def test_the_energy_term_equals_its_loops_for_every_image() -> None:

@@ -40,10 +40,6 @@ def test_no_public_name_has_disappeared() -> None:
     assert callable(pcl_loss.functional.contrastive_discriminator_loss)
 
 
-def test_the_version_is_a_version() -> None:
-    assert all(part.isdigit() for part in pcl_loss.__version__.split("."))
-
-
 def test_every_data_file_of_the_package_is_installed_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {}
     monkeypatch.setattr(setuptools, "setup", given.update)

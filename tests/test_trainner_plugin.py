@@ -133,11 +133,3 @@ def test_a_resumed_training_goes_on_exactly(base_model: Any, tmp_path: Path, cap
 
     again.resume_training({"iter": 7})
     assert "pcl_7.pth" in caplog.text
-
-
-def test_a_model_without_it_saves_nothing(base_model: Any, tmp_path: Path) -> None:
-    PCLLoss(loss_weight=1.0, num_feat=4)
-    model = base_model(tmp_path, {"l_g_l1": torch.nn.L1Loss()})
-    model.save_training_state(0, 3)
-    model.resume_training({"iter": 3})
-    assert list(tmp_path.iterdir()) == []

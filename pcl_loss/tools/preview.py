@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import preview, samples
+from .. import preview
 from .._checks import MIN_SIZE
 from ..loss import PCLLoss
 from . import _images
@@ -19,8 +19,7 @@ from ._regions import parse_square
 
 KNOBS: dict[str, dict[str, Any]] = {
     **{key: {"type": int, "metavar": "K"} for key in ("num_positives", "num_negatives", "num_layers")},
-    "positives": {"nargs": "+", "metavar": "NAME", "help": ", ".join(samples.POSITIVE_SOURCES)},
-    "negatives": {"nargs": "+", "metavar": "NAME", "help": ", ".join(samples.NEGATIVE_SOURCES)},
+    **{key: {"nargs": "+", "metavar": "NAME"} for key in ("positives", "negatives")},
     **{key: {"type": float, "nargs": 2, "metavar": ("LOW", "HIGH")} for key in ("sharpness", "blur_sigma")},
     "temperature": {"type": float, "metavar": "TAU"},
 }
