@@ -110,7 +110,9 @@ def _train(diagnosis: Diagnosis, place: torch.device) -> None:
         torch.default_generator.manual_seed(0)
         net = nn.Conv2d(3, 3, 3, padding=1).to(place)
         pcl = PCLCriterion(sync=False).to(place)
-    hr = _texture(count, size).to(place)
+        # Noise on several scales, stronger the coarser, as in photographs.
+        noise = [torch.rand(count, 3, size >> level, size >> level) for level in range(5)]
+    hr = sum(2**level / 31 * F.interpolate(image, size, mode="bilinear") for level, image in enumerate(noise)).to(place)
     lq = F.interpolate(hr, scale_factor=1 / 4, mode="bicubic", antialias=True)
     bicubic = F.interpolate(lq, scale_factor=4, mode="bicubic")
 
@@ -143,13 +145,3 @@ def _train(diagnosis: Diagnosis, place: torch.device) -> None:
     ]
     if place.type == "cuda":
         diagnosis.lines.append(f"  peak memory on the GPU: {torch.cuda.max_memory_allocated(place) / 2**20:.0f} MiB")
-
-
-def _texture(count: int, size: int) -> Tensor:
-    """Noise on five scales, stronger the coarser, as in photographs; `(count, 3, size, size)` in [0, 1]."""
-    generator = torch.Generator().manual_seed(0)
-    image = torch.zeros(count, 3, size, size)
-    for level in range(5):
-        noise = torch.rand(count, 3, size >> level, size >> level, generator=generator)
-        image += 2**level / 31 * F.interpolate(noise, size=(size, size), mode="bilinear")
-    return image

@@ -9,7 +9,7 @@ import yaml
 
 from pcl_loss import cli
 from pcl_loss.tools import convert
-from pcl_loss.tools.convert import convert_file, convert_state
+from pcl_loss.tools.convert import convert_state
 
 CODEBASES = ["edsr", "rcan", "han"]
 MEAN = (0.4488, 0.4371, 0.4040)
@@ -366,30 +366,34 @@ def test_res_scale_is_guessed_for_the_published_network_of_32_x_256():
         assert convert_state(net.state_dict(), "edsr", to_official=True).network_g["res_scale"] == res_scale
 
 
-def test_param_key_chooses_the_network_in_basicsr_s_file(tmp_path):
+def test_param_key_chooses_the_network_in_basicsr_s_file(tmp_path, capsys):
     states = {key: to_basicsr(official_state("edsr", seed=i), "edsr") for i, key in enumerate(convert.PARAM_KEYS)}
     torch.save(states, tmp_path / "both.pth")
     torch.save(states["params"], tmp_path / "bare.pth")
-    for file, key, seed in (("both", "params", 0), ("both", "params_ema", 1), ("bare", "params", 0)):
-        convert_file(tmp_path / f"{file}.pth", tmp_path / "x.pt", "edsr", to_official=True, param_key=key, force=True)
+
+    def converted(file, direction, target, key="params"):
+        command = [direction, "edsr", "--in", tmp_path / file, "--out", tmp_path / target, "--param-key", key]
+        return pcl_loss_convert(*command, "--force")
+
+    for file, key, seed in (("both.pth", "params", 0), ("both.pth", "params_ema", 1), ("bare.pth", "params", 0)):
+        assert converted(file, "--to", "x.pt", key) == 0
         loaded = torch.load(tmp_path / "x.pt", weights_only=True)
         assert torch.equal(loaded["head.0.weight"], official_state("edsr", seed=seed)["head.0.weight"])
-    convert_file(tmp_path / "x.pt", tmp_path / "ema.pth", "edsr", param_key="params_ema")
+    assert converted("x.pt", "--from", "ema.pth", "params_ema") == 0
     assert list(torch.load(tmp_path / "ema.pth", weights_only=True)) == ["params_ema"]
-    with pytest.raises(ValueError, match=r"ema\.pth has no params, only params_ema"):
-        convert_file(tmp_path / "ema.pth", tmp_path / "y.pt", "edsr", to_official=True)
-    with pytest.raises(ValueError, match=r"is a file of BasicSR \(params_ema\).*--to"):
-        convert_file(tmp_path / "ema.pth", tmp_path / "y.pt", "edsr")
+    assert converted("ema.pth", "--to", "y.pt") == 1
+    assert "ema.pth has no params, only params_ema" in capsys.readouterr().err
+    assert converted("ema.pth", "--from", "y.pt") == 1
+    assert "is a file of BasicSR (params_ema); convert it with --to" in capsys.readouterr().err
 
 
-def test_an_output_that_is_there_is_kept_unless_forced_and_one_that_cannot_be_is_refused(tmp_path, capsys):
+def test_an_output_that_is_there_is_kept_unless_forced(tmp_path, capsys):
     torch.save(official_state("edsr"), tmp_path / "in.pt")
     (tmp_path / "out.pth").write_text("precious")
     command = ["--from", "edsr", "--in", tmp_path / "in.pt", "--out"]
-    for target, message in (("out.pth", "replace it with --force"), ("absent/out.pth", "in a folder that is there")):
-        assert pcl_loss_convert(*command, tmp_path / target) == 1
-        assert message in capsys.readouterr().err
-    assert pcl_loss_convert(*command, tmp_path, "--force") == 1
+    assert pcl_loss_convert(*command, tmp_path / "out.pth") == 1
+    assert "replace it with --force" in capsys.readouterr().err
+    assert pcl_loss_convert(*command, tmp_path, "--force") == 1  # a folder
     assert (tmp_path / "out.pth").read_text() == "precious"
     assert pcl_loss_convert(*command, tmp_path / "out.pth", "--force") == 0
     assert list(torch.load(tmp_path / "out.pth", weights_only=True)) == ["params"]
