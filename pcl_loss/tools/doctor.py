@@ -30,7 +30,7 @@ class Diagnosis:
     lines: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)  # what should hold and does not
 
-    def check(self, what: str, holds: bool, detail: object = "") -> None:
+    def check(self, what: str, holds: bool, detail: str = "") -> None:
         """Note something that must hold."""
         self.lines.append(f"  {what}: {'yes' if holds else 'NO'}{f' ({detail})' if detail else ''}")
         self.failures += [] if holds else [what]
@@ -97,7 +97,7 @@ def _look_at_versions(diagnosis: Diagnosis) -> None:
     except Exception as error:  # BasicSR of another version
         diagnosis.check("BasicSR knows us", False, f"{type(error).__name__}: {error}")
         return
-    for entry in getattr(repairs, "REPLACED", ()):
+    for entry in repairs.REPLACED:
         when = "in a run of `pcl-loss train` or `run`" if entry.in_a_run else "yes" if entry.applied else "not needed"
         diagnosis.lines.append(f"  {entry.replaces}.{entry.name} ({entry.why}): {when}")
 
@@ -125,8 +125,8 @@ def _train(diagnosis: Diagnosis, place: torch.device) -> None:
     grads = torch.autograd.grad(loss, [*net.parameters()], allow_unused=True) if loss.requires_grad else ()
     norm = sum(float(grad.norm()) for grad in grads if grad is not None)
     moved = any(not torch.equal(old, new) for old, new in zip(before, pcl.embedding.parameters(), strict=True))
-    diagnosis.check("the loss is finite and above 0", 0 < loss.item() < float("inf"), loss.item())
-    diagnosis.check("gradient of PCL reaches the SR network", 0 < norm < float("inf"), norm)
+    diagnosis.check("the loss is finite and above 0", 0 < loss.item() < float("inf"), f"{loss.item():.3g}")
+    diagnosis.check("gradient of PCL reaches the SR network", 0 < norm < float("inf"), f"{norm:.3g}")
     diagnosis.check("E_D moved", moved)
     diagnosis.check("E_D holds no gradient of it", all(param.grad is None for param in pcl.embedding.parameters()))
     if diagnosis.failures:

@@ -189,15 +189,9 @@ def test_converted_from_basicsr_gives_basicsr_s_images(codebase, scale):
     assert max_difference(net, state, codebase, scale) < 1e-3
 
 
-@pytest.mark.parametrize("codebase", CODEBASES)
-def test_networks_of_range_1_are_recognised(codebase):
-    state = official_state(codebase, 2, rgb_range=1.0)
-    for rgb_range in (None, 1):
-        converted = to_basicsr(state, codebase, rgb_range=rgb_range)
-    net = basicsr_net(options_of(codebase, 2, img_range=1.0), converted)
-    assert max_difference(net, state, codebase, 2, rgb_range=1.0) < 1e-3
+def test_a_range_that_is_not_that_of_the_mean_shift_is_refused():
     with pytest.raises(ValueError, match="the mean shift is that of --rgb-range 1, not 255"):
-        to_basicsr(state, codebase, rgb_range=255)
+        to_basicsr(official_state("rcan", 2, rgb_range=1.0), "rcan", rgb_range=255)
 
 
 @pytest.mark.parametrize("rgb_range", [1.0, 255.0])
@@ -213,16 +207,6 @@ def test_round_trip_is_bit_identical(codebase, scale, rgb_range):
     assert all(torch.equal(again[key], there[key]) for key in there)
 
 
-def test_result_shares_no_memory_with_its_source():
-    official = official_state("edsr")
-    there = to_basicsr(official, "edsr")
-    back = from_basicsr(there, "edsr")
-    expected = {key: value.clone() for key, value in official.items()}
-    for value in (*there.values(), *back.values()):
-        value.zero_()
-    assert all(torch.equal(official[key], expected[key]) for key in official)
-
-
 @pytest.mark.parametrize("codebase", CODEBASES)
 def test_learned_shift_that_keeps_the_mean_folds_exactly(codebase):
     state = learned_shift(official_state(codebase, 2, dtype=torch.float64))
@@ -234,14 +218,6 @@ def test_learned_shift_that_keeps_the_mean_folds_exactly(codebase):
     # And the learned part is no trifle: dropping it shows.
     net.load_state_dict(to_basicsr(plain, codebase))
     assert max_difference(net, state, codebase, 2) > 1
-
-
-def test_learned_add_mean_alone_leaves_every_other_layer_as_it_is():
-    plain = official_state("rcan", 2)
-    state = plain | {"add_mean.bias": plain["add_mean.bias"] + torch.tensor([1.0, -2.0, 0.5])}
-    folded, unfolded = to_basicsr(state, "rcan"), to_basicsr(plain, "rcan")
-    assert [key for key in folded if not torch.equal(folded[key], unfolded[key])] == ["conv_last.bias"]
-    assert max_difference(basicsr_net(options_of("rcan", 2), folded), state, "rcan", 2) < 1e-3
 
 
 def test_singular_colour_matrix_has_no_rgb_mean():
