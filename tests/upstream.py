@@ -70,9 +70,10 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pairs")
     for number, name in enumerate(("astronaut", "coffee", "chelsea", "rocket"), 1):
         hr = np.ascontiguousarray(getattr(data, name)()[20:148, 100:228, ::-1])
-        lr = cv2.resize(hr, (32, 32), interpolation=cv2.INTER_AREA)
+        half, lr = (cv2.resize(hr, (size, size), interpolation=cv2.INTER_AREA) for size in (64, 32))
         files = {
             f"DIV2K/DIV2K_train_HR/{number:04}.png": hr,
+            f"DIV2K/DIV2K_train_LR_bicubic/X2/{number:04}x2.png": half,
             f"DIV2K/DIV2K_train_LR_bicubic/X4/{number:04}x4.png": lr,
             f"TrainHR/{number:04}_HR.png": hr,
             f"TrainLR/X4/{number:04}_LR.png": lr,

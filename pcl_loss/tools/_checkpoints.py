@@ -16,13 +16,6 @@ from ._images import Image
 
 PARAM_KEYS = ("params", "params_ema")
 
-# A key that a file of another kind has, and what the file is.
-_OTHER_KINDS = {
-    "optimizers": "a training state of BasicSR, which holds no network; take models/net_g_*.pth of the experiment",
-    "param_groups": "the state of an optimizer, which holds no network; take model/model_*.pt",
-    "state_dict": "no bare state dict but holds one under 'state_dict'; save that one to a file of its own",
-}
-
 
 def read(path: str | Path) -> dict[Any, Any]:
     """The dict in a checkpoint, on the CPU: a bare state dict, or BasicSR's, with one under `params` or `params_ema`.
@@ -33,9 +26,12 @@ def read(path: str | Path) -> dict[Any, Any]:
     content = load(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a state dict")
-    for key, kind in _OTHER_KINDS.items():
-        if key in content:
-            raise ValueError(f"{path} is {kind}")
+    states = [content, *(content[key] for key in PARAM_KEYS if isinstance(content.get(key), dict))]
+    if not any(isinstance(value, Tensor) for state in states for value in state.values()):
+        found = ", ".join(map(str, list(content)[:4]))
+        raise ValueError(
+            f"{path} holds no network, but {found}; name net_g_*.pth or net_d_*.pth of BasicSR, or a state dict"
+        )
     return content
 
 

@@ -30,7 +30,7 @@ class Diagnosis:
     lines: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)  # what should hold and does not
 
-    def check(self, what: str, holds: bool, detail: object = "") -> None:
+    def check(self, what: str, holds: bool, detail: str = "") -> None:
         """Note something that must hold."""
         self.lines.append(f"  {what}: {'yes' if holds else 'NO'}{f' ({detail})' if detail else ''}")
         self.failures += [] if holds else [what]
@@ -97,7 +97,7 @@ def _look_at_versions(diagnosis: Diagnosis) -> None:
     except Exception as error:  # BasicSR of another version
         diagnosis.check("BasicSR knows us", False, f"{type(error).__name__}: {error}")
         return
-    for entry in getattr(repairs, "REPLACED", ()):
+    for entry in repairs.REPLACED:
         when = "in a run of `pcl-loss train` or `run`" if entry.in_a_run else "yes" if entry.applied else "not needed"
         diagnosis.lines.append(f"  {entry.replaces}.{entry.name} ({entry.why}): {when}")
 
@@ -110,7 +110,9 @@ def _train(diagnosis: Diagnosis, place: torch.device) -> None:
         torch.default_generator.manual_seed(0)
         net = nn.Conv2d(3, 3, 3, padding=1).to(place)
         pcl = PCLCriterion(sync=False).to(place)
-    hr = _texture(count, size).to(place)
+        # Noise on several scales, stronger the coarser, as in photographs.
+        noise = [torch.rand(count, 3, size >> level, size >> level) for level in range(5)]
+    hr = sum(2**level / 31 * F.interpolate(image, size, mode="bilinear") for level, image in enumerate(noise)).to(place)
     lq = F.interpolate(hr, scale_factor=1 / 4, mode="bicubic", antialias=True)
     bicubic = F.interpolate(lq, scale_factor=4, mode="bicubic")
 
@@ -123,8 +125,8 @@ def _train(diagnosis: Diagnosis, place: torch.device) -> None:
     grads = torch.autograd.grad(loss, [*net.parameters()], allow_unused=True) if loss.requires_grad else ()
     norm = sum(float(grad.norm()) for grad in grads if grad is not None)
     moved = any(not torch.equal(old, new) for old, new in zip(before, pcl.embedding.parameters(), strict=True))
-    diagnosis.check("the loss is finite and above 0", 0 < loss.item() < float("inf"), loss.item())
-    diagnosis.check("gradient of PCL reaches the SR network", 0 < norm < float("inf"), norm)
+    diagnosis.check("the loss is finite and above 0", 0 < loss.item() < float("inf"), f"{loss.item():.3g}")
+    diagnosis.check("gradient of PCL reaches the SR network", 0 < norm < float("inf"), f"{norm:.3g}")
     diagnosis.check("E_D moved", moved)
     diagnosis.check("E_D holds no gradient of it", all(param.grad is None for param in pcl.embedding.parameters()))
     if diagnosis.failures:
@@ -143,13 +145,3 @@ def _train(diagnosis: Diagnosis, place: torch.device) -> None:
     ]
     if place.type == "cuda":
         diagnosis.lines.append(f"  peak memory on the GPU: {torch.cuda.max_memory_allocated(place) / 2**20:.0f} MiB")
-
-
-def _texture(count: int, size: int) -> Tensor:
-    """Noise on five scales, stronger the coarser, as in photographs; `(count, 3, size, size)` in [0, 1]."""
-    generator = torch.Generator().manual_seed(0)
-    image = torch.zeros(count, 3, size, size)
-    for level in range(5):
-        noise = torch.rand(count, 3, size >> level, size >> level, generator=generator)
-        image += 2**level / 31 * F.interpolate(noise, size=(size, size), mode="bilinear")
-    return image

@@ -52,17 +52,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what the options of `add_arguments` say, and print what was found; raises as `convert_file` does."""
-    codebase, target = args.from_codebase or args.to_codebase, args.target
-    shared = {key: getattr(args, key) for key in ("param_key", "rgb_range", "rgb_mean", "force")}
-    converted = convert_file(args.source, target, codebase, to_official=args.from_codebase is None, **shared)
-    network_g = converted.network_g
-    if args.from_codebase is None:
+    """Convert a file, and print what was found; nothing is written unless all is well.
+
+    Raises as `convert_state` does; ValueError too if a file is of another kind, has no such key, or is there already,
+    and OSError if one cannot be read or written.
+    """
+    to_official, codebase, target = args.from_codebase is None, args.from_codebase or args.to_codebase, args.target
+    if target.exists() and not args.force:
+        raise ValueError(f"{target} exists; name another file, or replace it with --force")
+    content = read(args.source)
+    if choose_params(args.source, content) is not None:
+        if not to_official:
+            raise ValueError(f"{args.source} is a file of BasicSR ({', '.join(content)}); convert it with --to")
+        content = content[choose_params(args.source, content, args.param_key)]
+    state, network_g, learned_shift = convert_state(
+        content, codebase, to_official=to_official, rgb_range=args.rgb_range, rgb_mean=args.rgb_mean
+    )
+    buffer = io.BytesIO()
+    # The official codes are of PyTorch 0.4 to 1.x, and those before 1.6 cannot read today's zip files.
+    written = state if to_official else {args.param_key: state}
+    torch.save(written, buffer, _use_new_zipfile_serialization=not to_official)
+    write_file(target, buffer.getbuffer())
+    if to_official:
         options = network_g | {"img_range": f"{network_g['img_range']:g}"}
         flags = " ".join(f"--{flag} {options[key]}" for flag, key in _FLAGS.items() if key in options)
         print(f"wrote {target}; make the network with:\n\n{flags} --pre_train {target}\n")
     else:
-        if converted.learned_shift:
+        if learned_shift:
             print("a learned mean shift was folded exactly into the first and the last convolution")
         path = {"pretrain_network_g": str(target), "param_key_g": args.param_key}
         print(f"wrote {target}; for the option file:\n")
@@ -80,44 +96,6 @@ class Converted(NamedTuple):
     state: dict[str, Tensor]
     network_g: dict[str, Any]  # the options of BasicSR's `network_g`; `res_scale` is a guess
     learned_shift: bool = False  # whether a mean shift of its own was folded into the layers
-
-
-def convert_file(
-    source: str | Path,
-    target: str | Path,
-    codebase: str,
-    *,
-    to_official: bool = False,
-    param_key: str = "params",
-    rgb_range: float | None = None,
-    rgb_mean: Sequence[float] = DIV2K_MEAN,
-    force: bool = False,
-) -> Converted:
-    """Convert a checkpoint file as `convert_state` does, which has the other arguments.
-
-    No code in `source` is run; `target` is written whole or not at all, and replaced if `force` is given. `param_key`
-    is 'params' or 'params_ema', the key in BasicSR's file; the official codes' are plain state dicts.
-
-    Raises as `convert_state` does; ValueError too if a file is of another kind, has no such key, or is there already,
-    and OSError if one cannot be read or written.
-    """
-    target = Path(target)
-    if target.exists() and not force:
-        raise ValueError(f"{target} exists; name another file, or replace it with --force")
-    if target.is_dir() or not target.absolute().parent.is_dir():
-        raise ValueError(f"{target} must be a file in a folder that is there")
-    content = read(source)
-    if choose_params(source, content) is not None:
-        if not to_official:
-            raise ValueError(f"{source} is a file of BasicSR ({', '.join(content)}); convert it with --to")
-        content = content[choose_params(source, content, param_key)]
-    converted = convert_state(content, codebase, to_official=to_official, rgb_range=rgb_range, rgb_mean=rgb_mean)
-    buffer = io.BytesIO()
-    # The official codes are of PyTorch 0.4 to 1.x, and those before 1.6 cannot read today's zip files.
-    state = converted.state if to_official else {param_key: converted.state}
-    torch.save(state, buffer, _use_new_zipfile_serialization=not to_official)
-    write_file(target, buffer.getbuffer())
-    return converted
 
 
 def convert_state(

@@ -50,7 +50,8 @@ own SRModel, `model_type: PCLModel` and `pcl_opt: {{{{type: PCLLoss, loss_weight
 A fresh clone may lack basicsr/version.py: `python setup.py --version` makes it."""
 _OVERLAY = (
     "{mark} imports basicsr.utils.registry, which is not there: this basicsr/ is to be copied over the files of "
-    "another BasicSR. Do that as its README says, and name the folder that you copied it to"
+    "another BasicSR. Do that as its README says. Then name that checkout, or, if it is the installed BasicSR, run "
+    "`pcl-loss train`"
 )
 _BY_HAND = "{mark}: there is no place for a branch. docs/codebases.md has lines that work, with PCLCriterion: section "
 _OLD = _BY_HAND + '"Restormer, NAFNet and other copies of an old BasicSR"'
