@@ -58,13 +58,14 @@ class Prepared(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `pcl-loss prepare`."""
-    parser.add_argument("--hr", type=Path, required=True, metavar="DIR", help="the folder of HR images")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the pairs go")
-    parser.add_argument("--scale", type=int, nargs="+", required=True, metavar="S", help="one or more of 2 to 8")
-    parser.add_argument("--crop", type=int, metavar="SIZE", help="cut sub-images of this HR size, e.g. 480")
-    parser.add_argument("--step", type=int, metavar="PIXELS", help="between sub-images (default: half of --crop)")
-    parser.add_argument("--lmdb", action="store_true", help="also write LMDBs")
-    parser.add_argument("--jobs", type=int, metavar="N", help="worker processes (default: one for each CPU core)")
+    add = parser.add_argument
+    add("--hr", type=Path, required=True, metavar="DIR", help="the folder of HR images")
+    add("--out", type=Path, required=True, metavar="DIR", help="where the pairs go")
+    add("--scale", type=int, nargs="+", required=True, metavar="S", help="one or more of 2 to 8")
+    add("--crop", type=int, metavar="SIZE", help="cut sub-images of this HR size, e.g. 480")
+    add("--step", type=int, metavar="PIXELS", help="between sub-images (default: half of --crop)")
+    add("--lmdb", action="store_true", help="also write LMDBs")
+    add("--jobs", type=int, metavar="N", help="worker processes (default: one for each CPU core)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -91,15 +92,10 @@ def prepare(
 ) -> Prepared:
     """Make pairs of HR and bicubic LR images; the module's docstring shows what lies where.
 
-    The arguments are the flags of `pcl-loss prepare`; `progress` shows a bar on standard error. Killed or interrupted,
-    it leaves only complete images, and the same call finishes the rest. An image that cannot be read, is too small, or
-    is transparent somewhere is left out and named in `skipped`. With more than one job, a script that calls this needs
-    an `if __name__ == "__main__":` around the call.
-
-    Raises:
-        OSError: `hr` is no folder, or one without images; or a worker process died.
-        ValueError, TypeError: a number is none or out of range; two HR files would have the same name, or a name does
-            not suit BasicSR.
+    The arguments are the flags of `pcl-loss prepare`. Killed or interrupted, it leaves only complete images, and the
+    same call finishes the rest. An image that cannot be used is named in `skipped`. With more than one job, a script
+    that calls this needs an `if __name__ == "__main__":` around the call. Raises OSError where there is no folder of
+    images or a worker process died, ValueError or TypeError where a number or the name of an image cannot be used.
     """
     out, given = Path(out), [scale] if isinstance(scale, int) else scale
     scales = tuple(sorted({check_count("scale", value, 2, 8) for value in given}))

@@ -157,30 +157,6 @@ def test_a_second_run_makes_what_is_missing_outdated_or_of_another_part_and_noth
     np.testing.assert_array_equal(lr, lr_by_hand(crop_of("coffee", 70, 107), 4))
 
 
-def test_an_interrupted_run_leaves_complete_images_and_goes_on(
-    hr: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "out"
-    real, calls = os.replace, []
-
-    def interrupt_the_fourth(*names: Any) -> None:
-        calls.append(names)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        real(*names)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", interrupt_the_fourth)
-        with pytest.raises(KeyboardInterrupt):
-            command(hr, out, "--scale", 4)
-    left = stats(out)
-    assert len(left) == 3
-    assert not list(out.rglob(".tmp-*"))
-    assert command(hr, out, "--scale", 4) == 0
-    assert stats(out).items() >= {name: stat for name, stat in left.items() if "astronaut" in name}.items()
-    assert len(stats(out)) == 6
-
-
 def test_unusable_images_are_named_and_skipped_and_the_status_says_so(
     hr: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

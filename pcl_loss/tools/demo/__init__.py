@@ -70,19 +70,18 @@ def run_demo(out: Path, iters: int = ITERS, seed: int = 0, choose: bool = False)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `pcl-loss demo`."""
-    text = "parent of the new folder (default: %(default)s)"
-    parser.add_argument("--out", type=Path, default=Path("experiments", "demo"), help=text)
-    text = "iterations of each run (default: %(default)s)"
-    parser.add_argument("--iters", type=int, default=ITERS, metavar="N", help=text)
-    text = "of the data order and the samples (default: %(default)s)"
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help=text)
-    parser.add_argument("--choose", action="store_true", help="measure on the crops that settings are chosen on")
+    add = parser.add_argument
+    add("--out", type=Path, default=Path("experiments", "demo"), help="parent of the new folder (default: %(default)s)")
+    add("--iters", type=int, default=ITERS, metavar="N", help="iterations of each run (default: %(default)s)")
+    add("--seed", type=int, default=0, metavar="N", help="of the data order and the samples (default: %(default)s)")
+    add("--choose", action="store_true", help="measure on the crops that settings are chosen on")
 
 
 def run(args: argparse.Namespace) -> int:
     """`pcl-loss demo`; returns the exit status. Raises as `run_demo` does."""
     start = time.monotonic()
     print(f"L1, and L1 + PCL at several strengths: about {MINUTES} min on two idle CPU cores", flush=True)
+    print("For LPIPS, SqueezeNet's weights are downloaded once (4.7 MB); without them there is no LPIPS", flush=True)
     result = run_demo(args.out, args.iters, args.seed, args.choose)
     print(f"\n{result.text}\n")
     for file in ("results.md", "results.csv", "comparison.png"):

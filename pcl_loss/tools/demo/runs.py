@@ -13,11 +13,13 @@ from typing import Any, NamedTuple
 import torch
 import yaml
 
+from ...loss import RECIPES
+
 ITERS = 400
 MINUTES = 3  # of a demo of that length, on two idle CPU cores
 BASELINE = "L1"
 RECIPE = "light"
-STRENGTHS = {f"{RECIPE} {weight:g}": weight for weight in (3.0, 6.0, 12.0)}
+STRENGTHS = {f"{RECIPE} {weight:g}": weight for weight in (RECIPES[RECIPE]["loss_weight"] * k for k in (1, 2, 4))}
 """`loss_weight` of the methods with PCL, the weakest first: the recipe's own, and two and four times that."""
 
 

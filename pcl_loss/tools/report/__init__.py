@@ -46,46 +46,34 @@ class Report(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `pcl-loss report`."""
-    required: dict[str, Any] = {"action": "append", "required": True}
-    many: dict[str, Any] = {"action": "append", "default": []}
+    add, many = parser.add_argument, dict[str, Any](action="append", default=[])
     text = (
         "a checkpoint net_g_*.pth, BasicSR's folder experiments/RUN (its last checkpoint), or a folder of SR images in "
         "SET/; NAME+PCL is compared with NAME. Repeat"
     )
-    parser.add_argument("--net", **required, metavar="NAME=PATH", help=text)
+    add("--net", dest="nets", action="append", required=True, metavar="NAME=PATH", help=text)
     text = "folders of a test set; without LR, it is made from HR by MATLAB-like bicubic. Repeat"
-    parser.add_argument("--set", **required, metavar="NAME=HR[:LR]", help=text)
-    parser.add_argument("--scale", type=int, default=4, metavar="S", help="2 to 8 (default 4, that of the paper)")
-    parser.add_argument("--out", type=Path, default=Path("report"), metavar="DIR", help="default: report")
+    add("--set", dest="sets", action="append", required=True, metavar="NAME=HR[:LR]", help=text)
+    add("--scale", type=int, default=4, metavar="S", help="2 to 8 (default 4, that of the paper)")
+    add("--out", type=Path, default=Path("report"), metavar="DIR", help="default: report")
     text = "a YAML with the net's network_g; without NAME, for nets with no YAML beside their checkpoint"
-    parser.add_argument("--opt", **many, metavar="[NAME=]FILE.yml", help=text)
+    add("--opt", dest="opts", **many, metavar="[NAME=]FILE.yml", help=text)
     text = "which weights of a checkpoint; auto: params_ema if it has them, as BasicSR's validation does"
-    parser.add_argument("--param-key", choices=("auto", *PARAM_KEYS), default="auto", help=text)
-    parser.add_argument("--device", help="of the nets, such as cuda:1 or cpu (default: a GPU if there is one)")
+    add("--param-key", choices=("auto", *PARAM_KEYS), default="auto", help=text)
+    add("--device", help="of the nets, such as cuda:1 or cpu (default: a GPU if there is one)")
     text = "auto: if its package and weights are installed; always: download the weights if need be"
-    parser.add_argument("--lpips", choices=LPIPS, default="auto", help=text)
+    add("--lpips", choices=LPIPS, default="auto", help=text)
     text = "a crop of the figure (default: of each set the one where bicubic is furthest from HR). Repeat"
-    parser.add_argument("--crop", **many, metavar="SET/IMAGE:TOP,LEFT,SIZE", help=text)
+    add("--crop", dest="crops", **many, metavar="SET/IMAGE:TOP,LEFT,SIZE", help=text)
 
 
 def run(args: argparse.Namespace) -> int:
     """The tables to standard output, all else to standard error; returns the exit status."""
-    nets = _named("--net", args.net)
+    nets = _named("--net", args.nets)
     # A file name may hold an equals sign: a flag names a net only if there is one of that name.
-    opts = [text if "=" in text and text.partition("=")[0] in nets else f"={text}" for text in args.opt]
-    report = make_report(
-        nets,
-        _named("--set", args.set),
-        args.out,
-        scale=args.scale,
-        opts=_named("--opt", opts),
-        param_key=args.param_key,
-        device=args.device,
-        lpips=args.lpips,
-        crops=args.crop,
-        progress=True,
-    )
-    print(report.text, end="")
+    opts = [text if "=" in text and text.partition("=")[0] in nets else f"={text}" for text in args.opts]
+    named = {"nets": nets, "sets": _named("--set", args.sets), "opts": _named("--opt", opts)}
+    print(make_report(**vars(args) | named, progress=True).text, end="")
     print(f"written to {args.out}", file=sys.stderr)
     return 0
 

@@ -33,7 +33,7 @@ class Score(NamedTuple):
     values: dict[str, float | None]  # by metric; None where it cannot be had
 
     def row(self) -> dict[str, object]:
-        """Of a CSV."""
+        """A row of a CSV."""
         return {"net": self.net, "set": self.pair.set_name, "image": self.pair.name, **self.values}
 
 
@@ -49,10 +49,9 @@ def lpips_missing() -> str:
 
 
 def measure(sr: Image, hr: Image, scale: int, lpips: str | None) -> dict[str, float | None]:
-    """The metrics of two images of the same shape, `(H, W, 3)`.
+    """PSNR and SSIM on Y, and NIQE, without `scale` pixels of the border; LPIPS of the whole, by the backbone `lpips`.
 
-    PSNR and SSIM on Y, and NIQE, without `scale` pixels of the border; LPIPS of the whole image, by the backbone
-    `lpips`. NIQE is None where fewer than two of its blocks fit, or all are flat.
+    The images are `(H, W, 3)`. NIQE is None where fewer than two of its blocks fit, or all are flat.
     """
     from basicsr.metrics import calculate_niqe, calculate_psnr, calculate_ssim
 
@@ -82,10 +81,9 @@ def measure_all(
     lpips: str | None = None,
     progress: bool = False,
 ) -> list[Score]:
-    """All scores of every net on every image; SR images are kept below `out`.
+    """All scores of every net on every image; `lpips` names the backbone. SR images are kept below `out`.
 
-    `lpips` names the backbone, `progress` shows a bar on standard error. Raises ValueError or OSError where an image or
-    a net cannot be used; every net is tried before anything is measured.
+    Raises ValueError or OSError where an image or a net cannot be used; every net is tried before anything is measured.
     """
     files = {net.name: net.sr_files(pairs, out, scale) for net in nets}
     modules = {

@@ -25,23 +25,18 @@ class Pair(NamedTuple):
     lr: Path | None
 
     def load(self, scale: int) -> tuple[Image, Image | None]:
-        """HR, cropped to a multiple of the scale, and LR if it is given.
-
-        Raises ValueError if HR is too small or they do not match.
-        """
+        """HR, cropped to a multiple of the scale, and LR if it is given; raises ValueError if they do not match."""
         hr = read_image(self.hr)
         height, width = (side // scale * scale for side in hr.shape[:2])
-        if min(height, width) < max(MIN_SIZE, 4 * scale):
+        if min(height, width) < MIN_SIZE:
             raise ValueError(f"{self.hr} has {hr.shape[0]}x{hr.shape[1]} pixels, too few to be measured; leave it out")
         if self.lr is None:
             return hr[:height, :width], None
         lr = read_image(self.lr)
         fits = (0 <= side - small * scale < scale for side, small in zip(hr.shape[:2], lr.shape[:2], strict=True))
         if not all(fits):
-            raise ValueError(
-                f"{self.hr} has {hr.shape[0]}x{hr.shape[1]} pixels and {self.lr} {lr.shape[0]}x{lr.shape[1]}, which is "
-                f"not 1/{scale} of it; check --scale {scale} and the LR folder"
-            )
+            sizes = f"{self.hr} has {hr.shape[0]}x{hr.shape[1]} pixels and {self.lr} {lr.shape[0]}x{lr.shape[1]}"
+            raise ValueError(f"{sizes}, not 1/{scale} of it; check --scale {scale} and the LR folder")
         return hr[: lr.shape[0] * scale, : lr.shape[1] * scale], lr
 
 
@@ -72,10 +67,7 @@ class Net:
 
 
 def find_pairs(set_name: str, folders: str, scale: int) -> list[Pair]:
-    """The images of a set `HR` or `HR:LR`: every HR image, with `NAME.*` or `NAMExSCALE.*` of the LR folder.
-
-    Raises OSError where a folder or an image is missing, ValueError where two images differ in their ending alone.
-    """
+    """The images of a set `HR` or `HR:LR`: every HR image, with `NAME.*` or `NAMExSCALE.*` of the LR folder."""
     # A folder may have a colon in its name, as C:\HR has.
     first, _, second = folders.rpartition(":")
     has_lr = bool(first and second) and not Path(folders).is_dir()
@@ -85,18 +77,15 @@ def find_pairs(set_name: str, folders: str, scale: int) -> list[Pair]:
     pairs = [Pair(set_name, n, path, found.get(n, found.get(f"{n}x{scale}"))) for n, path in sources.items()]
     for pair in pairs:
         if lr and pair.lr is None:
+            names = f"{pair.name}.* nor {pair.name}x{scale}.*"
             raise FileNotFoundError(
-                f"{lr} has no LR image for {pair.hr}: neither {pair.name}.* nor {pair.name}x{scale}.*; leave the LR "
-                "folder out to have LR made from HR"
+                f"{lr} has no LR image for {pair.hr}: neither {names}; without LR, it is made from HR"
             )
     return pairs
 
 
 def find_net(name: str, path: Path, opts: Mapping[str, Path], param_key: str) -> Net:
-    """A net from a checkpoint and its YAML: `opts[name]`, else the one that BasicSR left beside it, else `opts[""]`.
-
-    Raises FileNotFoundError where a file is missing, ValueError where the YAML or the checkpoint does not fit.
-    """
+    """A net from a checkpoint and its YAML: `opts[name]`, else the one that BasicSR left beside it, else `opts[""]`."""
     if not path.exists():
         raise FileNotFoundError(f"the checkpoint of {name}, {path}, does not exist; check --net {name}=...")
     # experiments/NAME/models/net_g_latest.pth has experiments/NAME/*.yml, if there is no doubt which.
@@ -114,10 +103,7 @@ def find_net(name: str, path: Path, opts: Mapping[str, Path], param_key: str) ->
 
 
 def find_results(name: str, folder: Path, pairs: Sequence[Pair]) -> Net:
-    """A net whose SR images lie in `folder/SET/` as BasicSR names them: `IMAGE.png`, `IMAGE_test.png`, ...
-
-    Raises ValueError unless there is one of each.
-    """
+    """A net whose SR images lie in `folder/SET/` as BasicSR names them: one `IMAGE.png`, `IMAGE_test.png`, ... each."""
     images: dict[Pair, Path] = {}
     for set_name, group in itertools.groupby(pairs, key=lambda pair: pair.set_name):
         found = find_images(f"the folder of {name}'s SR images of {set_name}", folder / set_name)

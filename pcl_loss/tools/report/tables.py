@@ -31,7 +31,6 @@ def tabulate(nets: Sequence[str], sets: Sequence[str], scores: Sequence[Score], 
     """The numbers of the tables in their order: each net, the paper's row of it; after a pair its gain.
 
     A mean is taken over the images that have the metric for every net, so that all nets are compared on the same.
-    Gains are differences of unrounded means.
     """
     columns = list(itertools.product(sets, METRICS))
     means: dict[str, Cells] = {net: {} for net in nets}

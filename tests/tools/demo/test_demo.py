@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,23 +78,6 @@ def test_a_failed_run_shows_the_end_of_its_log_and_where_it_is(
         assert err.count("| line") < 20
     child_runs("print('nothing done')")
     assert main(["demo", "--out", str(tmp_path)]) == 1, "a run that leaves no network has failed"
-
-
-def test_ctrl_c_ends_the_training_too(
-    tmp_path: Path, child_runs: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    child_runs("import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(60)")
-    pid = tmp_path / "run-1" / "pid"
-
-    def interrupt(*_: object, **__: object) -> None:
-        while not (pid.exists() and pid.read_text()):
-            time.sleep(0.01)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("subprocess.Popen.communicate", interrupt)
-    assert main(["demo", "--out", str(tmp_path)]) == 130
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(pid.read_text()), 0)
 
 
 @pytest.mark.slow
