@@ -230,7 +230,7 @@ def colour_error(sr: Image, hr: Image) -> float:
 
 
 def grid(image: Image, block: int = 64) -> float:
-    """The log of the share of Y's spectral energy that lies at periods of 2 and 4 pixels, where grids show.
+    """The log of Y's mean spectral power at periods of 2 and 4 pixels over that around them: how much of a grid shows.
 
     It is the mean power spectrum of blocks under a Hann window, half a block apart, each without its mean; a bin counts
     with its neighbours, as wide as the window is there.
@@ -243,6 +243,7 @@ def grid(image: Image, block: int = 64) -> float:
     power = (np.abs(np.fft.fft2((blocks - mean) * window)) ** 2).mean((0, 1))
     bins = np.arange(block)
     away = np.abs((bins + block // 8) % (block // 4) - block // 8)  # from the nearest multiple of 1/4
+    distance = np.maximum.outer(away, away)
     frequency = np.minimum(bins, block - bins)
-    peaks = (np.maximum.outer(away, away) <= 1) & (np.maximum.outer(frequency, frequency) >= block // 8)
-    return float(np.log(power[peaks].sum() / power.sum()))
+    power[np.maximum.outer(frequency, frequency) < block // 8] = np.nan
+    return float(np.log(np.nanmean(power[distance <= 1]) / np.nanmean(power[(distance >= 3) & (distance <= 5)])))

@@ -190,9 +190,11 @@ def csv_rows(results: Results) -> list[list[Any]]:
 
 def draw(results: Results, file: Path) -> None:
     """The plane of distortion and perception: a curve a method, a column a net, bars for the spread over the seeds."""
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
-    nets = sorted({net for net, _ in results.l1})
+    of_pairs = [net for net, _ in results.l1]
+    nets = sorted({net for net in of_pairs if of_pairs.count(net) > 1})  # a net with one seed has no spread
     figure = Figure(figsize=(5 * len(nets), 8.5))
     axes = figure.subplots(2, len(nets), squeeze=False, sharex="col")
     for row, metric in zip(axes, ("lpips", "dists"), strict=True):
@@ -204,7 +206,11 @@ def draw(results: Results, file: Path) -> None:
                 points = np.array([curve for curve in curves if len(curve) == length > 1])
                 if len(points):
                     (_, xs, ys), (_, x_bars, y_bars) = points.mean(0).T, points.std(0, ddof=len(points) > 1).T
-                    look = {"color": "black" if name == "pcl_light" else f"C{index}", "linewidth": 1, "capsize": 2}
+                    look = {
+                        "color": "black" if name == "pcl_light" else colormaps["tab20"](index),
+                        "linewidth": 1,
+                        "capsize": 2,
+                    }
                     axis.errorbar(xs, ys, y_bars, x_bars, f"{'osD^v'[index % 5]}-", label=TITLES[name], **look)
             axis.axhline(0, color="grey", linewidth=0.5)
             axis.axvline(0, color="grey", linewidth=0.5)
