@@ -11,7 +11,7 @@ import tifffile
 from basicsr.data import build_dataset
 from torch.utils.data import DataLoader
 
-from pcl_loss.basicsr_plugin.data_order import PlacedDataset, PlacedIndex
+from pcl_loss.basicsr_plugin.data_order import PlacedDataset
 from pcl_loss.basicsr_plugin.images import ImageError, read_item
 
 Options = dict[str, Any]
@@ -62,9 +62,7 @@ def test_dark_images_and_sixteen_bits_that_are_used_pass(
 
 
 def read_with_a_worker(dataset: Any) -> None:
-    index = PlacedIndex(1)
-    index.place = (0, 0, 0, 1)
-    list(DataLoader(PlacedDataset(dataset), sampler=[index], num_workers=1))
+    list(DataLoader(PlacedDataset(dataset), sampler=[(1, (0, 0, 0, 1))], num_workers=1))
 
 
 @pytest.mark.parametrize("read", [lambda dataset: read_item(dataset, 1), read_with_a_worker])
