@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -109,10 +108,19 @@ class VGGEmbedding(nn.Module):
         for layer in self.features:
             if isinstance(layer, nn.Conv2d):
                 layer.reset_parameters()
+            elif isinstance(layer, nn.ReLU):
+                layer.inplace = False  # a map that was handed out stays as it is
         for name, values in IMAGENET.items():
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+        if weights == "imagenet":
+            url = torchvision.models.get_weight(f"{vgg.upper()}_Weights.IMAGENET1K_V1").url
+            weights = download(url, f"the ImageNet weights of {vgg}")
         if weights is not None:
-            self._load(imagenet_weights(vgg) if weights == "imagenet" else Path(weights))
+            state = torch.load(weights, map_location="cpu", weights_only=True)
+            missing = self.state_dict().keys() - state.keys()
+            if missing:
+                raise ValueError(f"{weights} lacks {min(missing)}; it must be torchvision's VGG of the same depth")
+            self.load_state_dict({key: state[key] for key in self.state_dict()})
         self.requires_grad_(False)
         self.eval()
 
@@ -131,29 +139,9 @@ class VGGEmbedding(nn.Module):
         features = (match_double(x, self.mean) - self.mean) / self.std
         maps: list[Tensor] = []
         for layer in self.features:
+            features = layer(features)
+            if isinstance(layer, nn.ReLU):
+                maps.append(features)
             if len(maps) == num_layers:
                 break
-            if isinstance(layer, nn.ReLU):
-                # Not torchvision's in-place ReLU on a map that was handed out.
-                features = features.relu()
-                maps.append(features)
-            else:
-                features = layer(features)
         return maps
-
-    def _load(self, path: Path) -> None:
-        if not path.is_file():
-            raise FileNotFoundError(f"weights: no file {path}; give the path of a VGG state dict, or 'imagenet'")
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        try:
-            self.load_state_dict({key: state[key] for key in self.state_dict()})
-        except (KeyError, RuntimeError) as error:
-            raise ValueError(f"{path} is no state dict of torchvision's VGG of the same depth: {error}") from error
-
-
-def imagenet_weights(vgg: str) -> Path:
-    """Torchvision's file of a VGG's ImageNet weights; raises FileNotFoundError if it cannot be downloaded."""
-    import torchvision
-
-    url = torchvision.models.get_weight(f"{vgg.upper()}_Weights.IMAGENET1K_V1").url
-    return download(url, f"the ImageNet weights of {vgg}")
