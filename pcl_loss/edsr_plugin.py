@@ -46,7 +46,7 @@ class PCL(PCLCriterion):
         # These have no discriminator, and so no learning rate; and a given embedding has its channels.
         if given.get("recipe") == "light" or given.get("embedding") == "fixed":
             del options["lr"]
-        elif "embedding" in given:
+        if given.get("embedding", "fixed") != "fixed":
             del options["num_in_ch"]
         for keyword, option in options.items():
             if keyword not in given:
@@ -57,17 +57,14 @@ class PCL(PCLCriterion):
             super().__init__(**given)
         except (TypeError, ValueError) as error:
             # YAML reads 1e-4 as text.
-            raise type(error)(
-                f"{error} ({KNOBS_FILE} has {knobs}; it takes 1.0e-4, not 1e-4)" if knobs else error
-            ) from error
+            hint = f" ({KNOBS_FILE} has {knobs}; it takes 1.0e-4, not 1e-4)" if knobs else ""
+            raise type(error)(f"{error}{hint}") from error
         scale: Any = getattr(args, "scale", [])
         self._scales = [scale] if isinstance(scale, int | float) else list(scale)
         self._lr: Tensor | None = None
         kind = "discriminator" if self.is_trained else "fixed embedding"
-        white = f"for images in 0-{self.pcl.data_range:g}" + (
-            f"; {KNOBS_FILE} sets {', '.join(knobs)}" if knobs else ""
-        )
-        print(f"[pcl_loss] contrastive loss and its {kind} are built, {white}")
+        sets = f"; {KNOBS_FILE} sets {', '.join(knobs)}" if knobs else ""
+        print(f"[pcl_loss] contrastive loss and its {kind} are built, for images in 0-{self.pcl.data_range:g}{sets}")
 
     def forward(self, sr: Tensor, hr: Tensor, lq: Tensor | None = None) -> Tensor:
         """The contrastive loss of `sr` and `hr`, `(N, C, H, W)` in `[0, rgb_range]`, unclamped; trains E_D."""
