@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import copy
 import functools
 import gc
 import json
@@ -32,7 +33,6 @@ from typing import Any
 
 import _step_variants as variants
 import torch
-from _step_against import package_of_commit
 from torch import Tensor
 from tqdm import tqdm
 
@@ -66,7 +66,6 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         "--only", choices=("loss", "steps", "light"), help="one of the two parts, or of the second the light recipe"
     )
     parser.add_argument("--amp", choices=("bf16", "fp16"), help="steps in half precision, without floors and the GAN")
-    parser.add_argument("--against", metavar="COMMIT", help="measure the loss of this commit too, in the same rounds")
     args = parser.parse_args(arguments)
     if not args.json.absolute().parent.is_dir():
         parser.error(f"--json {args.json}: there is no folder {args.json.parent}; make it first")
@@ -147,30 +146,21 @@ def measure_loss(args: argparse.Namespace) -> Report:
     torch.manual_seed(variants.SEED)
     hr = variants.photograph_crops(LOSS_BATCH, args.hr_patch).to(args.device)
     sr, net_d = variants.bicubic_sr(hr), variants.net_d_with_statistics(hr, args.num_feat)
-    losses: dict[str, Any] = {"PCLLoss": (PCLLoss(), net_d), "plain": (variants.PlainPCLLoss(), net_d)}
-    if args.against is not None:
-        commit, package = package_of_commit(args.against)
-        other = package.WaveletDiscriminator(num_feat=args.num_feat).to(args.device)
-        other.load_state_dict(net_d.state_dict())
-        losses[f"PCLLoss of {commit}"] = (package.PCLLoss(), other)
+    losses = {"PCLLoss": PCLLoss(), "plain": variants.PlainPCLLoss()}
     # In float64, where what differs is no rounding: in float32 a LeakyReLU may take either slope.
-    exact = {
-        name: variants.loss_and_gradient(loss, sr.double(), hr.double(), net.double())
-        for name, (loss, net) in losses.items()
-    }
+    exact = (sr.double(), hr.double(), copy.deepcopy(net_d).double())
+    agreement = check_agreement(*(variants.loss_and_gradient(loss, *exact) for loss in losses.values()))
     calls: dict[str, Callable[[], Any]] = {
-        name: functools.partial(variants.loss_and_gradient, loss, sr, hr, net.float())
-        for name, (loss, net) in losses.items()
+        name: functools.partial(variants.loss_and_gradient, loss, sr, hr, net_d) for name, loss in losses.items()
     }
-    agreement = {name: check_agreement(name, exact["PCLLoss"], other) for name, other in exact.items()}
     calls["floor_loss"] = variants.make_floor_loss(net_d, hr)
     times = measure_rounds(calls, args.rounds, args.device)
     ratios = {name: summary(times, "PCLLoss", to=name) for name in times}
     return {"agreement": agreement, "seconds": times, "ratios": ratios}
 
 
-def check_agreement(name: str, ours: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> dict[str, float]:
-    """By how much value and gradient of the loss `name` differ from ours, relative to our largest entries.
+def check_agreement(ours: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> dict[str, float]:
+    """By how much value and gradient of the plain loss differ from ours, relative to our largest entries.
 
     Raises:
         SystemExit: by too much, so that comparing their cost would be unfair.
@@ -183,7 +173,7 @@ def check_agreement(name: str, ours: tuple[Tensor, Tensor], other: tuple[Tensor,
     # Written so that NaN does not pass.
     if not (difference["value"] <= MAX_VALUE_DIFFERENCE and difference["gradient"] <= MAX_GRADIENT_DIFFERENCE):
         raise SystemExit(
-            f"step_cost: PCLLoss and {name} are not the same function: in float64 they differ by {difference}, at most "
+            f"step_cost: PCLLoss and plain are not the same function: in float64 they differ by {difference}, at most "
             f"{MAX_VALUE_DIFFERENCE:g} and {MAX_GRADIENT_DIFFERENCE:g} are allowed; repair one of them"
         )
     return difference
