@@ -23,7 +23,6 @@ E_D_STEPS = 300
 E_D_LR = 1e-4
 PAPER_WARMUP = 20
 RANDOM_STATISTICS_BATCHES = 10
-ENERGY_FLOOR = 0.01
 # The ReLU maps before each of VGG16's first four poolings.
 VGG_MAPS = (1, 3, 6, 9)
 
@@ -82,23 +81,15 @@ def pcl_random(context: Context, num_feat: int = 16) -> Loss:
     return contrast(context, net_d.eval().requires_grad_(False), positives=("gt",), num_negatives=2)
 
 
-def pcl_light(context: Context) -> Loss:
-    """The package's own recipe."""
-    return contrast(context, None, recipe="light")
+def pcl_few(context: Context) -> Loss:
+    """The contrast of the light recipe, without its energy."""
+    return contrast(context, None, recipe="light", energy_weight=0.0)
 
 
-def energy(context: Context, window: int = 8, comb: int = 4) -> Loss:
-    """L1 between the logs of the energies of light's bands in windows; blind to what repeats every `comb` pixels."""
-    inner, far, near = slice(comb, -comb or None), slice(2 * comb, None), slice(None, -2 * comb or None)
-
-    def log_energies(x: Tensor) -> Tensor:
-        if comb:
-            around = x[..., far, inner] + x[..., near, inner] + x[..., inner, far] + x[..., inner, near]
-            x = x[..., inner, inner] - around / 4
-        bands = FixedEmbedding().embed(x)[0][:, :-1]
-        return (F.avg_pool2d(bands.square(), window, window // 2) + ENERGY_FLOOR).log() / 2
-
-    return lambda sr, hr: F.l1_loss(log_energies(sr), log_energies(hr))
+def energy(context: Context) -> Loss:
+    """The energy of the light recipe, without its contrast."""
+    net = FixedEmbedding()
+    return lambda sr, hr: functional.energy_loss(*(net.embed(x)[0][:, :-1] for x in (sr, hr))).mean()
 
 
 def feature_l1(context: Context) -> Loss:
@@ -143,7 +134,7 @@ def _l1_of_maps(embed: Callable[[Tensor], list[Tensor]]) -> Loss:
 
 SECOND_LOSSES: dict[str, Callable[..., Loss]] = {
     maker.__name__: maker
-    for maker in (pcl_paper, pcl_trained, pcl_random, pcl_light, energy, feature_l1, cosine, vgg, dists)
+    for maker in (pcl_paper, pcl_trained, pcl_random, pcl_few, energy, feature_l1, cosine, vgg, dists)
 }
 NAMES = (L1, REORDERED, UNSHARP, *SECOND_LOSSES)
 TERM = re.compile(r"(?:(?P<share>[\d.]+)\*)?(?P<name>[\w.:]+)(?P<options>(?:,\w+=[^,]+)*)")
@@ -158,7 +149,7 @@ class Term(NamedTuple):
 
 
 def parse_method(method: str) -> list[Term]:
-    """`NAME,KEY=VALUE...`, or several of them: `pcl_light+0.3*MODULE:FUNCTION,KEY=VALUE`.
+    """`NAME,KEY=VALUE...`, or several of them: `pcl_few+0.3*MODULE:FUNCTION,KEY=VALUE`.
 
     Raises:
         ValueError: it has another form, or a name is unknown.

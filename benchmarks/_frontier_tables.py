@@ -31,11 +31,9 @@ TITLES = {
     "pcl_paper": "PCL, the paper's recipe",
     "pcl_trained": "PCL, E_D trained before and frozen",
     "pcl_random": "PCL, small random E_D",
-    "pcl_light": "PCL, light",
-    "energy,comb=0": "energy of light's bands",
-    "energy": "energy, blind to period 4",
-    "pcl_light+0.3*energy,comb=0": "PCL, light, and energy",
-    "pcl_light+0.3*energy": "PCL, light, and energy, blind to period 4",
+    "pcl_few": "PCL, light without its energy",
+    "energy": "the energy of light alone",
+    "pcl_few+0.3*energy": "PCL, light",
 }
 """What a reader is shown, in the order of the rows; other methods are candidates that were looked at on the way."""
 # They share VGG16 with DISTS as a measure.
@@ -207,7 +205,7 @@ def draw(results: Results, file: Path) -> None:
                 if len(points):
                     (_, xs, ys), (_, x_bars, y_bars) = points.mean(0).T, points.std(0, ddof=len(points) > 1).T
                     look = {
-                        "color": "black" if name == "pcl_light" else colormaps["tab20"](index),
+                        "color": "black" if TITLES[name] == "PCL, light" else colormaps["tab20"](index),
                         "linewidth": 1,
                         "capsize": 2,
                     }

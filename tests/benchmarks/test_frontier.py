@@ -138,7 +138,7 @@ def test_every_second_loss_gives_the_sr_image_a_gradient(
     monkeypatch.setattr(methods, "E_D_STEPS", 2)
     context = methods.Context(0, lambda step: batches(1, step), ToyNet())
     _, hr = batches(0, 0)
-    without_weights = ("pcl_trained", "pcl_light", "feature_l1", "cosine", "cosine,light=True")
+    without_weights = ("pcl_trained", "pcl_few", "energy", "feature_l1", "cosine", "cosine,light=True")
     for method in ("pcl_paper,num_feat=4,steps=2", "pcl_random,num_feat=4", *without_weights):
         sr = samples.blur(hr, torch.full((1, len(hr)), 0.8), 1.0)[0].requires_grad_()
         ((_, loss),) = methods.make_losses(method, context)
@@ -147,11 +147,9 @@ def test_every_second_loss_gives_the_sr_image_a_gradient(
         assert float(sr.grad.norm()) > 0, method
 
 
-@pytest.mark.parametrize("method", ["no_such", "pcl_light,c", "pcl_light+no_such", "pcl_light+x*cosine"])
+@pytest.mark.parametrize("method", ["no_such", "pcl_few,c", "pcl_few+no_such", "pcl_few+x*cosine"])
 def test_a_method_that_does_not_exist_is_refused(method: str) -> None:
-    with pytest.raises(
-        ValueError, match=r"is not NAME\[,KEY=VALUE...\]; NAME is MODULE:FUNCTION or one of .*pcl_light"
-    ):
+    with pytest.raises(ValueError, match=r"is not NAME\[,KEY=VALUE...\]; NAME is MODULE:FUNCTION or one of .*pcl_few"):
         methods.parse_method(method)
 
 
@@ -179,8 +177,8 @@ def records() -> list[dict[str, Any]]:
             made += [
                 record(net, seed, "l1", None, 30.0, 0.200),
                 record(net, seed, "l1_reordered", None, 30.0, 0.200 * (1.01 if seed else 0.98)),
-                record(net, seed, "pcl_light", 0.5, 29.99, 0.190),
-                record(net, seed, "pcl_light", 1.0, 29.95, 0.182),
+                record(net, seed, "pcl_few", 0.5, 29.99, 0.190),
+                record(net, seed, "pcl_few", 1.0, 29.95, 0.182),
                 record(net, seed, "unsharp,factor=1.4", None, 29.9, 0.196),
             ]
     return made
@@ -194,7 +192,7 @@ def test_differences_are_to_l1_of_the_same_net_and_seed(records: list[dict[str, 
     records[0]["scores"]["test"] |= {"psnr": 31.0, "lpips": 0.4}
     results = results_of(records)
     pairs = [(net, seed) for net in NETS for seed in SEEDS]
-    psnr, lpips = (results.differences("pcl_light", 0.5, metric) for metric in ("psnr", "lpips"))
+    psnr, lpips = (results.differences("pcl_few", 0.5, metric) for metric in ("psnr", "lpips"))
     assert psnr == pytest.approx(dict.fromkeys(pairs, -0.01) | {("A", 0): -1.01})
     assert lpips == pytest.approx(dict.fromkeys(pairs, -5.0) | {("A", 0): -52.5})
 
@@ -219,9 +217,9 @@ def test_better_needs_six_signs_and_twice_the_noise_floor(
 def test_at_equal_psnr_a_curve_is_interpolated_and_never_extended(records: list[dict[str, Any]]) -> None:
     results = results_of(records)
     # At the ratios themselves, -.01 dB and -5 %, -.05 dB and -9 %; unsharp masking has its factor as its strength.
-    assert results.at_psnr_loss("pcl_light", 0.01, "lpips")["A", 1] == pytest.approx(-5, abs=0.02)
-    assert results.at_psnr_loss("pcl_light", 0.05, "lpips")["B", 2] == pytest.approx(-9, abs=0.02)
-    assert results.at_psnr_loss("pcl_light", 0.06, "lpips") == {}
+    assert results.at_psnr_loss("pcl_few", 0.01, "lpips")["A", 1] == pytest.approx(-5, abs=0.02)
+    assert results.at_psnr_loss("pcl_few", 0.05, "lpips")["B", 2] == pytest.approx(-9, abs=0.02)
+    assert results.at_psnr_loss("pcl_few", 0.06, "lpips") == {}
     assert results.at_psnr_loss("unsharp", 0.05, "lpips")["A", 0] == pytest.approx(-1, abs=0.02)
 
 
@@ -229,8 +227,11 @@ def test_the_table_says_what_is_better(records: list[dict[str, Any]], tmp_path: 
     results = results_of(records)
     rows = [" ".join(line.split()) for line in tables.differences_table(results, 0.5).splitlines()]
     # Twice PSNR's noise floor of 0 is exceeded; 5 % is more than twice 1.41 %.
-    assert "| PCL, light | 0.5 | 6 | _-0.010 (0.000)_ | +0.000 (0.000) | **-5.00 (0.00)** |" in "\n".join(rows)
-    assert not any("| PCL, light | 1 " in row for row in rows)
+    assert (
+        "| PCL, light without its energy | 0.5 | 6 | _-0.010 (0.000)_ | +0.000 (0.000) | **-5.00 (0.00)** |"
+        in "\n".join(rows)
+    )
+    assert not any("energy | 1 " in row for row in rows)
     tables.draw(results, tmp_path / "curves.png")
     assert cv2.imread(str(tmp_path / "curves.png")).shape[0] > 500
 
