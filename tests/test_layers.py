@@ -29,7 +29,6 @@ LINES = {
         checkpoints options_basicsr
         images options_ours
         data_order speed
-        run_state
         model
         sr_models
         options_build run_mixin

@@ -1,8 +1,4 @@
-"""The data loader and the schedulers that RCAN and its forks (SAN, A2N, MSRN and others) were written for.
-
-Their `dataloader.py` is made of parts of PyTorch 0.4 that are gone, and their epochs begin with a step of the
-scheduler, as PyTorch before 1.1 wanted it.
-"""
+"""The data loader and the schedulers of PyTorch 0.4 that RCAN and its forks (SAN, A2N, MSRN) were written for."""
 
 from __future__ import annotations
 
