@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     root = folder = script.resolve().parent
     if folder.name == "basicsr" and not (folder / "__init__.py").exists():
         parser.error(f"{folder} has no __init__.py, so that an installed BasicSR would take its place, {NO_REGISTRY}")
-    # A folder `code` with `__init__.py`, as A2N has it, is no package to be found before Python's own.
+    # A package `code`, as A2N has it, would be found before Python's own.
     while (root / "__init__.py").exists() and root.name not in sys.stdlib_module_names:
         root = root.parent
     sys.path[0 : 0 if sys.flags.safe_path else 1] = list(dict.fromkeys(map(str, (folder, root))))
@@ -134,11 +134,11 @@ def _import_plugin(execute: Execute, plugin: ModuleType) -> None:
 
 
 def _import_data_loader(execute: Execute, module: ModuleType) -> None:
-    from .import_repair import old_torch
-
     try:
         execute(module)
     except ImportError as error:
+        from .import_repair import old_torch
+
         if not old_torch.replace_data_loader(module, error):
             raise
 

@@ -68,17 +68,6 @@ def test_data_that_are_read_in_another_way_are_left_as_they_are_and_the_log_says
     assert "a resume is not exact" in logged.text
 
 
-def test_an_option_file_reaches_basicsr_as_its_own_parser_reads_it(
-    baseline: Options, parse: Callable[..., Options]
-) -> None:
-    opt = parse(baseline, "--force_yml", "train:ema_decay=0.5", "name=forced")
-    assert (opt["name"], opt["train"]["ema_decay"]) == ("forced", 0.5)
-    assert opt["path"]["models"].endswith("experiments/forced/models")
-    assert opt["datasets"]["train"]["phase"] == "train"
-    assert opt["train"]["optim_g"] == baseline["train"]["optim_g"]
-    assert sys.argv == ["train", "-opt", "run.yml", "--force_yml", "train:ema_decay=0.5", "name=forced"]
-
-
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(

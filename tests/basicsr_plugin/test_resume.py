@@ -110,33 +110,6 @@ def test_so_is_a_model_with_keys_of_its_own_also_outside_of_such_a_run(
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "missing"),
-    [
-        ({}, {"amp": "fp16"}, "pcl_scaler_1.pth: the GradScaler starts anew"),
-        ({"pcl_grad_ratio": 0.5}, {}, ""),
-    ],
-    ids=str,
-)
-def test_a_run_may_be_resumed_with_other_keys_and_the_log_names_what_starts_anew(
-    before: Options,
-    after: Options,
-    missing: str,
-    small: Options,
-    build: Build,
-    batches: Batches,
-    tmp_path: Path,
-    logged: pytest.LogCaptureFixture,
-) -> None:
-    first = build(with_options(copy.deepcopy(small), before))
-    train_on(first, batches[:1])
-    first.save(0, 1)
-    second = build(with_options(small, after))
-    second.resume_training(torch.load(tmp_path / "training_states/1.state", weights_only=True))
-    train_on(second, batches[1:2], first_iter=2)
-    assert missing in logged.text
-
-
-@pytest.mark.parametrize(
     "change",
     [
         lambda state: state.pop("pcl_loss"),
