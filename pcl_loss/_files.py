@@ -22,18 +22,13 @@ class UnreadableFileError(ValueError):
     """A file is no checkpoint, or not a whole one."""
 
 
-def temporary_name(path: Path) -> Path:
-    """A name beside `path` that no other process uses, and short, as names have a maximal length."""
-    return path.with_name(f"{TEMPORARY}{os.getpid()}{path.suffix}")
-
-
 @contextmanager
 def replacing(path: Path, sync: bool = True) -> Iterator[BinaryIO]:
     """A file to write that takes the place of `path` at the end of the block, all or nothing, also if the process is
     killed, or, with `sync`, if the machine stops. What was there keeps its mode, and a link stays one.
     """
     path = Path(os.path.realpath(path))
-    temporary = temporary_name(path)
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}{path.suffix}")
     try:
         with temporary.open("wb") as file:
             yield file
@@ -59,16 +54,14 @@ def load(path: str | Path) -> Any:
     except (OSError, MemoryError):
         raise
     except Exception as error:
-        reason = (
-            f"{path} is no readable checkpoint: not written by torch.save, incomplete, or a TorchScript archive "
-            f"({type(error).__name__})"  # the unpickler fails on foreign bytes in a dozen ways
-        )
+        # The unpickler fails on foreign bytes in a dozen ways.
+        reason = f"is no readable checkpoint: not written by torch.save, or incomplete ({type(error).__name__})"
         if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
             reason = (
-                f"{path} holds Python objects, not only tensors (a whole module, as torch.save(net) writes it?); it is "
-                "not loaded, since that could run any code in it. Have it saved as torch.save(net.state_dict(), ...)"
+                "holds Python objects, not only tensors (a whole module, as torch.save(net) writes it?); it is not "
+                "loaded, since that could run any code in it. Have it saved as torch.save(net.state_dict(), ...)"
             )
-        raise UnreadableFileError(reason) from error
+        raise UnreadableFileError(f"{path} {reason}") from error
 
 
 def save(content: Any, path: Path) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from . import __version__, _missing, import_repair  # noqa: F401  (workers of a spawning data loader import this module)
 
-# They leave their flags to others, and read them from sys.argv.
+# They read their flags from sys.argv.
 ENTRY_POINTS = ("train", "test", "run")
 
 VERBS = {

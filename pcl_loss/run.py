@@ -1,10 +1,8 @@
 """`pcl-loss run SCRIPT [ARGS...]`, and `torchrun ... -m pcl_loss.run SCRIPT [ARGS...]`: a training script of another
 codebase, as `python SCRIPT ARGS...` runs it, with PCL known to the BasicSR that it imports.
 
-What it needs and current packages lack is put back (see `import_repair`). If it calls BasicSR's train pipeline, or has
-one of its own that calls `basicsr.utils.options.parse_options`, it saves, resumes and ends at a signal as `pcl-loss
-train` does. Processes that it starts by `spawn` run the script again without this command: what `multiprocessing` hands
-to them has an object that does the same preparation when it is unpickled there.
+What current packages lack is put back (see `import_repair`). A pipeline that calls BasicSR's `parse_options` saves,
+resumes and ends at a signal as `pcl-loss train` does. Processes that the script starts by `spawn` are prepared too.
 """
 
 from __future__ import annotations
@@ -30,9 +28,7 @@ from . import import_repair
 from .train import end_in_one_line
 
 PLUGIN = "pcl_loss.basicsr_plugin"
-NO_REGISTRY = (
-    "and PCL cannot be registered there; run the script with python, and use pcl_loss.PCLCriterion in its loop"
-)
+NO_REGISTRY = "and PCL cannot be registered there: use pcl_loss.PCLCriterion in the script's loop"
 
 Execute = Callable[[ModuleType], None]
 
@@ -52,14 +48,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     root = folder = script.resolve().parent
     if folder.name == "basicsr" and not (folder / "__init__.py").exists():
         parser.error(f"{folder} has no __init__.py, so that an installed BasicSR would take its place, {NO_REGISTRY}")
-    # A folder `code` with `__init__.py`, as A2N has it, is no package to be found before Python's own.
+    # A package `code`, as A2N has it, would be found before Python's own.
     while (root / "__init__.py").exists() and root.name not in sys.stdlib_module_names:
         root = root.parent
-    # In place of the folder of this command, or the one in which it was started.
     sys.path[0 : 0 if sys.flags.safe_path else 1] = list(dict.fromkeys(map(str, (folder, root))))
     sys.argv = [args.script, *args.arguments]
     prepare(folder.relative_to(root).parts[:1])
-    _say_it_once_at_the_first_step()
+    _say_once()
 
     def run() -> None:
         with runs:
@@ -88,7 +83,7 @@ def prepare(packages: Sequence[str] = ()) -> None:
 
 
 class _Preparation:
-    """Prepares the process in which it is unpickled."""
+    """Goes with what `multiprocessing` hands to a process, and prepares the one in which it is unpickled."""
 
     def __init__(self, packages: Sequence[str]) -> None:
         self.packages = packages
@@ -100,7 +95,7 @@ class _Preparation:
 class _Around(MetaPathFinder, Loader):
     """Finds modules as the other finders do, and hands those of `functions`, and what executes them, to a function.
 
-    The `versions`, which a fresh clone lacks, as the codebase's set-up writes them, get a stand-in.
+    The `versions`, which a codebase's set-up writes, get a stand-in in a fresh clone.
     """
 
     def __init__(self, functions: Mapping[str, Callable[[Execute, ModuleType], None]], versions: list[str]) -> None:
@@ -119,7 +114,7 @@ class _Around(MetaPathFinder, Loader):
         return spec
 
     def exec_module(self, module: ModuleType) -> None:
-        """Fill the stand-in."""
+        """Fill a stand-in."""
         module.__dict__.update(__version__="unknown", __gitsha__="unknown")
         import_repair.USED.append(module.__name__)
 
@@ -139,32 +134,28 @@ def _import_plugin(execute: Execute, plugin: ModuleType) -> None:
 
 
 def _import_data_loader(execute: Execute, module: ModuleType) -> None:
-    from .import_repair import old_torch
-
     try:
         execute(module)
     except ImportError as error:
+        from .import_repair import old_torch
+
         if not old_torch.replace_data_loader(module, error):
             raise
 
 
-def _say_it_once_at_the_first_step() -> None:
+def _say_once() -> None:
     """Print what is in use when all is imported and built: at the first step of an optimizer, or else at the end."""
-    if os.environ.get("RANK", "0") != "0":
-        return
-    hook = register_optimizer_step_pre_hook(lambda *_: say(trains=True))
 
-    def say(trains: bool = False) -> None:
+    def say(*_: Any) -> None:
         atexit.unregister(say)
         hook.remove()
         basicsr = sys.modules.get("basicsr")
         where = f"PCL is registered in {basicsr.__path__[0]}" if basicsr else "no basicsr is in use"
         print(f"[pcl_loss] {where}; repaired: {', '.join(import_repair.USED) or 'nothing'}", flush=True)
-        repairs = sys.modules.get(f"{PLUGIN}.repairs")
-        if repairs and trains and not repairs.ParseOptions.has_begun:
-            print("[pcl_loss] saves, resume and signals are the script's own: it does not call BasicSR's parse_options")
 
-    atexit.register(say)
+    if os.environ.get("RANK", "0") == "0":
+        hook = register_optimizer_step_pre_hook(say)
+        atexit.register(say)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from .train import end_in_one_line
 
 
 def main() -> None:
-    """Test as BasicSR's own test.py does, with its flags; results go under the caller's folder."""
+    """Test as BasicSR's own test.py does; results go under the caller's folder."""
     with _missing.named_in_errors():
         import basicsr.test
 

@@ -15,14 +15,12 @@ def main() -> None:
         import basicsr.train
 
         from .basicsr_plugin import register
-        from .basicsr_plugin.repairs import ERRORS, whole_run
+        from .basicsr_plugin.repairs import ERRORS, whole_runs
 
     register()
 
     def train() -> None:
-        # Loaded and checked by us, see `repairs.ParseOptions`; BasicSR's loop is handed them.
-        options = basicsr.train.parse_options(os.getcwd(), is_train=True)
-        with whole_run(basicsr.train, options):
+        with whole_runs():
             basicsr.train.train_pipeline(os.getcwd())
 
     end_in_one_line("train", train, lambda: ERRORS)

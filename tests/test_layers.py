@@ -29,8 +29,8 @@ LINES = {
         options_basicsr
         images options_ours
         data_order speed
-        model options_build run_state
-        run_mixin sr_models
+        model options_build run_mixin
+        sr_models
         repairs
         registration
         __init__""",

@@ -1,7 +1,7 @@
 """`pcl-loss run` on the real codebases: `PCL_UPSTREAM=DIR make test-all`.
 
 DIR holds checkouts of the codebases named here. They are copied, never changed; nothing of theirs is in this
-repository. What is not there is skipped. HAT, DRCT, DAT and CAT need einops and timm.
+repository. What is not there is skipped. HAT and DAT need einops and timm.
 """
 
 import re
@@ -24,7 +24,6 @@ SWIN = {"upscale": 4, "in_chans": 3, "img_size": 16, "img_range": 1.0, "num_head
 OVERLAP = {"window_size": 8, "compress_ratio": 3, "squeeze_factor": 4, "conv_scale": 0.01, "overlap_ratio": 0.5}
 HAT = SWIN | OVERLAP | {"depths": [1], "embed_dim": 12, "mlp_ratio": 2, "upsampler": "pixelshuffle"}
 COMPACT = {"type": "SRVGGNetCompact", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 8, "num_conv": 1, "upscale": 4}
-CAT = {"split_size_0": [4], "split_size_1": [0], "depth": [2], "block_name": "CATB_axial", "upsampler": "pixelshuffle"}
 
 
 @dataclass(frozen=True)
@@ -39,18 +38,11 @@ class Plugin:
 
 PLUGINS = {
     "HAT": Plugin("hat/train.py", "HATModel", HAT | {"type": "HAT"}),
-    "DRCT": Plugin("drct/train.py", "DRCTModel", HAT | {"type": "DRCT"}),
     "Real-ESRGAN": Plugin("realesrgan/train.py", "SRModel", COMPACT),
     "DAT": Plugin(
         "basicsr/train.py",
         "DATModel",
         SWIN | {"type": "DAT", "split_size": [4, 8], "depth": [2], "embed_dim": 32},
-        has_own_basicsr=True,
-    ),
-    "CAT": Plugin(
-        "basicsr/train.py",
-        "CATModel",
-        SWIN | CAT | {"type": "CAT", "mlp_ratio": 2, "embed_dim": 32},
         has_own_basicsr=True,
     ),
 }
@@ -100,12 +92,6 @@ OLD_FORKS = {
     "RCAN": OldFork(
         "RCAN_TrainCode/code",
         f"--model RCAN --n_resgroups 2 --n_resblocks 1 --reduction 4 {RANGE}",
-        f"{LOADER}, scipy.misc.imread",
-    ),
-    "A2N": OldFork("code", f"--model AAN {RANGE}", f"{LOADER}, scipy.misc.imread"),
-    "SAN": OldFork(
-        "TrainCode",
-        f"--model SAN --n_resgroups 1 --n_resblocks 1 --reduction 4 {RANGE}",
         f"{LOADER}, scipy.misc.imread",
     ),
     "MSRN-PyTorch": OldFork("MSRN/Train", "--model MSRN --data_range 1-3/4-4 --ext img", LOADER),

@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from basicsr.utils import get_root_logger
 from torch import Tensor
 
-from .._distributed import rank
-
-DEFAULT_MAX_BAD_STEPS = 100
+MAX_BAD_STEPS = 100  # by default
 
 
 class BadStepsError(RuntimeError):
@@ -29,7 +27,7 @@ class BadSteps:
         self._unread.append((iteration, files, flags))
 
     def read(self) -> None:
-        """Count the steps that were noted, and warn at the first bad one; waits for the device.
+        """Count the steps that were noted, and log the first bad one; waits for the device.
 
         Raises:
             BadStepsError: the limit is reached.
@@ -40,20 +38,19 @@ class BadSteps:
             self.num_steps += 1
             self.num_bad += bool(is_bad)
             self.num_in_a_row = self.num_in_a_row + 1 if is_bad else 0
-            named = ", ".join(map(str, files)) if is_own else "another rank names them"
-            batch = f"Files of the batch: {named or 'the data set does not name them'}."
-            if is_bad and self.num_bad == 1 and (is_own or rank() == 0):
-                # BasicSR's other ranks log errors alone.
-                log = get_root_logger().error if rank() else get_root_logger().warning
-                log(
-                    f"Iteration {iteration}: the loss or its gradient is not finite; the step was left out. {batch} "
-                    f"Further ones are counted; {self.limit} in a row (train.max_bad_steps) end the run."
+            named = ", ".join(files) if is_own else "another rank names them"
+            if is_own and self.num_bad == 1:
+                # An error, since BasicSR's other ranks log nothing else.
+                get_root_logger().error(
+                    f"Iteration {iteration}: the loss or its gradient is not finite; the step was left out. Files of "
+                    f"the batch: {named}. Further ones are counted; train.max_bad_steps ({self.limit}) in a row end "
+                    "the run."
                 )
             if self.num_in_a_row == self.limit:
                 raise BadStepsError(
                     f"the last {self.limit} steps in a row, up to iteration {iteration}, were not finite "
                     f"(train.max_bad_steps); the networks are those of iteration {iteration - self.limit}. Look at the "
-                    f"learning rate and at the data. {batch}"
+                    f"learning rate and at the data. Files of the batch: {named}."
                 )
 
     def sum_up(self) -> None:

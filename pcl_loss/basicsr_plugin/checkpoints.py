@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +23,9 @@ class Files:
     """
 
     def __init__(self) -> None:
-        self.failed: list[str] = []
-        """The files that could not be written, as on a full disk."""
-        self._extra: Options = {}
+        self.extra: Options = {}
+        """What training states hold, too, under `KEY`."""
+        self._failed: set[str] = set()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(torch, name)
@@ -43,22 +41,15 @@ class Files:
         """
         path = Path(path)
         if path.suffix == ".state":
-            files = sorted(file.name for file in path.parent.with_name("models").glob(f"*_{path.stem}.pth"))
-            content = content | {KEY: self._extra | {"files": files}}
+            ending = f"_{path.stem}.pth"
+            files = {file.name for file in path.parent.with_name("models").glob(f"*{ending}")}
+            files |= {name for name in self._failed if name.endswith(ending)}
+            content = content | {KEY: self.extra | {"files": sorted(files)}}
         try:
             save(content, path)
         except (OSError, RuntimeError) as error:
-            self.failed.append(str(path))
+            self._failed.add(path.name)
             get_root_logger().error(f"{path} could not be saved, and is as it was: {str(error).partition(chr(10))[0]}")
-
-    @contextmanager
-    def adding(self, extra: Options) -> Iterator[None]:
-        """While open, training states hold this, too, under `KEY`."""
-        self._extra = extra
-        try:
-            yield
-        finally:
-            self._extra = {}
 
 
 FILES = Files()
@@ -89,33 +80,28 @@ def load_resume_state(opt: Options) -> Options | None:
             state = _load_whole(opt, Path(path))
         except OSError as error:
             raise UnreadableFileError(f"path.resume_state: {path} cannot be resumed: {error}") from error
-    if state is None:
-        return None
-    check_resume(opt, state["iter"])
-    seed = state.get(KEY, {}).get("manual_seed", opt.get("manual_seed"))
-    if seed != opt.get("manual_seed"):
-        _say(f"manual_seed is {seed}, that of the run which is resumed.")
-        opt["manual_seed"] = seed
+    if state is not None:
+        check_resume(opt, state["iter"])
+        opt["manual_seed"] = state.get(KEY, {}).get("manual_seed", opt.get("manual_seed"))
     return state
 
 
 def _newest_whole(opt: Options) -> tuple[Options | None, str | None]:
     states, models = (Path(opt["path"][key]) for key in ("training_states", "models"))
-    if get_dist_info()[0] == 0:
-        for file in [*states.glob(f"{TEMPORARY}*"), *models.glob(f"{TEMPORARY}*")]:
-            file.unlink(missing_ok=True)  # what a killed run had begun to write
-    found = {path.stem for path in states.glob("*.state")}
-    for stem in sorted(stem for stem in found if not stem.isdecimal()):
-        _say(f"--auto_resume passes over {states / stem}.state: its name is no iteration.")
+    is_first = get_dist_info()[0] == 0
+    for file in [*states.glob(f"{TEMPORARY}*"), *models.glob(f"{TEMPORARY}*")] if is_first else ():
+        file.unlink(missing_ok=True)  # what a killed run had begun to write
+    found = set(filter(str.isdecimal, (path.stem for path in states.glob("*.state"))))
     # A run that was killed while it saved leaves networks without a training state.
-    saved = {path.stem.removeprefix("net_g_") for path in models.glob("net_g_*.pth")}
-    for stem in sorted(filter(str.isdecimal, found | saved), key=int, reverse=True):
+    saved = set(filter(str.isdecimal, (path.stem.removeprefix("net_g_") for path in models.glob("net_g_*.pth"))))
+    for stem in sorted(found | saved, key=int, reverse=True):
         path = states / f"{stem}.state"
         try:
             return _load_whole(opt, path), str(path)
         except (OSError, UnreadableFileError) as error:
-            _say(f"--auto_resume passes over iteration {stem}: {error}.")
-    if any(map(str.isdecimal, found)):
+            if is_first:  # not to the log, which BasicSR opens later
+                print(f"--auto_resume passes over iteration {stem}: {error}.", flush=True)
+    if found:
         raise UnreadableFileError(
             f"--auto_resume finds no iteration in {states} of which every file is whole; delete it to start anew"
         )
@@ -138,9 +124,3 @@ def _load_whole(opt: Options, path: Path) -> Options:
         if not name.startswith(ignored):
             load(models / name)
     return state
-
-
-def _say(line: str) -> None:
-    # Not to the log, which BasicSR opens later.
-    if get_dist_info()[0] == 0:
-        print(line, flush=True)

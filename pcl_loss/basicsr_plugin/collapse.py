@@ -34,7 +34,6 @@ class CollapseWatch:
         if reason and num_steps >= FIRST_STEPS and not self._has_warned:
             self._has_warned = True
             get_root_logger().warning(
-                f"The contrastive term has collapsed: {reason}. The run goes on, but L_CL hardly acts on the SR "
-                "network. Lower train.optim_d.lr, set network_d's norm to group, or take "
-                "`pcl_opt: {type: PCLLoss, recipe: light}`, whose embedding is never trained."
+                f"The contrastive term has collapsed: {reason}. L_CL hardly acts on the SR network. Lower "
+                "train.optim_d.lr, set network_d's norm to group, or take pcl_opt's recipe light."
             )

@@ -20,12 +20,15 @@ from .images import read_item
 STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGINT") if hasattr(signal, name))
 
 
-def rng_state() -> dict[str, Any]:
+def rng_state(cuda: bool = True) -> dict[str, Any]:
     """The global generators of Python, NumPy and torch, in values that `torch.load(weights_only=True)` reads."""
     name, keys, *rest = np.random.get_state(legacy=True)
-    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
-    numpy_state = [name, np.asarray(keys).tolist(), *rest]
-    return {"python": random.getstate(), "numpy": numpy_state, "torch": torch.get_rng_state(), "cuda": cuda}
+    return {
+        "python": random.getstate(),
+        "numpy": [name, np.asarray(keys).tolist(), *rest],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if cuda and torch.cuda.is_available() else None,
+    }
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
@@ -40,9 +43,9 @@ def set_rng_state(state: dict[str, Any]) -> None:
 
 
 @contextmanager
-def kept_rng_state() -> Iterator[None]:
+def kept_rng_state(cuda: bool = True) -> Iterator[None]:
     """What is drawn inside leaves the global generators as they were."""
-    state = rng_state()
+    state = rng_state(cuda)
     try:
         yield
     finally:
@@ -71,7 +74,7 @@ class PlacedSampler(Sampler[tuple[int, tuple[int, ...]]]):
                 yield index, (self.seed, self.epoch, get_dist_info()[0], position)
 
     def set_epoch(self, epoch: int) -> None:
-        """To be called before each pass."""
+        """As BasicSR's, before each pass."""
         self.epoch = epoch
         self.sampler.set_epoch(epoch)
 
@@ -79,8 +82,8 @@ class PlacedSampler(Sampler[tuple[int, tuple[int, ...]]]):
 class PlacedDataset(Dataset[Any]):
     """A data set whose random numbers are those of an image's place, and which takes none of the run's own.
 
-    The place is that in the sampler's order, never the image's index: the sampler hands out each image
-    `dataset_enlarge_ratio` times in an epoch.
+    The place is that in the sampler's order, never the image's index, which comes `dataset_enlarge_ratio` times in an
+    epoch.
     """
 
     def __init__(self, dataset: Any) -> None:
@@ -97,16 +100,11 @@ class PlacedDataset(Dataset[Any]):
     def __getitem__(self, placed: tuple[int, tuple[int, ...]]) -> Any:
         index, place = placed
         words = [int(word) for word in np.random.SeedSequence(place).generate_state(3)]
-        state = random.getstate(), np.random.get_state(), torch.get_rng_state()
-        try:
+        with kept_rng_state(cuda=False):  # a worker cannot ask for the GPU's
             random.seed(words[0])
             np.random.seed(words[1])
             torch.default_generator.manual_seed(words[2])
             return read_item(self.dataset, int(index))
-        finally:
-            random.setstate(state[0])
-            np.random.set_state(state[1])
-            torch.set_rng_state(state[2])
 
 
 class PlacedData:

@@ -8,10 +8,8 @@ lacks, or has with other parameters, is left alone.
 from __future__ import annotations
 
 import argparse
-import functools
 import inspect
 import multiprocessing
-import os
 import signal
 import sys
 import tempfile
@@ -24,14 +22,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
 import yaml
 from basicsr.models import base_model
 from basicsr.models.base_model import BaseModel
-from basicsr.utils import dist_util, get_root_logger
+from basicsr.utils import get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from .._files import UnreadableFileError, keep_with_checkpoints
 from .bad_steps import BadStepsError
@@ -39,21 +34,17 @@ from .checkpoints import FILES, load_resume_state, states_of
 from .data_order import STOP_SIGNALS
 from .options_build import check_options
 from .options_loading import OptionsError, load_options
-from .run_mixin import in_run
-from .run_state import Run, StoppedError
+from .run_mixin import Run, StoppedError, in_run
 
 
 @dataclass
 class Replaced:
-    """A thing of BasicSR that ours takes the place of, and why."""
+    """A thing of BasicSR that ours takes the place of, and why; `in_a_run` of `pcl-loss train` and `run` alone."""
 
     name: str
     replaces: str
     why: str
     in_a_run: bool = False
-    """Whether `pcl-loss train` and `run` alone replace it."""
-    without_gpu: bool = False
-    """Whether it is replaced where there is no GPU alone."""
     applied: bool = False
 
 
@@ -63,22 +54,12 @@ REPLACED = [
     Replaced("save_training_state", "BaseModel", "what a PCLPerceptualLoss has learned is saved, too"),
     Replaced("resume_training", "BaseModel", "and taken up again"),
     Replaced("load_resume_state", "basicsr.train", "the newest files that are whole, and also without a GPU"),
-    Replaced("_init_dist_pytorch", "basicsr.utils.dist_util", "gloo takes the place of NCCL", without_gpu=True),
-    Replaced("model_to_device", "BaseModel", "no process can be pinned to a GPU", without_gpu=True),
     Replaced("build_model", "basicsr.train", "RunMixin goes around the model", in_a_run=True),
     Replaced("create_train_val_dataloader", "basicsr.train", "an image is drawn by its place", in_a_run=True),
 ]
 
-
-class NotSavedError(RuntimeError):
-    """A run has ended, and files of it could not be saved."""
-
-
-ERRORS = (OptionsError, BadStepsError, UnreadableFileError, NotSavedError, StoppedError)
+ERRORS = (OptionsError, BadStepsError, UnreadableFileError, StoppedError)
 """What a run ends with where the message says all, in one line. The exit status is 1, or `.status` if it has one."""
-
-
-# --- wherever BasicSR knows us ---
 
 
 def apply() -> None:
@@ -91,22 +72,8 @@ def apply() -> None:
             module.load_resume_state = load_resume_state
     base_model.torch = FILES
     keep_with_checkpoints(BaseModel, states_of, lambda model: model.opt["path"]["models"], get_root_logger, FILES.save)
-    model_to_device = BaseModel.model_to_device
-    if not torch.cuda.is_available() and dist_util._init_dist_pytorch is not _init_gloo:
-
-        @functools.wraps(model_to_device)
-        def to_cpu(self: Any, net: nn.Module) -> Any:
-            if not self.opt["dist"]:
-                return model_to_device(self, net)
-            return DistributedDataParallel(net, find_unused_parameters=self.opt.get("find_unused_parameters", False))
-
-        dist_util._init_dist_pytorch, BaseModel.model_to_device = _init_gloo, to_cpu
     for entry in REPLACED:
-        entry.applied = not (entry.in_a_run or (entry.without_gpu and torch.cuda.is_available()))
-
-
-def _init_gloo(backend: str = "nccl", **keywords: Any) -> None:
-    torch.distributed.init_process_group("gloo", **keywords)
+        entry.applied = not entry.in_a_run
 
 
 def _has(module: ModuleType, name: str, *parameters: str) -> bool:
@@ -119,7 +86,6 @@ class ParseOptions:
 
     runs: ExitStack | None = None
     """Set in `whole_runs`."""
-    has_begun = False
 
     def __init__(self, theirs: Any) -> None:
         self.theirs = theirs
@@ -130,7 +96,6 @@ class ParseOptions:
         Raises:
             OptionsError: the options cannot be used; nothing was written.
         """
-        ParseOptions.has_begun = True
         parsed = self._parse(root_path, is_train, *rest, **keywords)
         if is_train and self.runs is not None:
             self.runs.close()
@@ -159,17 +124,15 @@ class ParseOptions:
 
 
 def _copyable(file: str) -> str:
-    """An option file that BasicSR can copy, which it reads in the default encoding."""
+    """An option file that BasicSR can copy into its experiment, which it reads in the default encoding."""
+    text = Path(file).read_text(encoding="utf-8")
     try:
         Path(file).read_text()
         return file
     except UnicodeDecodeError:
         copy = Path(tempfile.mkdtemp(), Path(file).name)
-        copy.write_bytes(Path(file).read_text(encoding="utf-8").encode("ascii", "backslashreplace"))
+        copy.write_bytes(text.encode("ascii", "backslashreplace"))
         return str(copy)
-
-
-# --- in a run of `pcl-loss train` and `run` ---
 
 
 @contextmanager
@@ -193,32 +156,25 @@ def whole_runs() -> Iterator[None]:
 
 
 @contextmanager
-def whole_run(pipeline: ModuleType, parsed: Any = None) -> Iterator[None]:
+def whole_run(pipeline: ModuleType) -> Iterator[None]:
     """While open, the model of `basicsr.train`, or of a module of its kind, has `RunMixin` around it, its data come by
     their place in the run, and signals that end a run leave a checkpoint. Of a pipeline that is made in another way the
-    model alone is changed, and a line says what is missing. What `parse_options` has returned already is handed on.
+    model alone is changed, and a line says so.
 
     Raises:
-        NotSavedError: at the end, if a file could not be saved.
         StoppedError: a signal has ended the run.
     """
-    run, num_failed = Run(), len(FILES.failed)
+    run = Run()
     ours = _functions_of(pipeline, run)
     lacks = [name for name in ours if not _has(pipeline, name, *inspect.signature(ours[name]).parameters)]
     if lacks:
         ours = {name: ours[name] for name in ("build_model",) if name not in lacks}
-        if os.environ.get("RANK", "0") == "0":
-            print(
-                f"[pcl_loss] {pipeline.__file__} has no {lacks[0]} as that of BasicSR 1.3.4: what it resumes, and what "
-                "a signal does, are its own. Its checkpoints are written whole or not at all.",
-                flush=True,
-            )
-    if parsed is not None:
-        ours["parse_options"] = lambda *_, **__: parsed
+        where = f"{pipeline.__file__} has no {lacks[0]} as that of BasicSR 1.3.4"
+        print(f"[pcl_loss] {where}: what it resumes, and what a signal does, are its own.", flush=True)
     handlers = {} if lacks else {number: signal.signal(number, run.on_signal) for number in STOP_SIGNALS}
     children = set(multiprocessing.active_children())
     try:
-        with run.terminal, replaced(pipeline, **ours):
+        with replaced(pipeline, **ours):
             yield
     except StoppedError:
         # Workers that load data for an iteration which will not come.
@@ -229,9 +185,6 @@ def whole_run(pipeline: ModuleType, parsed: Any = None) -> Iterator[None]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    if failed := FILES.failed[num_failed:]:
-        names = ", ".join(dict.fromkeys(failed))
-        raise NotSavedError(f"{len(failed)} files could not be saved, the disk may be full: {names}")
 
 
 def _functions_of(pipeline: ModuleType, run: Run) -> dict[str, Any]:
@@ -247,8 +200,8 @@ def _functions_of(pipeline: ModuleType, run: Run) -> dict[str, Any]:
         return loader, run.take_data(opt, loader, sampler), *rest
 
     def build_model(opt: dict[str, Any]) -> BaseModel:
-        name, models = opt["model_type"], MODEL_REGISTRY._obj_map
-        name = name if name in models else f"{name}_basicsr"
+        models = MODEL_REGISTRY._obj_map
+        name = opt["model_type"] if opt["model_type"] in models else f"{opt['model_type']}_basicsr"
         theirs = models[name]
         models[name] = in_run(theirs, run)
         try:

@@ -1,28 +1,26 @@
 """RunMixin: what a run of `pcl-loss train` and `run` has, mixed around the model that its YAML names.
 
 BasicSR's train loop calls its model for all that an iteration is, so one class can see to it: a batch that is not
-finite leaves no trace, the run is saved with its place in the data, signals end it between two iterations, and a
-terminal shows how far it is.
+finite leaves no trace, the run is saved with its place in the data, and signals end it between two iterations.
 """
 
 from __future__ import annotations
 
-import logging
-import sys
 from collections.abc import Sequence
+from signal import Signals
 from typing import TYPE_CHECKING, Any
 
 import torch
+from basicsr.utils import get_root_logger
 from basicsr.utils.dist_util import get_dist_info
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from .._distributed import average
 from ..discriminator_step import not_finite, put_back, skips_on_device
-from .bad_steps import DEFAULT_MAX_BAD_STEPS, BadSteps
-from .checkpoints import FILES
-from .data_order import kept_rng_state
-from .run_state import Run, StoppedError, take_schedule
-from .speed import keep_fused
+from .bad_steps import MAX_BAD_STEPS, BadSteps
+from .checkpoints import FILES, KEY
+from .data_order import PlacedData, kept_rng_state, rng_state, set_rng_state
 
 if TYPE_CHECKING:
     from basicsr.models.base_model import BaseModel as Base
@@ -30,7 +28,79 @@ else:
     # A mixin comes before the model in a class's bases: what `super()` finds is the model's.
     Base = object
 
-SHOWN = ("l_pix", "l_pcl", "margin")  # in a terminal
+
+class StoppedError(Exception):
+    """A signal has ended the run."""
+
+    def __init__(self, number: int, saved: int | None) -> None:
+        self.status = 128 + number
+        where = "nothing was trained yet" if saved is None else f"iteration {saved} is saved, --auto_resume goes on"
+        super().__init__(f"{Signals(number).name}: {where}")
+
+
+class Run:
+    """What a run knows of itself and BasicSR does not save: what it goes on from, its data, and its signals."""
+
+    def __init__(self) -> None:
+        self.resumed: dict[str, Any] | None = None
+        """The training state that the run goes on from."""
+        self.data: PlacedData | None = None
+        self.saved: int | None = None
+        self.has_begun = False
+        self.received = 0
+        self._agreed: Any = None
+
+    def take_data(self, opt: dict[str, Any], loader: Any, sampler: Any) -> Any:
+        """Take the training data, which begin where the resumed run was, and return what gives their order."""
+        if not isinstance(loader, DataLoader) or loader.sampler is not sampler or loader.batch_sampler is None:
+            get_root_logger().warning("These training data are read in a way of their own: a resume is not exact.")
+            return sampler
+        self.data = PlacedData(loader, opt["manual_seed"])
+        if self.resumed is not None:
+            saved = self.resumed.get(KEY, {})
+            has_place = saved.get("num_images") == self.data.num_images
+            self.data.begin(self.resumed["epoch"], saved["position"] if has_place else 0)
+            if not has_place or len(saved["rng"]) != get_dist_info()[1]:
+                get_root_logger().warning(
+                    "The resumed run is not bit for bit the uninterrupted one: it was saved without pcl-loss, with "
+                    "another number of processes or of training images."
+                )
+        return self.data.sampler
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a training state holds of the run; every rank must ask for it."""
+        if self.data is None:
+            return {}
+        states = [rng_state()]
+        if (world_size := get_dist_info()[1]) > 1:
+            states = [{} for _ in range(world_size)]
+            torch.distributed.all_gather_object(states, rng_state())
+        place = {"position": self.data.position, "num_images": self.data.num_images}
+        return place | {"manual_seed": self.data.sampler.seed, "rng": states}
+
+    def on_signal(self, number: int, _frame: Any) -> None:
+        """Takes note of a signal, which is obeyed between two iterations; a second one at once."""
+        is_second, self.received = bool(self.received), number
+        if is_second or not self.has_begun:
+            raise StoppedError(number, self.saved)
+
+    def signal(self) -> int:
+        """The signal that all ranks obey at this iteration, or 0. They hear of one another's an iteration later, which
+        costs no waiting.
+        """
+        if get_dist_info()[1] == 1:
+            return self.received
+        if self._agreed is None:
+            group: Any = torch.distributed.new_group(backend="gloo")
+        else:
+            flag, work, group = self._agreed
+            work.wait()
+            if flag.item():
+                return int(flag.item())
+        flag = torch.tensor([self.received])
+        work = torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX, group, async_op=True)
+        self._agreed = flag, work, group
+        return 0
 
 
 class RunMixin(Base):
@@ -43,9 +113,6 @@ class RunMixin(Base):
     _files: Sequence[str] = ()
     _flags: Tensor | None = None
     """Of this iteration, 0 or 1 each: the step is left out; the batch is bad; and this rank's batch is."""
-    _bar: Any = None
-
-    # --- an iteration ---
 
     def update_learning_rate(self, current_iter: int, *rest: Any, **keywords: Any) -> None:
         """As the model; the first call of an iteration, where signals are obeyed.
@@ -72,7 +139,7 @@ class RunMixin(Base):
         step on its device, as a fused Adam can, waits for it.
         """
         if self.bad_steps is None:
-            self.bad_steps = BadSteps(self.opt["train"].get("max_bad_steps") or DEFAULT_MAX_BAD_STEPS)
+            self.bad_steps = BadSteps(self.opt["train"].get("max_bad_steps") or MAX_BAD_STEPS)
             for optimizer in self.optimizers:
                 optimizer.register_step_pre_hook(self._before_step)
                 optimizer.register_step_post_hook(self._after_step)
@@ -85,7 +152,6 @@ class RunMixin(Base):
             self.bad_steps.note(current_iter, self._files, self._flags)
         if self.run.data is not None:
             self.run.data.num_batches += 1
-        self._show(current_iter)
         return result
 
     def _before_step(self, optimizer: Any, *_: Any) -> None:
@@ -124,8 +190,6 @@ class RunMixin(Base):
         if self._flags is not None:
             put_back(kept, self._flags[0])
 
-    # --- log, validation and checkpoints ---
-
     def get_current_log(self) -> Any:
         """As the model; the steps up to here are looked at.
 
@@ -136,30 +200,10 @@ class RunMixin(Base):
             self.bad_steps.read()
         return super().get_current_log()
 
-    def _show(self, current_iter: int) -> None:
-        """Show iteration, rate, time left and some of the log, where standard error is a terminal."""
-        if not sys.stderr.isatty() or get_dist_info()[0] != 0:
-            return
-        total = int(self.opt["train"].get("total_iter", 0))
-        if self._bar is None:
-            from tqdm import tqdm
-            from tqdm.contrib.logging import logging_redirect_tqdm
-
-            line = tqdm(total=total, initial=current_iter - 1, unit="it", dynamic_ncols=True)
-            self._bar = self.run.terminal.enter_context(line)
-            # BasicSR's log lines then appear above the line, not through it.
-            self.run.terminal.enter_context(logging_redirect_tqdm([logging.getLogger("basicsr")]))
-        # At most ten times a second, and at the end: reading the log waits for the GPU.
-        if self._bar.update() or self._bar.n == total:
-            log = self.get_current_log()
-            self._bar.set_postfix({key: f"{log[key]:.3g}" for key in SHOWN if key in log})
-
-    def validation(self, dataloader: Any, current_iter: int, *rest: Any, **keywords: Any) -> Any:
+    def validation(self, *arguments: Any, **keywords: Any) -> Any:
         """As the model; what it draws (a metric may build a network) leaves the run's random numbers alone."""
         with kept_rng_state():
-            # BasicSR's counter is past the last iteration in the last validation.
-            current_iter = min(current_iter, int(self.opt["train"].get("total_iter", current_iter)))
-            return super().validation(dataloader, current_iter, *rest, **keywords)
+            return super().validation(*arguments, **keywords)
 
     def save(self, epoch: int, current_iter: int, *rest: Any, **keywords: Any) -> None:
         """As the model; the steps up to here are looked at first."""
@@ -172,15 +216,21 @@ class RunMixin(Base):
 
     def save_training_state(self, epoch: int, current_iter: int) -> None:
         """As the model; and the run's place in the data and its random numbers."""
-        with FILES.adding(self.run.state_dict()):
-            super().save_training_state(epoch, current_iter)
+        FILES.extra = self.run.state_dict()
+        super().save_training_state(epoch, current_iter)
+        FILES.extra = {}
 
     def resume_training(self, resume_state: dict[str, Any]) -> None:
-        """As the model, by the schedule of the YAML; and the run's random numbers."""
-        take_schedule(self.schedulers, resume_state["schedulers"])
-        keep_fused(self.optimizers, resume_state["optimizers"])
+        """As the model; and the run's random numbers, the last thing that happens before the first iteration."""
+        for optimizer, saved in zip(self.optimizers, resume_state["optimizers"], strict=False):
+            for group, saved_group in zip(optimizer.param_groups, saved["param_groups"], strict=False):
+                saved_group["fused"] = group.get("fused")  # as it was built: a fused Adam says so once and for all
         super().resume_training(resume_state)
-        self.run.restore(resume_state)
+        rank, world_size = get_dist_info()
+        states = resume_state.get(KEY, {}).get("rng", ())
+        if len(states) == world_size:
+            set_rng_state(states[rank])
+        self.run.saved = resume_state["iter"]
 
 
 def in_run(model_class: Any, run: Run) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import reduce
 from typing import TYPE_CHECKING, Any
@@ -23,13 +22,6 @@ else:
 
 # What `optimize_parameters` uses. A codebase's own `SRModel` may build more.
 USED_LOSSES = {"cri_pix", "cri_perceptual", "cri_pcl", "cri_cld"}
-
-
-def keep_fused(optimizers: Sequence[torch.optim.Optimizer], states: Sequence[dict[str, Any]]) -> None:
-    """Change saved states of optimizers, so that these stay fused, or not, when they take them up."""
-    for optimizer, saved in zip(optimizers, states, strict=False):
-        for group, saved_group in zip(optimizer.param_groups, saved["param_groups"], strict=False):
-            saved_group["fused"] = group.get("fused")
 
 
 class SpeedMixin(Base):

@@ -1,9 +1,7 @@
-"""Puts back what current packages took away from code that others wrote.
+"""Puts back what current packages took away from code that others wrote; nothing is imported before it is asked for.
 
-BasicSR 1.4.2, for one, imports `torchvision.transforms.functional_tensor`, which torchvision 0.17 removed. Importing
-this module puts that back; `install(OLD_CODE)` also what still older code needs. Nothing is imported before it is asked
-for, and `USED` has what was. It must happen in every process that imports such code, so at module level of the entry
-points, since the workers of a spawning data loader import those again.
+Importing this module does so for BasicSR; `install(OLD_CODE)` for still older code. It must happen in every process
+that imports such code, so at module level of the entry points, which workers that are spawned import again.
 """
 
 from __future__ import annotations
@@ -20,11 +18,8 @@ import numpy
 
 Moved = Mapping[str, Mapping[str, tuple[str, str]]]
 
-BASICSR: Moved = {
-    "torchvision.transforms.functional_tensor": {
-        "rgb_to_grayscale": ("torchvision.transforms.functional", "rgb_to_grayscale")
-    }
-}
+GRAY = "rgb_to_grayscale"
+BASICSR: Moved = {"torchvision.transforms.functional_tensor": {GRAY: ("torchvision.transforms.functional", GRAY)}}
 """A module that is gone -> its names -> the module that has each today, and the name there."""
 
 OLD_CODE: Moved = {"scipy.misc": {"imread": ("imageio.v2", "imread"), "imsave": ("imageio.v2", "imwrite")}}
@@ -68,11 +63,6 @@ def put_back_types() -> None:
     for name in ("bool", "complex", "float", "int", "object", "str"):
         if name not in vars(numpy):
             setattr(numpy, name, getattr(builtins, name))
-
-
-def is_used() -> bool:
-    """Whether anything has been put back."""
-    return bool(USED)
 
 
 install()

@@ -1,8 +1,4 @@
-"""The data loader and the schedulers that RCAN and its forks (SAN, A2N, MSRN and others) were written for.
-
-Their `dataloader.py` is made of parts of PyTorch 0.4 that are gone, and their epochs begin with a step of the
-scheduler, as PyTorch before 1.1 wanted it.
-"""
+"""The data loader and the schedulers of PyTorch 0.4 that RCAN and its forks (SAN, A2N, MSRN) were written for."""
 
 from __future__ import annotations
 
@@ -21,21 +17,17 @@ from . import USED
 
 
 def replace_data_loader(module: ModuleType, error: ImportError) -> bool:
-    """Make `module`, which failed with `error`, the `dataloader` of those codebases, and restore their schedulers.
-    False if it is another: without a `MSDataLoader`, or with an error that is not PyTorch's.
-    """
+    """Make `module`, which failed with `error`, the `dataloader` of those codebases; False if it is another."""
     source = Path(module.__file__ or "")
     if not (error.name or "").startswith("torch") or "class MSDataLoader" not in source.read_text(errors="replace"):
         return False
     module.__dict__["MSDataLoader"] = MSDataLoader
     USED.append("dataloader.MSDataLoader")
-    restore_schedulers()
+    _restore_schedulers()
     return True
 
 
 class _Batches(Dataset[list[Any]]):
-    """The batches of a data set as its items, each with the index of its scale at the end."""
-
     def __init__(self, dataset: Any, collate_fn: Any, num_scales: int) -> None:
         self.dataset, self.collate_fn = dataset, collate_fn
         self.num_scales = num_scales if getattr(dataset, "train", False) else 1
@@ -66,10 +58,8 @@ class MSDataLoader(DataLoader[Any]):
         return iter(loader)
 
 
-def restore_schedulers() -> None:
-    """Let the schedulers of `torch.optim` behave as before PyTorch 1.1: a new one stands before its first epoch, and
-    its rate follows from `last_epoch` alone, so that a resumed training that repeats their steps has the right one.
-    """
+def _restore_schedulers() -> None:
+    """As before PyTorch 1.1: a new one stands before its first epoch, and its rate follows from `last_epoch` alone."""
     init = lr_scheduler.LRScheduler.__init__
 
     @functools.wraps(init)

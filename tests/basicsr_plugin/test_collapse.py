@@ -11,7 +11,7 @@ from pcl_loss.basicsr_plugin.collapse import CollapseWatch
 Logged = pytest.LogCaptureFixture
 
 
-@pytest.mark.parametrize(("neg_sim", "is_said"), [(0.9995, 1), (-0.9995, 1), (0.99, 0)])
+@pytest.mark.parametrize(("neg_sim", "is_said"), [(-0.9995, 1), (0.99, 0)])
 def test_similarities_at_their_bound_are_said_once_and_not_in_the_first_steps(
     neg_sim: float, is_said: int, logged: Logged
 ) -> None:
@@ -24,7 +24,7 @@ def test_similarities_at_their_bound_are_said_once_and_not_in_the_first_steps(
     assert logged.text.count("similarities are at their bound") == logged.text.count("train.optim_d.lr") == is_said
 
 
-@pytest.mark.parametrize(("last", "is_said"), [(0.009, True), (0.0, True), (0.011, False)])
+@pytest.mark.parametrize(("last", "is_said"), [(0.009, True), (0.011, False)])
 def test_a_gradient_far_below_its_median_is_said(last: float, is_said: bool, logged: Logged) -> None:
     watch = CollapseWatch()
     for step, norm in enumerate([0.5, 2.0, 1.0, 0.9, 1.5, last], 98):

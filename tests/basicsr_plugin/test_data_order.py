@@ -71,7 +71,7 @@ def test_the_order_is_basicsrs() -> None:
             assert [index for index, _ in ours] == list(theirs)
 
 
-@pytest.mark.parametrize("num_batches", range(9))
+@pytest.mark.parametrize("num_batches", [0, 3, 4, 6])
 def test_data_that_begin_at_a_place_go_on_with_what_was_left(num_batches: int) -> None:
     """Nine images, four full batches an epoch."""
     whole = data_of(9)

@@ -33,13 +33,6 @@ def test_a_resume_of_plain_basicsrs_files_says_that_e_d_starts_anew(
     assert "the PCLPerceptualLoss starts anew" in run_pipeline(stock, "--auto_resume")
 
 
-def test_a_model_without_it_saves_nothing_more(
-    baseline: Options, run_pipeline: Callable[..., str], tmp_path: Path
-) -> None:
-    run_pipeline(baseline)
-    assert not list((tmp_path / "experiments/tiny/models").glob("pcl_*"))
-
-
 def test_the_lr_negative_is_made_of_the_ground_truth() -> None:
     torch.manual_seed(0)
     perceptual = PCLPerceptualLoss(scale=2, num_feat=2, negatives=["lq"])

@@ -82,7 +82,6 @@ class OwnModel(BaseModel):
     ("lacks", "names"),
     [
         ("models/s*_model.py models/[!bso]*_model.py", ("PCLModel", "SpeedSRModel", "PCLSwinIRModel")),
-        pytest.param("models/swinir_model.py archs/rcan_arch.py", ("PCLSwinIRModel", "HAN"), marks=pytest.mark.slow),
         pytest.param("archs/vgg_arch.py archs/dfdnet_arch.py", (), marks=pytest.mark.slow),
     ],
 )

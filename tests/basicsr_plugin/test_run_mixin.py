@@ -1,10 +1,7 @@
 """In a run a batch that is not finite leaves no trace in any model, and the model's own step runs."""
 
 import copy
-import io
-import logging
 import math
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -66,8 +63,7 @@ def roads(baseline: Options, small: Options, monkeypatch: pytest.MonkeyPatch) ->
 # --- a bad batch ---
 
 
-@pytest.mark.parametrize("where", ["gt", "lq"])
-@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize(("where", "value"), [("gt", math.nan), ("lq", math.inf)])
 @pytest.mark.parametrize("road", ROADS)
 def test_one_bad_pixel_leaves_no_trace(
     road: str,
@@ -80,13 +76,6 @@ def test_one_bad_pixel_leaves_no_trace(
 ) -> None:
     add_batch_norm(roads[road], monkeypatch)
     check_no_trace(roads[road], build_in_run, batches, where, value)
-
-
-@pytest.mark.parametrize("train", [{"amp": "bf16"}, {"pcl_grad_ratio": 0.5}, {"optim": "foreach"}], ids=str)
-def test_nor_with_other_keys(train: Options, small: Options, build_in_run: Build, batches: Batches) -> None:
-    if train.pop("optim", None):
-        small["train"]["optim_g"]["foreach"] = True
-    check_no_trace(with_options(small, train), build_in_run, batches, "gt", math.nan)
 
 
 @pytest.mark.parametrize(
@@ -113,43 +102,33 @@ def test_a_guard_that_does_not_hold_would_be_noticed(
         check_no_trace(roads[road], build_in_run, batches, "gt" if road == "own" else "lq", math.nan)
 
 
-def test_under_fp16_an_overflowing_batch_costs_one_step(small: Options, build_in_run: Build, batches: Batches) -> None:
-    net = build_in_run(with_options(small, {"amp": "fp16"}))
-    net.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8)
-    steps = spoil(batches * 5, "lq", 1e30, 10)
-    train_on(net, steps)
-    assert {state["step"].item() for optimizer in net.optimizers for state in optimizer.state.values()} == {29}
-    assert net.bad_steps.num_bad == 1
-    assert all(value.isfinite().all() for value in everything(net).values())
-
-
-def test_scales_that_fp16_tries_are_no_bad_steps(small: Options, build_in_run: Build, batches: Batches) -> None:
-    net = build_in_run(with_options(small, {"amp": "fp16", "max_bad_steps": 1}))
+def test_under_fp16_an_overflowing_batch_costs_one_step_and_a_scale_that_is_tried_is_no_bad_one(
+    small: Options, build_in_run: Build, batches: Batches
+) -> None:
+    net = build_in_run(with_options(small, {"amp": "fp16", "max_bad_steps": 2}))
     net.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
     train_on(net, batches)
     assert net.scaler.get_scale() < 2.0**60
     assert net.bad_steps.num_bad == 0
+    net.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8)
+    train_on(net, spoil(batches, "lq", 1e30, 1), first_iter=7)
+    assert net.bad_steps.num_bad == 1
+    assert all(value.isfinite().all() for value in everything(net).values())
 
 
 # --- what is said of it ---
 
 
-@pytest.mark.parametrize("road", ["PCL", "own"])
 def test_the_first_bad_step_names_its_files_when_the_log_is_read_and_the_end_says_how_many_there_were(
-    road: str,
-    roads: dict[str, Options],
-    build_in_run: Build,
-    batches: Batches,
-    logged: pytest.LogCaptureFixture,
+    roads: dict[str, Options], build_in_run: Build, batches: Batches, logged: pytest.LogCaptureFixture
 ) -> None:
-    net = build_in_run(roads[road])
+    net = build_in_run(roads["own"])
     for iteration, batch in enumerate(spoil(batches, "gt", math.nan, 1, 3, 4), 1):
         net.feed_data(batch)
         net.optimize_parameters(iteration)
     assert "not finite" not in logged.text
     net.get_current_log()
-    warnings = [record.getMessage() for record in logged.records if record.levelno == logging.WARNING]
-    (line,) = [line for line in warnings if "not finite" in line]
+    (line,) = [record.getMessage() for record in logged.records if "not finite" in record.getMessage()]
     assert line.startswith("Iteration 2:")
     assert "Files of the batch: hr/1a.png, hr/1b.png." in line
     net.save(-1, -1)
@@ -166,14 +145,13 @@ def test_so_many_in_a_row_end_the_run(small: Options, build_in_run: Build, batch
     assert_equal_weights(everything(net), before)
 
 
-@pytest.mark.parametrize("road", ["PCL", "own"])
 def test_train_ends_with_status_1_and_one_line(
-    road: str, roads: dict[str, Options], run_pipeline: Callable[..., str], bad_data: None
+    roads: dict[str, Options], run_pipeline: Callable[..., str], bad_data: None
 ) -> None:
-    roads[road]["train"]["max_bad_steps"] = 2
-    roads[road]["val"] = None
+    roads["own"]["train"]["max_bad_steps"] = 2
+    roads["own"]["val"] = None
     with pytest.raises(SystemExit, match=r"pcl-loss train: the last 2 steps in a row, up to iteration \d,.*\.png"):
-        run_pipeline(roads[road])
+        run_pipeline(roads["own"])
 
 
 # --- the model's own step ---
@@ -207,7 +185,7 @@ def test_a_forks_own_sr_model_is_what_trains_from_the_yaml_to_the_end(
     assert MODEL_REGISTRY.get("SRModel") is SRModel
 
 
-@pytest.mark.parametrize(("road", "more"), [("own", 0), ("unfused", 1), ("GAN", 0), ("L1", 1)])
+@pytest.mark.parametrize(("road", "more"), [("own", 0), ("unfused", 1), ("GAN", 0)])
 def test_a_step_waits_for_nothing_more_where_adam_is_fused(
     road: str, more: int, roads: dict[str, Options], build: Build, build_in_run: Build, batches: Batches
 ) -> None:
@@ -220,44 +198,3 @@ def test_a_step_waits_for_nothing_more_where_adam_is_fused(
             net.optimize_parameters(2)
         counts.append(reads.count)
     assert counts[0] == counts[1] + more
-
-
-def test_a_state_of_an_adam_that_was_not_fused_is_taken(
-    roads: dict[str, Options], build_in_run: Build, batches: Batches, tmp_path: Any
-) -> None:
-    net = build_in_run(roads["unfused"])
-    train_on(net, batches[:2])
-    net.save(0, 2)
-    net = build_in_run(roads["own"])
-    net.resume_training(torch.load(tmp_path / "training_states/2.state", weights_only=True))
-    train_on(net, spoil(batches, "gt", math.nan, 2)[2:4], first_iter=3)
-    assert (net.bad_steps.num_steps, net.bad_steps.num_bad) == (2, 1)
-
-
-# --- in a terminal ---
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def test_a_terminal_shows_iteration_rate_time_left_and_the_losses_also_of_a_resumed_run(
-    small: Options, run_pipeline: Callable[..., str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for total in (4, 5):
-        small["train"]["total_iter"] = total
-        terminal = Terminal()
-        monkeypatch.setattr(sys, "stderr", terminal)
-        run_pipeline(small, "--auto_resume")
-        last = terminal.getvalue().split("\r")[-1]
-        for shown in (f"{total}/{total}", "l_pix=", "l_pcl=", "margin="):
-            assert shown in last
-        assert "it/s" in last or "s/it" in last
-
-
-def test_what_is_no_terminal_gets_no_line(
-    baseline: Options, run_pipeline: Callable[..., str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    run_pipeline(baseline)
-    assert "it/s" not in capsys.readouterr().err
