@@ -176,13 +176,11 @@ def whole_run(pipeline: ModuleType) -> Iterator[None]:
     try:
         with replaced(pipeline, **ours):
             yield
-    except StoppedError:
-        # Workers that load data for an iteration which will not come.
+    finally:
+        # Workers that load data for an iteration which will not come, or wait for another epoch.
         for child in set(multiprocessing.active_children()) - children:
             child.kill()
             child.join()
-        raise
-    finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
 
