@@ -24,7 +24,6 @@ class ImageError(OptionsError):
 
 def read_item(dataset: Any, index: int, where: str = "datasets.train") -> Any:
     """`dataset[index]`, of a data set of BasicSR's kind, which lists its images as `paths`.
-
     Raises ImageError if it cannot be read, or if a data set of BasicSR's own would garble its pixels.
     """
     paths = getattr(dataset, "paths", None)

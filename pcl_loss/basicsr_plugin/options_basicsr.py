@@ -94,7 +94,6 @@ def shown(value: Any) -> str:
 
 def check(where: str, block: Any, kinds: Kinds, required: Iterable[str] = ()) -> None:
     """Check those values in a block that `kinds` knows, and make whole floats such as 5e3 integers where they count.
-
     Raises OptionsError if it is no block, lacks a `required` key, or has a value of another kind or out of range.
     """
     if not isinstance(block, dict):
@@ -126,7 +125,12 @@ def check_kinds(opt: Options, is_train: bool) -> None:
         return
     check("", opt, {}, ["network_g"])
     check("datasets", opt["datasets"], {}, ["train"] if is_train else [])
-    _check_path(opt)
+    labels = {key.removeprefix("network_") for key in opt if str(key).startswith("network_")} | {"g", "d"}
+    paths = dict.fromkeys(ROOTS, Any) | {f"{key}_{label}": PATH[key] for key in PATH for label in labels}
+    check("path", opt["path"], paths)
+    for key in opt["path"].keys() - paths.keys():  # BasicSR would make a folder of it, or train from scratch
+        meant = nearest(str(key).replace("model", "network"), paths) or list(paths)
+        raise OptionsError(f"nobody reads path.{key}; write {meant}, or drop it")
     if val is not None or not is_train:
         check("val", val, KINDS, ["save_img", "val_freq"] if is_train else ["save_img"])
     blocks = {f"train.{key}": block for key, block in train.items() if is_own(entry_of(LOSS_REGISTRY, block))}
@@ -139,13 +143,3 @@ def check_kinds(opt: Options, is_train: bool) -> None:
             blocks[f"val.metrics.{name}"] = block
     for where, block in blocks.items():
         check(where, block, KINDS, ["type", "lr"] if "optim" in where else ["type"])
-
-
-def _check_path(opt: Options) -> None:
-    """Refuse a key that nobody reads: BasicSR makes a folder of it, or trains from scratch without a word."""
-    labels = {key.removeprefix("network_") for key in opt if str(key).startswith("network_")} | {"g", "d"}
-    kinds = dict.fromkeys(ROOTS, Any) | {f"{key}_{label}": PATH[key] for key in PATH for label in labels}
-    check("path", opt["path"], kinds)
-    for key in opt["path"].keys() - kinds.keys():
-        meant = nearest(str(key).replace("model", "network"), kinds) or list(kinds)
-        raise OptionsError(f"nobody reads path.{key}; write {meant}, or drop it")

@@ -26,7 +26,6 @@ from .options_ours import complete_options
 
 def check_options(opt: Options, is_train: bool) -> None:
     """Check what `load_options` gives, and write the defaults of what is ours into it; nothing is written to disk.
-
     Raises OptionsError, in one line that names the block.
     """
     check_kinds(opt, is_train)
@@ -147,9 +146,7 @@ def _check_optimizers(train: Options, shell: Any) -> None:
     for key in [key for key in ("optim_g", "optim_d") if train.get(key)]:
         with named(f"train.{key}"):
             param = torch.nn.Parameter(torch.zeros(2))
-            param.grad = torch.ones(2)
             shell.optimizers.append(shell.get_optimizer(train[key]["type"], [param], **_keywords(train[key])))
-            shell.optimizers[-1].step()
     with named("train.scheduler"):
         shell.setup_schedulers()
         for scheduler in shell.schedulers:

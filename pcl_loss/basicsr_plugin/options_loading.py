@@ -39,7 +39,6 @@ class _Loader(yaml.SafeLoader):
 
 def load_options(file: str | Path, overrides: Iterable[str] = ()) -> Options:
     """The options in a YAML file in UTF-8, changed by `--force_yml`'s entries `block:key=value`.
-
     Raises OptionsError if it is no file, no YAML, no block of keys or asks for code, or if there is no such block.
     """
     try:

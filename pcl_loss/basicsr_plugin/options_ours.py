@@ -46,8 +46,7 @@ def complete_options(opt: Options, *, is_pcl_model: bool) -> None:
     The defaults must stand there before BasicSR looks for what to resume: it resumes the networks whose `network_*`
     key it sees, so that E_D would otherwise be silently new after a resume. Running it again changes nothing.
 
-    Raises:
-        OptionsError: a key that `model_type` would ignore, needs or does not know, or a value that cannot be.
+    Raises OptionsError at a key that `model_type` would ignore, needs or does not know, or a value that cannot be.
     """
     train, model_type = opt.get("train"), opt.get("model_type")
     if train is None:
@@ -73,7 +72,6 @@ def complete_options(opt: Options, *, is_pcl_model: bool) -> None:
 
 def complete_speed(train: Options) -> None:
     """Check `amp`, `channels_last`, `compile` and `max_bad_steps`, and write their defaults; raises OptionsError.
-
     From then on `compile` is a block of keywords, or None.
     """
     check("train", train, SPEED_KINDS)
@@ -128,7 +126,13 @@ def _complete_pcl(opt: Options, train: Options) -> None:
     block.setdefault("type", "PCLLoss")
     _refuse(ratio and "loss_weight" in block, "train.pcl_grad_ratio is in place of pcl_opt.loss_weight; drop one")
     _refuse(ratio and not train.get("pixel_opt"), "train.pcl_grad_ratio is against the pixel loss; set train.pixel_opt")
-    _check_preview(opt.get("val") or {}, opt.get("logger") or {})
+    val, logger = opt.get("val") or {}, opt.get("logger") or {}
+    for key in val.keys() - {"pcl_preview"}:
+        _refuse(nearest(key, ["pcl_preview"]), f"unknown key 'val.{key}'; did you mean 'pcl_preview'?")
+    check("val", val, {"pcl_preview": bool})
+    is_shown = logger.get("use_tb_logger") and importlib.util.find_spec("matplotlib")
+    fix = "set logger.use_tb_logger: true and pip install 'pcl_loss[plots]', or drop it"
+    _refuse(val.get("pcl_preview") and not is_shown, f"val.pcl_preview draws into TensorBoard with matplotlib; {fix}")
     # The model seeds the samples of every iteration from manual_seed: a seed here would have no effect.
     pcl = _build("train.pcl_opt", block, PCLLoss, seed=0)
     _check_range("train.pcl_opt", pcl, opt)
@@ -157,16 +161,6 @@ def _complete_pcl(opt: Options, train: Options) -> None:
     _refuse(not is_fused, "train.optim_d must be fused, to skip a batch that is not finite; drop foreach and fused")
 
 
-def _check_preview(val: Options, logger: Options) -> None:
-    for key in val:
-        is_slip = key != "pcl_preview" and nearest(key, ["pcl_preview"])
-        _refuse(is_slip, f"unknown key 'val.{key}'; did you mean 'pcl_preview'?")
-    check("val", val, {"pcl_preview": bool})
-    is_shown = logger.get("use_tb_logger") and importlib.util.find_spec("matplotlib")
-    fix = "set logger.use_tb_logger: true and pip install 'pcl_loss[plots]', or drop it"
-    _refuse(val.get("pcl_preview") and not is_shown, f"val.pcl_preview draws into TensorBoard with matplotlib; {fix}")
-
-
 def _build(where: str, block: Options, constructor: Any, **given: Any) -> Any:
     """What a class makes of a block, for its checks alone; `given` are keywords that the block must not have."""
     name, found = constructor.__name__, block.get("type")
@@ -182,7 +176,7 @@ def _build(where: str, block: Options, constructor: Any, **given: Any) -> Any:
 
 
 def _check_range(where: str, pcl: PCLLoss, opt: Options) -> None:
-    data, told = opt.get("datasets", {}).get("train", {}), "BasicSR's images are in 0-1"
-    _refuse(pcl.data_range != 1, f"{where}.data_range must be 1.0, got {pcl.data_range:g}: {told}; drop data_range")
-    is_shifted = data.get("mean") is not None or data.get("std") is not None
+    data = opt.get("datasets", {}).get("train", {})
+    _refuse(pcl.data_range != 1, f"{where}.data_range must be 1.0, as BasicSR's images are in 0-1; drop data_range")
+    is_shifted = data.get("mean") or data.get("std")
     _refuse(is_shifted, f"datasets.train: mean and std take the images out of 0-1, which {where} needs; drop them")

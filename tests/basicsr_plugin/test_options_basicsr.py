@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from basicsr.archs.edsr_arch import EDSR
 from basicsr.data.paired_image_dataset import PairedImageDataset
 from basicsr.models.sr_model import SRModel
@@ -31,53 +30,35 @@ def set_at(options: Options, path: str, value: Any) -> None:
 BROKEN = [
     ("scale", 0, "should be greater than or equal to 1, got 0"),
     ("scale", 2, "datasets.train, "),
-    ("num_gpu", "all", "should be 'auto', or should be a valid integer, got 'all'"),
-    ("manual_seed", 1099511627776, "should be less than 2147483648, got 1099511627776"),
-    ("datasets.train", GONE, "is missing"),
-    ("datasets.trian", {}, "name is missing"),
     ("datasets.train.dataroot_gt", GONE, "it has no key 'dataroot_gt'"),
     ("datasets.train.dataroot_gt", "nowhere", "[Errno 2] No such file or directory: 'nowhere'"),
     ("datasets.train.gt_size", 66, "change its factor or channels, scale or gt_size"),
     ("datasets.train.gt_size", 28, "train.pcl_opt: sr is 28x28, but at least 32x32 is needed"),
     ("datasets.train.batch_size_per_gpu", 31, "3 images are no batch"),
-    ("datasets.train.color", "ycbcr", "should be 'y' or 'rgb', got 'ycbcr'"),
     ("datasets.train.mean", [0.5, 0.5, 0.5], "drop them"),
-    ("network_g.num_feats", 4, "network_g: "),
     ("network_g.num_in_ch", 1, "network_g of an LR patch (3, 16, 16)"),
     ("path.pretrain_network_g", "nowhere.pth", "path.pretrain_network_g: "),
     ("path.pretrain_networkg", "x.pth", "write pretrain_network_g, or drop it"),
     ("train.ema_decay", 2, "should be less than 1, got 2"),
     ("train.pixel_opt.type", "L1loss", "there is no 'L1loss'; did you mean L1Loss?"),
-    ("train.pixel_opt.lossweight", 1.0, "train.pixel_opt: "),
     ("train.optim_g.lr", "1e-4", "in YAML write 1.0e-4"),
     ("train.scheduler.periods", [2], "train.scheduler: "),
-    ("train.scheduler.periods", [50, 50], "train.scheduler: "),
     ("val.save_img", GONE, "is missing"),
     ("val.metrics.psnr.type", "calculate_pnsr", "there is no 'calculate_pnsr'; did you mean calculate_psnr?"),
     ("logger.print_freq", GONE, "is missing"),
     ("train.optim_g", {"type": "Adam", "lr": 0.0001, "foreach": True, "fused": True}, "train.optim_g: "),
-    ("train.perceptual_opt", {"type": "PerceptualLoss", "layer_weights": {"conv5_4": "1"}}, "layer_weights should be"),
     ("datasets.val.type", "SingleImageDataset", "val.metrics.psnr: "),
-    ("path.pretrain_network_g", "run.yml", "run.yml is no readable checkpoint"),
-    ("train.gan_opt", {"type": "GANLoss", "gan_type": "vanilla"}, "drop it"),
     # ours
     ("model_type", "PCLModle", "there is no 'PCLModle'; did you mean PCLModel?"),
     ("network_d", {"type": "WaveletDiscriminater"}, "did you mean WaveletDiscriminator?"),
     ("network_d", {"num_feat": 0}, "num_feat should be greater than or equal to 1, got 0"),
     ("network_d", {"num_in_ch": 1}, "num_in_ch is 1, but network_g makes 3; drop it"),
-    ("network_d", {"norm": "layer"}, "norm must be one of ['batch', 'group', 'none'], got 'layer'"),
     ("train.amps", "bf16", "unknown key 'train.amps'; did you mean amp?"),
-    ("train.optim_d", {"lr": 1e-4}, "type is missing"),
     ("train.pcl_opt", GONE, "`model_type: PCLModel` needs train.pcl_opt, for example"),
-    ("train.pcl_opt.type", "PCLoss", "must be PCLLoss, got 'PCLoss'"),
     ("train.pcl_opt.data_range", 255.0, "drop data_range"),
     ("train.pcl_opt.num_layers", 9, "num_layers must be from 1 to 8, got 9"),
     ("train.pcl_opt.temprature", 1.0, "did you mean 'temperature'?"),
     ("train.pcl_opt.temperature", 1e-30, "should be greater than or equal to 0.0001, got 1e-30"),
-    ("train.pcl_opt.negatives", [], "negatives"),
-    ("train.pcl_opt.blur_sigma", [0.5, 30.0], "lower blur_sigma or use larger patches"),
-    ("train.pcl_opt.num_negatives", 100000, "should be less than or equal to 256, got 100000"),
-    ("train.pcl_opt.recipe", "ligth", "recipe must be one of ['paper', 'light'], got 'ligth'"),
     ("train.cld_opt", {"type": "GANLoss"}, "type must be ContrastiveDiscriminatorLoss, got 'GANLoss'"),
     ("train.pcl_every", "2", "in YAML write 1.0e-4"),
     ("train.pclopt", {}, "unknown key 'train.pclopt'; did you mean pcl_opt?"),
@@ -116,20 +97,9 @@ def test_the_verb_test_checks_its_file_too(
 
 
 def test_whole_floats_are_integers(small: Options, parse: Parse) -> None:
-    text = yaml.safe_dump(small)
-    for line, number in (
-        ("val_freq: 2", 5e3),
-        ("save_checkpoint_freq: 2", 5e3),
-        ("total_iter: 4", 20),
-        ("gt_size: 64", 32),
-    ):
-        assert line in text
-        text = text.replace(line, f"{line.split(':')[0]}: !!float {number:g}")
-    opt = parse(text)
-    found = [opt["val"]["val_freq"], opt["logger"]["save_checkpoint_freq"], opt["train"]["total_iter"]]
-    found.append(opt["datasets"]["train"]["gt_size"])
-    assert found == [5000, 5000, 20, 32]
-    assert all(type(value) is int for value in found)
+    small["logger"]["save_checkpoint_freq"] = 5e3
+    found = parse(small)["logger"]["save_checkpoint_freq"]
+    assert (found, type(found)) == (5000, int)
 
 
 def test_a_class_of_another_codebase_may_take_what_basicsrs_own_does_not(
