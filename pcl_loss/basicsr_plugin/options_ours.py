@@ -71,9 +71,7 @@ def complete_options(opt: Options, *, is_pcl_model: bool) -> None:
 
 
 def complete_speed(train: Options) -> None:
-    """Check `amp`, `channels_last`, `compile` and `max_bad_steps`, and write their defaults; raises OptionsError.
-    From then on `compile` is a block of keywords, or None.
-    """
+    """Check `amp`, `channels_last`, `compile` and `max_bad_steps`, and write their defaults; raises OptionsError."""
     check("train", train, SPEED_KINDS)
     train |= SPEED_DEFAULTS | train
     if isinstance(train["compile"], bool):

@@ -30,10 +30,6 @@ def test_grey_images_get_an_embedding_for_one_channel(with_pcl: Options, network
     assert with_pcl["network_d"]["num_in_ch"] == 1
 
 
-def test_the_runs_random_numbers_are_left_alone(with_pcl: Options, untouched_global_rng: None) -> None:
-    complete_options(with_pcl, is_pcl_model=True)
-
-
 @pytest.mark.parametrize("key_and_value", [{}, {"amp": None}, {"channels_last": False}, {"compile": False}])
 def test_a_baseline_is_left_as_it_is(baseline: Options, key_and_value: Options) -> None:
     baseline["train"] |= key_and_value
