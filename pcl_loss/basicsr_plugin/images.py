@@ -24,9 +24,7 @@ class ImageError(OptionsError):
 
 def read_item(dataset: Any, index: int, where: str = "datasets.train") -> Any:
     """`dataset[index]`, of a data set of BasicSR's kind, which lists its images as `paths`.
-
-    Raises:
-        ImageError: it cannot be read; or a data set of BasicSR's own would garble its pixels, as those of float32.
+    Raises ImageError if it cannot be read, or if a data set of BasicSR's own would garble its pixels.
     """
     paths = getattr(dataset, "paths", None)
     entry = paths[index] if isinstance(paths, list) else ()
@@ -35,15 +33,11 @@ def read_item(dataset: Any, index: int, where: str = "datasets.train") -> Any:
         for file in files if is_own(type(dataset)) else ():
             _check_file(file)
         return dataset[index]
-    except KeyError:  # an option is missing
-        raise
     except Exception as error:
         if not files:
             raise
-        is_key = isinstance(error, TypeError) and not os.path.exists(files[0])
-        text = "the LMDB has no such key" if is_key else " ".join(str(error).split())
-        names = "" if any(file in text for file in files) else f", {' and '.join(dict.fromkeys(files))}"
-        raise ImageError(f"{where}{names}: {text[:300]}") from error
+        text = " ".join(str(error).split())[:300]
+        raise ImageError(f"{where}, {' and '.join(files)}: {text}") from error
 
 
 @functools.cache

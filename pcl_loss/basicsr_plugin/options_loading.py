@@ -19,9 +19,7 @@ class OptionsError(ValueError):
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, which also refuses what YAML would take without a word: a key that stands twice, of which it
-    keeps the last, and numbers that are not decimal, since 064 is 52, 0x10 is 16 and 5:00 is 300.
-    """
+    """The safe loader; it also refuses a key that stands twice, and numbers that are not decimal: 064 would be 52."""
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         value = super().construct_object(node, deep)
@@ -40,25 +38,16 @@ class _Loader(yaml.SafeLoader):
 
 
 def load_options(file: str | Path, overrides: Iterable[str] = ()) -> Options:
-    """The options in a YAML file, which is UTF-8 whatever the default encoding is.
-
-    Args:
-        file: its path.
-        overrides: `--force_yml`'s entries, `block:key=value`, each value in YAML.
-
-    Raises:
-        OptionsError: there is no such file, it is not YAML or no block of keys, it holds a tag that asks for code, or
-            an override names a block that there is not.
+    """The options in a YAML file in UTF-8, changed by `--force_yml`'s entries `block:key=value`.
+    Raises OptionsError if it is no file, no YAML, no block of keys or asks for code, or if there is no such block.
     """
     try:
         text = Path(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
-        raise OptionsError(f"{file} cannot be read: {reason}; give -opt the path of a YAML file") from error
+        raise OptionsError(f"{file} cannot be read: {error}; give -opt the path of a YAML file in UTF-8") from error
     options = _parse(text, str(file))
     if not isinstance(options, dict):
-        found = "is empty" if options is None else f"holds {type(options).__name__}, not a block of keys"
-        raise OptionsError(f"{file} {found}; `pcl-loss options` writes out working option files")
+        raise OptionsError(f"{file} holds no block of keys; `pcl-loss options` writes out working option files")
     for override in overrides:
         _override(options, override)
     return options
@@ -69,12 +58,8 @@ def _parse(text: str, source: str) -> Any:
         value = yaml.load(text, Loader=_Loader)
         json.dumps(value, default=str, skipkeys=True)  # raises where an alias stands inside its own anchor
     except (yaml.YAMLError, ValueError, LookupError, OverflowError, RecursionError) as error:
-        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-        place = source if mark is None else f"{source}, line {mark.line + 1}, column {mark.column + 1}"
-        problem = problem or " ".join(str(error).split())
-        if "could not determine a constructor" in problem:
-            problem += "; an option file holds plain values and runs no code: drop the tag"
-        raise OptionsError(f"{place} is not YAML that can be read: {problem}") from error
+        reason = " ".join(str(error).split())
+        raise OptionsError(f"{source} is not YAML that can be read: {reason}") from error
     return value
 
 
@@ -93,12 +78,12 @@ def _override(options: Options, override: str) -> None:
 
 
 @contextmanager
-def named(where: str, hint: str = "") -> Iterator[None]:
-    """Whatever is raised in here becomes one line that names the block; `hint` ends it."""
+def named(where: str) -> Iterator[None]:
+    """Whatever is raised in here becomes one line that names the block."""
     try:
         yield
     except OptionsError:
         raise
     except Exception as error:
         text = f"it has no key {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
-        raise OptionsError(f"{where}: {' '.join(text.split())[:400]}{hint}") from error
+        raise OptionsError(f"{where}: {' '.join(text.split())[:400]}") from error

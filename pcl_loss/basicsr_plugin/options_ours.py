@@ -14,14 +14,12 @@ from ..criterion import PCLCriterion, PCLPerceptualLoss
 from ..discriminator import WaveletDiscriminator
 from ..embedding import FixedEmbedding
 from ..loss import ContrastiveDiscriminatorLoss, PCLLoss
-from .options_basicsr import CLASSES, TRAIN, Count, Int, Keys, Kinds, Natural, check, nearest
+from .options_basicsr import KINDS, Count, Int, Keys, Kinds, Natural, check, nearest
 from .options_loading import Options, OptionsError, named
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-# What BasicSR's own models are built as where one of `SPEED_KEYS` is set.
+# Of BasicSR's own models, the one that reads the keys of `SpeedMixin`.
 SPEED_TWINS = {"SRModel": "SpeedSRModel", "SwinIRModel": "SpeedSwinIRModel"}
-STOCK_MODELS = (*SPEED_TWINS, *SPEED_TWINS.values())
-SPEED_KEYS = ("amp", "channels_last", "compile")
 # Flat keys under `train:`, as BasicSR's own `net_d_iters`: of every model of ours, and of those with PCL.
 SPEED_DEFAULTS = {"amp": None, "channels_last": False, "compile": None, "max_bad_steps": 100}
 SPEED_KINDS: Kinds = {
@@ -32,7 +30,7 @@ SPEED_KINDS: Kinds = {
 }
 PCL_DEFAULTS = {"pcl_start_iter": 0, "pcl_every": 1, "pcl_grad_ratio": None, "net_d_frozen": False}
 PCL_KINDS: Kinds = {
-    **dict.fromkeys(("pcl_opt", "cld_opt", "optim_d"), Keys | None),
+    **dict.fromkeys(("pcl_opt", "cld_opt", "optim_d"), Keys | None),  # whose model need not be BasicSR's own
     "pcl_start_iter": Natural,
     "pcl_every": Count,
     "pcl_grad_ratio": Annotated[float, Field(gt=0, le=1e4)] | None,
@@ -43,17 +41,12 @@ HOMES = {"PCLLoss": "pcl_opt", "ContrastiveDiscriminatorLoss": "cld_opt", "PCLPe
 
 def complete_options(opt: Options, *, is_pcl_model: bool) -> None:
     """Check what a training YAML says of PCL, and write the defaults of `network_d`, `optim_d` and `cld_opt` into it.
+    `is_pcl_model` says whether its `model_type` uses `train.pcl_opt`.
 
     The defaults must stand there before BasicSR looks for what to resume: it resumes the networks whose `network_*`
     key it sees, so that E_D would otherwise be silently new after a resume. Running it again changes nothing.
 
-    Args:
-        opt: BasicSR's options; changed in place.
-        is_pcl_model: whether `model_type` is a model that uses `train.pcl_opt`.
-
-    Raises:
-        OptionsError: `pcl_opt` under a model that would ignore it, a PCL model without `pcl_opt`, an unknown key, or
-            a value that the loss or E_D refuses.
+    Raises OptionsError at a key that `model_type` would ignore, needs or does not know, or a value that cannot be.
     """
     train, model_type = opt.get("train"), opt.get("model_type")
     if train is None:
@@ -66,28 +59,19 @@ def complete_options(opt: Options, *, is_pcl_model: bool) -> None:
     if is_pcl_model:
         _complete_pcl(opt, train)
         return
-    # Other models than BasicSR's own two and their twins may well read a `cld_opt` of theirs.
-    for key in PCL_KINDS if model_type in STOCK_MODELS else ("pcl_opt",):
-        twin = "PCLSwinIRModel" if "SwinIR" in str(model_type) else "PCLModel"
-        ignores = f"`model_type: {model_type}` ignores train.{key} and would train without it"
-        _refuse(train.get(key), f"{ignores}; change that line to `model_type: {twin}`, or delete {key}")
-    if model_type in STOCK_MODELS:
+    ignored = [*PCL_KINDS] if model_type in SPEED_TWINS.values() else ["pcl_opt"]
+    if model_type in SPEED_TWINS:  # another model may well read a `cld_opt` or an `amp` of its own
+        ignored = [*PCL_KINDS, "amp", "channels_last", "compile"]
+    for key in ignored:
+        twin = SPEED_TWINS[str(model_type)] if key in SPEED_KINDS else "PCLModel (or PCLSwinIRModel)"
+        _refuse(train.get(key), f"`model_type: {model_type}` ignores train.{key}; take {twin}, or delete {key}")
+    if model_type in SPEED_TWINS.values():
         _refuse_slips(train, SPEED_KINDS)
-        wanted = [key for key in SPEED_KEYS if train.get(key) not in (None, False)]
-        if model_type in SPEED_TWINS:
-            twin = SPEED_TWINS[model_type]
-            _refuse(wanted, f"`model_type: {model_type}` ignores train.{', train.'.join(wanted)}; take {twin}")
-        elif wanted:
-            complete_speed(train)
+        complete_speed(train)
 
 
 def complete_speed(train: Options) -> None:
-    """Check `amp`, `channels_last`, `compile` and `max_bad_steps`, and write their defaults: None, False, None and
-    100. From then on `compile` is a block of keywords, or None. Running it again changes nothing.
-
-    Raises:
-        OptionsError: a value that there is not.
-    """
+    """Check `amp`, `channels_last`, `compile` and `max_bad_steps`, and write their defaults; raises OptionsError."""
     check("train", train, SPEED_KINDS)
     train |= SPEED_DEFAULTS | train
     if isinstance(train["compile"], bool):
@@ -99,9 +83,7 @@ def complete_speed(train: Options) -> None:
 
 def num_sr_channels(opt: Options) -> int:
     """The channels of the SR images, as `network_g` says."""
-    network: Options = opt["network_g"]
-    num_ch: int = network["num_out_ch"] if "num_out_ch" in network else network.get("in_chans", 3)
-    return num_ch
+    return int(opt["network_g"].get("num_out_ch", opt["network_g"].get("in_chans", 3)))
 
 
 def _refuse(is_broken: Any, message: str) -> None:
@@ -111,24 +93,24 @@ def _refuse(is_broken: Any, message: str) -> None:
 
 def _refuse_slips(train: Options, kinds: Kinds) -> None:
     """Refuse a key under `train:` that is the slip of one of ours."""
-    for key in train.keys() - kinds.keys() - TRAIN.keys():
-        meant = nearest(key, [*kinds, *TRAIN])
+    for key in train.keys() - kinds.keys() - KINDS.keys():
+        meant = nearest(key, [*kinds, *KINDS])
         is_ours = meant in kinds or str(key).startswith(("pcl_", "cld_"))
         _refuse(is_ours, f"unknown key 'train.{key}'; did you mean {meant or list(kinds)}?")
 
 
 def _check_perceptual_loss(opt: Options, train: Options) -> None:
-    where, block, scale = "train.perceptual_opt", train["perceptual_opt"], opt.get("scale")
+    where, scale = "train.perceptual_opt", opt.get("scale")
     _refuse(train.get("pcl_opt"), f"{where} and train.pcl_opt are the same loss twice; drop one of the two")
     train.setdefault("max_bad_steps", SPEED_DEFAULTS["max_bad_steps"])
-    check("train", {"max_bad_steps": train["max_bad_steps"]}, SPEED_KINDS)
-    loss = _build(where, block, PCLPerceptualLoss)
+    check("train", train, {"max_bad_steps": Count})
+    loss = _build(where, train["perceptual_opt"], PCLPerceptualLoss)
     _check_range(where, loss.pcl, opt)
     _refuse(loss.scale and scale and loss.scale != scale, f"{where}.scale is {loss.scale}, but scale is {scale}")
 
 
 def _complete_pcl(opt: Options, train: Options) -> None:
-    model, val, logger = f"`model_type: {opt.get('model_type')}`", opt.get("val") or {}, opt.get("logger") or {}
+    model = f"`model_type: {opt.get('model_type')}`"
     for key in ("gan_opt", "ldl_opt", "feature_matching_opt"):
         _refuse(train.get(key), f"{model} ignores train.{key} and would train without it; drop it")
     for key in train.keys() & inspect.signature(PCLLoss).parameters.keys():
@@ -137,20 +119,18 @@ def _complete_pcl(opt: Options, train: Options) -> None:
     check("train", train, PCL_KINDS)
     complete_speed(train)
     train |= PCL_DEFAULTS | train
-    block: Options = train.get("pcl_opt") or {}
-    ratio = train["pcl_grad_ratio"]
+    block, ratio = train.get("pcl_opt") or {}, train["pcl_grad_ratio"]
     _refuse(not block, f"{model} needs train.pcl_opt, for example `pcl_opt: {{type: PCLLoss, loss_weight: 1.0}}`")
     block.setdefault("type", "PCLLoss")
     _refuse(ratio and "loss_weight" in block, "train.pcl_grad_ratio is in place of pcl_opt.loss_weight; drop one")
     _refuse(ratio and not train.get("pixel_opt"), "train.pcl_grad_ratio is against the pixel loss; set train.pixel_opt")
+    val, logger = opt.get("val") or {}, opt.get("logger") or {}
     for key in val.keys() - {"pcl_preview"}:
         _refuse(nearest(key, ["pcl_preview"]), f"unknown key 'val.{key}'; did you mean 'pcl_preview'?")
     check("val", val, {"pcl_preview": bool})
-    draws, wanted = "val.pcl_preview draws into TensorBoard with matplotlib", val.get("pcl_preview")
-    _refuse(wanted and not logger.get("use_tb_logger"), f"{draws}; set logger.use_tb_logger: true, or drop it")
-    _refuse(
-        wanted and not importlib.util.find_spec("matplotlib"), f"{draws}; pip install 'pcl_loss[plots]', or drop it"
-    )
+    is_shown = logger.get("use_tb_logger") and importlib.util.find_spec("matplotlib")
+    fix = "set logger.use_tb_logger: true and pip install 'pcl_loss[plots]', or drop it"
+    _refuse(val.get("pcl_preview") and not is_shown, f"val.pcl_preview draws into TensorBoard with matplotlib; {fix}")
     # The model seeds the samples of every iteration from manual_seed: a seed here would have no effect.
     pcl = _build("train.pcl_opt", block, PCLLoss, seed=0)
     _check_range("train.pcl_opt", pcl, opt)
@@ -158,10 +138,9 @@ def _complete_pcl(opt: Options, train: Options) -> None:
     check("network_d", network_d or {}, {"type": str, "num_in_ch": Int})
     kind = (network_d or {}).get("type", "WaveletDiscriminator")
     if pcl.recipe == "light" and kind == "WaveletDiscriminator":
-        left = ["the block network_d"] if network_d else []
-        left += [f"train.{key}" for key in ("optim_d", "cld_opt", "net_d_frozen") if train.get(key)]
-        told = "train.pcl_opt.recipe: light has an embedding of its own and trains no discriminator; drop"
-        _refuse(left, f"{told} {', '.join(left)}, or take recipe: paper")
+        left = [f"train.{key}" for key in ("optim_d", "cld_opt", "net_d_frozen") if train.get(key)]
+        left += ["the block network_d"] if network_d else []
+        _refuse(left, f"train.pcl_opt.recipe: light trains no discriminator; drop {', '.join(left)}, or take paper")
         return
     adam = {"type": "Adam", "lr": train["optim_g"]["lr"], "weight_decay": 0, "betas": [0.9, 0.999]}
     train["cld_opt"] = train.get("cld_opt") or {"type": "ContrastiveDiscriminatorLoss"}
@@ -181,14 +160,10 @@ def _complete_pcl(opt: Options, train: Options) -> None:
 
 
 def _build(where: str, block: Options, constructor: Any, **given: Any) -> Any:
-    """What a class makes of a block, for its checks alone; `given` are keywords that the block must not have.
-
-    Raises:
-        OptionsError: a key is no keyword of it, or it refuses a value.
-    """
+    """What a class makes of a block, for its checks alone; `given` are keywords that the block must not have."""
     name, found = constructor.__name__, block.get("type")
     _refuse(found != name, f"{where}.type must be {name}, got {found!r}" if found else f"{where}.type is missing")
-    check(where, block, CLASSES)
+    check(where, block, KINDS)
     classes = (constructor, PCLCriterion, PCLLoss) if constructor is PCLPerceptualLoss else (constructor,)
     known = [key for cls in classes for key in inspect.signature(cls).parameters if key not in ("keywords", "pcl")]
     keywords = {key: value for key, value in block.items() if key != "type"}
@@ -199,7 +174,7 @@ def _build(where: str, block: Options, constructor: Any, **given: Any) -> Any:
 
 
 def _check_range(where: str, pcl: PCLLoss, opt: Options) -> None:
-    data, told = opt.get("datasets", {}).get("train", {}), "BasicSR's images are in 0-1"
-    _refuse(pcl.data_range != 1, f"{where}.data_range must be 1.0, got {pcl.data_range:g}: {told}; drop data_range")
-    is_shifted = data.get("mean") is not None or data.get("std") is not None
+    data = opt.get("datasets", {}).get("train", {})
+    _refuse(pcl.data_range != 1, f"{where}.data_range must be 1.0, as BasicSR's images are in 0-1; drop data_range")
+    is_shifted = data.get("mean") or data.get("std")
     _refuse(is_shifted, f"datasets.train: mean and std take the images out of 0-1, which {where} needs; drop them")

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -39,9 +38,6 @@ def folders(small: Options, paired_data: Path, tmp_path: Path) -> Path:
     return folder
 
 
-# --- data ---
-
-
 def test_a_missing_and_an_empty_folder_are_named(small: Options, folders: Path, refused: Refused) -> None:
     for path in (*(folders / "gt").iterdir(), *(folders / "lq").iterdir()):
         path.unlink()
@@ -50,69 +46,33 @@ def test_a_missing_and_an_empty_folder_are_named(small: Options, folders: Path, 
     assert f"No such file or directory: '{folders}/lq'" in refused(small)
 
 
-@pytest.mark.parametrize("name", ["DIV2K", "Set5", "Manga109"])
-def test_our_data_sets_say_where_they_are_published(small: Options, refused: Refused, name: str) -> None:
-    small["datasets"]["val"] |= {"name": name, "dataroot_gt": "datasets/x"}
-    assert f"'datasets/x'; {name} is published at http" in refused(small)
-
-
-def test_an_image_without_its_partner_is_refused(small: Options, folders: Path, refused: Refused) -> None:
-    (folders / "lq" / "coffee.png").unlink()
-    assert "datasets.train: lq and gt datasets have different number of images: 2, 3" in refused(small)
-
-
-def test_images_of_another_scale_are_refused(small: Options, folders: Path, refused: Refused) -> None:
-    for path in (folders / "lq").iterdir():
-        cv2.imwrite(str(path), np.zeros((48, 48, 3), np.uint8))
-    line = refused(small)
-    assert line.startswith(f"datasets.train, {folders}/lq/")
-    assert "GT (96, 96) is not 4x" in line
-
-
-# --- networks and weights ---
-
 WEIGHTS = [
-    ("params", None, ""),
-    ("module.", None, ""),
-    ("params_ema", None, "path.param_key_g params: it has no key 'params'; it has params_ema"),
-    ("params_ema", "params_ema", ""),
-    ("state_dict", "params_ema", "it has no key 'params_ema'; it has state_dict"),
-    ("_orig_mod.", None, "_orig_mod.conv_first.weight"),
-    ("num_feat", None, "size mismatch for conv_first.weight"),
+    ("params", 4, None, ""),
+    ("params_ema", 4, None, "net.pth (it has params_ema), path.param_key_g params: it has no key 'params'"),
+    ("params_ema", 4, "params_ema", ""),
+    ("params", 5, None, "size mismatch for conv_first.weight"),
 ]
 
 
-@pytest.mark.parametrize(("kind", "key", "words"), WEIGHTS)
+@pytest.mark.parametrize(("name", "num_feat", "key", "words"), WEIGHTS)
 def test_weights_that_a_network_cannot_take_say_what_they_have(
-    small: Options, parse: Parse, refused: Refused, tmp_path: Path, kind: str, key: str | None, words: str
+    small: Options,
+    parse: Parse,
+    refused: Refused,
+    name: str,
+    num_feat: int,
+    key: str | None,
+    words: str,
+    tmp_path: Path,
 ) -> None:
     block = {name: value for name, value in small["network_g"].items() if name != "type"}
-    state = EDSR(**block | ({"num_feat": 5} if kind == "num_feat" else {})).state_dict()
-    if kind.endswith("."):
-        state = {f"{kind}{name}": value for name, value in state.items()}
-    torch.save({kind if kind in ("params_ema", "state_dict") else "params": state}, tmp_path / "net.pth")
+    small["network_g"]["num_feat"] = 4
+    torch.save({name: EDSR(**block | {"num_feat": num_feat}).state_dict()}, tmp_path / "net.pth")
     small["path"] |= {"pretrain_network_g": str(tmp_path / "net.pth")} | ({"param_key_g": key} if key else {})
-    if not words:
+    if words:
+        assert words in refused(small)
+    else:
         parse(small)
-        return
-    assert words in refused(small)
-    small["path"]["strict_load_g"] = False
-    if kind == "num_feat":
-        parse(small)
-
-
-def test_a_network_that_needs_a_batch_in_training_passes(
-    small: Options, parse: Parse, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Picky(EDSR):
-        def forward(self, x: torch.Tensor) -> Any:
-            assert self.training
-            assert len(x) > 1
-            return super().forward(x)
-
-    monkeypatch.setitem(ARCH_REGISTRY._obj_map, "Picky", Picky)
-    small["network_g"]["type"] = "Picky"
-    parse(small)
 
 
 def test_a_model_is_judged_by_its_own_methods(
@@ -148,40 +108,17 @@ def test_the_number_of_gpus_is_left_to_a_distributed_run(
     parse(small, "--launcher", "pytorch")
 
 
-VGG_LOSS = {"type": "PerceptualLoss", "layer_weights": {"conv5_4": 1.0}}
-DOWNLOADS: dict[str, tuple[str, Callable[[Options], None]]] = {
-    "train.perceptual_opt": ("vgg19-dcbb9e9d.pth", lambda opt: opt["train"].update(perceptual_opt=VGG_LOSS)),
-    "network_d": ("vgg16-397923af.pth", lambda opt: opt.update(network_d={"type": "VGGEmbedding", "vgg": "vgg16"})),
-    "val.metrics.lpips": (
-        "alexnet-owt-7be5be79.pth",
-        lambda opt: opt["val"]["metrics"].update(lpips={"type": "calculate_lpips", "crop_border": 4}),
-    ),
-}
-
-
-@pytest.mark.parametrize("where", DOWNLOADS)
 def test_weights_that_cannot_be_downloaded_are_named(
-    where: str, small: Options, refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: Options, refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("lpips")
-    asked: list[str] = []
-
     def offline(url: str, *_: Any, **__: Any) -> None:
-        asked.append(url.rpartition("/")[2])
         raise URLError("no network")
 
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
-    name, change = DOWNLOADS[where]
-    change(small)
-    line = refused(small)
-    assert line.startswith(where)
-    assert "no network" in line or "could not be downloaded" in line
-    assert asked == [name]
-
-
-# --- no trace ---
+    small["network_d"] = {"type": "VGGEmbedding", "vgg": "vgg16"}
+    assert refused(small).startswith("network_d: ")
 
 
 def test_nothing_is_logged_or_drawn(small: Options, parse: Parse, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,8 +139,6 @@ def test_nothing_is_logged_or_drawn(small: Options, parse: Parse, monkeypatch: p
     set_random_seed(3)
     assert drawn == (random.random(), np.random.rand(), torch.rand(()).item())
 
-
-# --- whatever stands at a key ---
 
 SCALARS = st.one_of(
     st.none() | st.booleans() | st.integers(-3, 70) | st.floats(-3, 70) | st.text(max_size=8) | st.dates(),

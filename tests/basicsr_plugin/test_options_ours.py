@@ -22,24 +22,12 @@ def test_pcl_opt_and_the_model_type_are_the_whole_change(with_pcl: Options) -> N
     assert with_pcl == once
 
 
-def test_what_the_yaml_says_is_kept(with_pcl: Options) -> None:
-    with_pcl["network_d"] = {"type": "WaveletDiscriminator", "num_in_ch": 3, "num_feat": 8, "norm": "none"}
-    with_pcl["train"]["optim_d"] = {"type": "Adam", "lr": 0.5}
-    complete_options(with_pcl, is_pcl_model=True)
-    assert with_pcl["network_d"]["num_feat"] == 8
-    assert with_pcl["train"]["optim_d"] == {"type": "Adam", "lr": 0.5}
-
-
 @pytest.mark.parametrize("network_d", [None, {"num_feat": 8}, {"type": "FixedEmbedding"}])
 def test_grey_images_get_an_embedding_for_one_channel(with_pcl: Options, network_d: Options | None) -> None:
     with_pcl |= {"network_d": network_d}
     with_pcl["network_g"]["num_out_ch"] = 1
     complete_options(with_pcl, is_pcl_model=True)
     assert with_pcl["network_d"]["num_in_ch"] == 1
-
-
-def test_the_runs_random_numbers_are_left_alone(with_pcl: Options, untouched_global_rng: None) -> None:
-    complete_options(with_pcl, is_pcl_model=True)
 
 
 @pytest.mark.parametrize("key_and_value", [{}, {"amp": None}, {"channels_last": False}, {"compile": False}])
@@ -51,10 +39,8 @@ def test_a_baseline_is_left_as_it_is(baseline: Options, key_and_value: Options) 
 
 
 @pytest.mark.parametrize("model_type", ["SRModel", "SwinIRModel"])
-@pytest.mark.parametrize(
-    ("key", "value", "taken"), [("amp", "bf16", "bf16"), ("channels_last", True, True), ("compile", True, {})]
-)
-def test_a_stock_model_that_would_ignore_the_key_is_refused_and_the_one_that_knows_it_is_named(
+@pytest.mark.parametrize(("key", "value", "taken"), [("amp", "bf16", "bf16"), ("compile", True, {})])
+def test_a_stock_model_that_would_ignore_a_key_is_refused_and_the_one_that_knows_it_is_named(
     baseline: Options, key: str, value: Any, taken: Any, model_type: str
 ) -> None:
     baseline |= {"model_type": model_type}
@@ -63,7 +49,6 @@ def test_a_stock_model_that_would_ignore_the_key_is_refused_and_the_one_that_kno
         complete_options(baseline, is_pcl_model=False)
     baseline["model_type"] = f"Speed{model_type}"
     complete_options(baseline, is_pcl_model=False)
-    assert baseline["model_type"] == f"Speed{model_type}"
     assert baseline["train"][key] == taken
 
 
@@ -72,30 +57,12 @@ def test_another_model_may_have_an_amp_of_its_own(baseline: Options) -> None:
     complete_options(baseline | {"model_type": "TheirModel"}, is_pcl_model=False)
 
 
-def test_compile_true_means_torchs_defaults_and_false_none(with_pcl: Options) -> None:
-    for value, expected in ((True, {}), (False, None), (None, None), ({"mode": "default"}, {"mode": "default"})):
-        with_pcl["train"]["compile"] = value
-        for _ in range(2):
-            complete_options(with_pcl, is_pcl_model=True)
-            assert with_pcl["train"]["compile"] == expected
-
-
-def test_a_whole_float_is_an_integer(with_pcl: Options) -> None:
-    with_pcl["train"] |= {"pcl_every": 2.0}
-    with_pcl["train"]["pcl_opt"] = {"num_layers": 3.0}  # its type is known
-    complete_options(with_pcl, is_pcl_model=True)
-    found = (with_pcl["train"]["pcl_every"], with_pcl["train"]["pcl_opt"]["num_layers"])
-    assert found == (2, 3)
-    assert all(type(value) is int for value in found)
-
-
 IGNORED = [
-    ("SRModel", {"pcl_opt": {"type": "PCLLoss"}}, "`model_type: PCLModel`"),
-    ("SpeedSRModel", {"pcl_every": 2}, "`model_type: PCLModel`"),
-    ("SwinIRModel", {"net_d_frozen": True}, "`model_type: PCLSwinIRModel`"),
-    ("TheirModel", {"pcl_opt": {"type": "PCLLoss"}}, "`model_type: PCLModel`"),
+    ("SRModel", {"pcl_opt": {"type": "PCLLoss"}}, "`model_type: SRModel` ignores train.pcl_opt; take PCLModel"),
+    ("SpeedSRModel", {"pcl_every": 2}, "ignores train.pcl_every"),
+    ("TheirModel", {"pcl_opt": {"type": "PCLLoss"}}, "ignores train.pcl_opt"),
     ("SpeedSRModel", {"amp": "half"}, "train.amp should be 'bf16' or 'fp16', got 'half'"),
-    ("SRModel", {"chanels_last": True}, "unknown key 'train.chanels_last'; did you mean channels_last?"),
+    ("SpeedSRModel", {"chanels_last": True}, "unknown key 'train.chanels_last'; did you mean channels_last?"),
 ]
 
 
@@ -113,17 +80,10 @@ def test_keys_of_ours_that_a_model_ignores_are_refused(
 BROKEN = [
     ({"cld_opt": {"type": "ContrastiveDiscriminatorLoss", "gathr": True}}, "did you mean 'gather'?"),
     ({"pcl_opt": {"type": "PCLLoss", "seed": 3}}, "unknown key 'seed' in train.pcl_opt"),
-    ({"pcl_start": 5}, "unknown key 'train.pcl_start'; did you mean"),
-    ({"pcl_nonsense": 5}, "unknown key 'train.pcl_nonsense'"),
     ({"net_d_frozen": "yes"}, "train.net_d_frozen should be a valid boolean, got 'yes'"),
     ({"net_d_frozen": True}, "set path.pretrain_network_d"),
     ({"pcl_grad_ratio": 0.5}, "in place of pcl_opt.loss_weight; drop one"),
     ({"pcl_grad_ratio": 0.5, "pcl_opt": {"type": "PCLLoss"}, "pixel_opt": None}, "set train.pixel_opt"),
-    ({"amp": True}, "got True"),
-    ({"channels_last": 1}, "train.channels_last should be a valid boolean, got 1"),
-    ({"compile": "max-autotune"}, "train.compile should be a valid boolean, or should be a valid dictionary"),
-    ({"compile": {"modus": "default"}}, "train.compile: "),
-    ({"optim_d": 1e-4}, "train.optim_d should be a valid dictionary"),
     ({"optim_d": {"type": "Adam", "lr": 1e-4, "fused": False}}, "train.optim_d must be fused"),
 ]
 
@@ -140,8 +100,6 @@ def test_a_bad_value_names_itself_and_the_fix(with_pcl: Options, keys: Options, 
 LIGHT = [
     ({"network_d": {"num_feat": 8}}, {}, "drop the block network_d"),
     ({}, {"optim_d": {"type": "Adam", "lr": 1e-4}}, "drop train.optim_d"),
-    ({}, {"cld_opt": {"type": "ContrastiveDiscriminatorLoss"}}, "drop train.cld_opt"),
-    ({}, {"net_d_frozen": True}, "drop train.net_d_frozen"),
 ]
 
 
@@ -152,12 +110,11 @@ def test_the_light_recipe_takes_nothing_of_a_discriminator(
     complete_options(light, is_pcl_model=True)
     assert light.get("network_d") is None
     light["train"] |= train_keys
-    with pytest.raises(OptionsError, match=f"recipe: light has an embedding of its own .*{words}"):
+    with pytest.raises(OptionsError, match=f"recipe: light trains no discriminator; {words}"):
         complete_options(light | keys, is_pcl_model=True)
 
 
 PREVIEWS = [
-    ("val", "pcl_preview", "yes", "val.pcl_preview should be a valid boolean, got 'yes'"),
     ("val", "pcl_previw", True, "did you mean 'pcl_preview'"),
     ("logger", "use_tb_logger", False, "logger.use_tb_logger: true"),
 ]
@@ -174,21 +131,9 @@ def test_a_preview_that_would_not_appear_is_refused(
         complete_options(with_pcl, is_pcl_model=True)
 
 
-def test_a_preview_needs_matplotlib_and_a_run_no_validation(with_pcl: Options, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(OptionsError, match=r"pip install 'pcl_loss\[plots\]'"):
-        complete_options(copy.deepcopy(with_pcl) | {"val": {"pcl_preview": True}}, is_pcl_model=True)
-    del with_pcl["val"]
-    complete_options(with_pcl, is_pcl_model=True)
-
-
 PERCEPTUAL = [
     ({"lossweight": 1.0}, "unknown key 'lossweight' in train.perceptual_opt"),
-    ({"data_range": 255.0}, "train.perceptual_opt.data_range must be 1.0"),
-    ({"num_layers": 9}, "train.perceptual_opt: num_layers must be from 1 to 8, got 9"),
-    ({"sync": "no"}, "train.perceptual_opt: sync must be True or False, got 'no'"),
     ({"scale": 2, "negatives": ["lq"]}, "train.perceptual_opt.scale is 2, but scale is 4"),
-    ({"num_in_ch": 1}, "3 channels, but 1 are expected"),
 ]
 
 
@@ -198,8 +143,3 @@ def test_pcl_perceptual_loss_is_checked_under_any_model(
 ) -> None:
     baseline["train"]["perceptual_opt"] = {"type": "PCLPerceptualLoss", "num_feat": 8, **keys}
     assert words in refused(baseline)
-
-
-def test_pcl_perceptual_loss_leaves_the_model_as_it_is(baseline: Options, parse: Callable[..., Options]) -> None:
-    baseline["train"]["perceptual_opt"] = {"type": "PCLPerceptualLoss", "loss_weight": 0.5, "num_feat": 8}
-    assert parse(baseline)["model_type"] == "SRModel"
