@@ -77,8 +77,8 @@ def _build(options: Options, model: Any, is_train: bool) -> None:
             _check_optimizers(opt["train"], shell)
     for name, block in ((opt.get("val") or {}).get("metrics") or {}).items() if is_own(model) else ():
         metric = _registered(f"val.metrics.{name}.type", block["type"], METRIC_REGISTRY)
-        border = block.get("crop_border", 0)
-        noise = np.random.randint(0, 256, (2 * border + 128, 2 * border + 128, 3), np.uint8)
+        side = 2 * block.get("crop_border", 0) + 256  # NIQE needs more than one of its blocks of 96
+        noise = np.random.randint(0, 256, (side, side, 3), np.uint8)
         for phase in pairs.keys() - {"train"} if is_own(metric) else ():
             with named(f"val.metrics.{name}"):
                 metric(img=noise, **({"img2": noise} if "gt" in pairs[phase] else {}), **_keywords(block))
