@@ -21,8 +21,7 @@ from pcl_loss.tools._panels import Panel
 from pcl_loss.tools.demo import results
 from pcl_loss.tools.demo.data import TEST_REGIONS, write_pairs
 from pcl_loss.tools.demo.runs import STRENGTHS
-from pcl_loss.tools.report.measure import Score
-from pcl_loss.tools.report.nets import Pair
+from pcl_loss.tools.report.measure import Pair, Score
 
 STRONGEST = list(STRENGTHS)[-1]
 
@@ -71,8 +70,8 @@ def test_the_table_holds_means_and_on_how_many_crops_a_method_is_better(scores: 
 
 
 def test_the_results_are_on_disk_crop_by_crop(scores: list[Score], tmp_path: Path) -> None:
-    text = results.write_results(tmp_path, scores, 7, 3, "nobody knows why")
-    assert (tmp_path / "results.md").read_text(encoding="utf-8") == text + "\n"
+    results.write_results(tmp_path, scores, 7, 3, "nobody knows why")
+    text = (tmp_path / "results.md").read_text(encoding="utf-8")
     assert results.format_table(scores) in text
     assert "LPIPS is missing: nobody knows why" in text
     with (tmp_path / "results.csv").open(newline="") as file:
@@ -85,9 +84,9 @@ def test_the_results_are_on_disk_crop_by_crop(scores: list[Score], tmp_path: Pat
 def test_structure_is_measured_of_the_images_that_lie_there(tmp_path: Path) -> None:
     write_pairs(tmp_path / "data" / "test", TEST_REGIONS[:2])
     scores = results.evaluate(tmp_path, [], with_lpips=False)
-    assert [score.pair.name for score in scores] == sorted(part.name for part in TEST_REGIONS[:2])
-    for part, score in zip(sorted(TEST_REGIONS[:2], key=lambda part: part.name), scores, strict=True):
-        hr = part.cut()
+    assert [score.pair.name for score in scores] == ["astronaut_010_112", "astronaut_060_312"]
+    for score in scores:
+        hr = cv2.imread(str(score.pair.hr))
         images = (resize(resize(hr, 1 / 4), 4), hr)
         sr_rgb, hr_rgb = (torch.from_numpy(i[..., ::-1].copy()).permute(2, 0, 1)[None] / 255 for i in images)
         assert score.values["mdsi"] == pytest.approx(float(piq.mdsi(sr_rgb, hr_rgb)))

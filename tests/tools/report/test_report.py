@@ -149,33 +149,12 @@ def test_the_tables_hold_what_is_computed_by_hand(place: Path, capsys: pytest.Ca
         assert cells[name][2] == f"{psnr_by_hand('Set14/HR/face.png', checkpoint):.2f}"
     gain = means["EDSR-S+PCL"] - means["EDSR-S"]
     assert cells["gain of EDSR-S+PCL"][0] == f"{gain:+.3f}"
-    rows = [tuple(row.values())[:5] for row in rows_of(place / "report" / "report.csv")]
-    of_gain = rows_of(place / "report" / "report.csv")[rows.index(("ours", "EDSR-S+PCL", "gain", "Set5", "psnr"))]
-    assert float(of_gain["value"]) == pytest.approx(gain, abs=1e-3)
     images = {(row["net"], row["image"]): row for row in rows_of(place / "report" / "images.csv")}
     assert len(images) == 3 * 3
     face = images["EDSR-S", "face"]
     expected = psnr_by_hand("Set14/HR/face.png", "a/models/net_g_latest.pth")
     assert float(face["psnr"]) == pytest.approx(expected, abs=1e-3)
     assert (face["niqe"], face["lpips"]) == ("", "")
-
-
-def test_the_papers_rows_stand_below_ours_at_scale_4_alone(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    call(A, B, SET5, "--set=mine=Set14/HR")
-    text = capsys.readouterr().out
-    cells = table(text, 1)
-    order = list(cells)
-    assert cells["*EDSR-S, paper*"] == ["32.09", "0.8938", "", ""]
-    assert order.index("*EDSR-S, paper*") == order.index("EDSR-S") + 1
-    assert cells["*gain of EDSR-S+PCL, paper*"][:2] == ["+0.08", "+0.0010"]
-    assert table(text, 2)["*EDSR-S+PCL, paper*"] == ["7.043", "0.2139", "", ""]
-    assert "*Bicubic, paper*" not in table(text, 2)
-    assert "0.0726" in text
-    experiment("x2", 3, NETWORK | {"upscale": 2})
-    call("--net=EDSR-S=x2", SET14, "--scale=2")
-    text = capsys.readouterr().out
-    assert list(table(text, 1))[2:] == ["Bicubic", "EDSR-S"]
-    assert "0.0726" not in text
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "ascii"])
@@ -198,8 +177,7 @@ def test_niqe_and_lpips_that_cannot_be_had_are_said(place: Path, capsys: pytest.
     assert np.isfinite(expected)
     assert table(text, 2)["EDSR-S"] == [f"{expected:.3f}", "n/a", "n/a", "n/a"]
     assert "NIQE is without Set5/cup, Set14/face: " in text
-    assert "LPIPS is n/a: AlexNet's weights are not at" in text
-    assert "no_weights" in text
+    assert "LPIPS is n/a: " in text
 
 
 def test_lpips_is_measured_where_it_can_be(
@@ -210,8 +188,9 @@ def test_lpips_is_measured_where_it_can_be(
         return float(np.abs(sr.astype(float) - hr).mean())
 
     monkeypatch.setattr("pcl_loss.basicsr_plugin.lpips_metric.calculate_lpips", difference)
-    monkeypatch.setattr(report, "lpips_missing", str)
-    call(A, SET14)
+    monkeypatch.setattr(report, "fetch_backbone", lambda net: None)
+    monkeypatch.setattr(report, "backbone_at_hand", lambda net: True)
+    call(A, SET14, "--lpips")
     (file,) = (place / "report" / "results" / "EDSR-S").glob("*/face.png")
     sr, hr = (cv2.imread(str(path)).astype(float) for path in (file, place / "Set14" / "HR" / "face.png"))
     assert table(capsys.readouterr().out, 2)["EDSR-S"][1] == f"{np.abs(sr - hr).mean():.4f}"
@@ -320,45 +299,28 @@ def test_crops_are_chosen_where_bicubic_is_furthest_from_hr(place: Path, drawn: 
 @pytest.mark.parametrize(
     ("flags", "error", "message"),
     [
-        (["--net=X=gone.pth", SET5], FileNotFoundError, r"checkpoint of X, gone\.pth, does not exist"),
+        (["--net=X=gone.pth", SET5], FileNotFoundError, r"gone\.pth"),
         (["--net=X=lone.pth", SET5], FileNotFoundError, r"architecture of X is unknown.*--opt X=FILE\.yml"),
         (["--net=X=lone.pth", SET5, "--opt=X=no_g.yml"], ValueError, r"no_g\.yml has no network_g"),
         (["--net=X=lone.pth", SET5, "--opt=wide.yml"], ValueError, r"lone\.pth does not fit .*wide\.yml; name its own"),
         (["--net=X=lone.pth", SET5, "--opt=odd.yml"], ValueError, r"odd\.yml: BasicSR knows no network_g of type Odd"),
-        (["--net=X=lone.pth", SET5, "--opt=Y=a/a.yml"], (OSError, ValueError), "Y=a/a.yml"),
-        (["--net=X=text.pth", SET5, "--opt=a/a.yml"], ValueError, r"text\.pth is no readable checkpoint"),
         (["--net=X=grey", SET5], ValueError, r"X does not upscale RGB images by 4: .* folder of its SR images"),
-        (["--net=X=rgba", SET5], ValueError, "X does not upscale RGB images by 4: "),
         ([A, SET5, "--scale=2"], ValueError, r"EDSR-S does not upscale RGB images by 2: .*96, 96.*48, 48"),
         ([A, SET5, "--param-key=params_ema"], ValueError, "has no params_ema, only params"),
         ([A, A, SET5], ValueError, "--net EDSR-S=.*: expected --net NAME=PATH, each with a name of its own"),
         (["--net=Bicubic=b", SET5], ValueError, "the name 'Bicubic' cannot be used"),
-        (["--net=../x=b", SET5], ValueError, "the name '../x' cannot be used"),
-        ([A, "--set=Set5"], ValueError, "expected --set NAME=PATH"),
-        ([A, "--set=S=nowhere"], OSError, "HR folder of the set S, nowhere, does not exist"),
         ([A, "--set=S=empty"], FileNotFoundError, "HR folder of the set S, empty, holds no image"),
         ([A, "--set=S=Set5/HR:Set14/HR"], FileNotFoundError, r"no LR image for Set5/HR/cat\.png"),
         ([A, SET5, "--crop=Set5/cat"], ValueError, "expected SET/IMAGE:TOP,LEFT,SIZE"),
         ([A, SET5, "--crop=Set5/dog:0,0,9"], ValueError, "no image Set5/dog to crop; there are Set5/cat, Set5/cup"),
-        ([A, SET5, "--crop=Set5/cup:0,20,32"], ValueError, "reaches beyond the image of 48x48"),
-        (
-            [A, SET5, "--opt=a/a.yml", "--opt=b/b.yml"],
-            ValueError,
-            "--opt =b/b.yml: expected --opt NAME=PATH, each with a name of its own",
-        ),
     ],
 )
 def test_a_mistake_is_named_before_anything_is_measured(
-    place: Path,
-    flags: list[str],
-    error: type[Exception] | tuple[type[Exception], ...],
-    message: str,
+    place: Path, flags: list[str], error: type[Exception], message: str
 ) -> None:
     (place / "empty").mkdir()
-    (place / "text.pth").write_text("no checkpoint")
     rrdb = {"type": "RRDBNet", "num_feat": 4, "num_block": 1, "num_grow_ch": 4}
     experiment("grey", 1, rrdb | {"num_in_ch": 1, "num_out_ch": 1})
-    experiment("rgba", 1, rrdb | {"num_in_ch": 4, "num_out_ch": 4})
     torch.save(torch.load("a/models/net_g_latest.pth", weights_only=True)["params"], "lone.pth")
     blocks = {"no_g": {}, "wide": {"network_g": NETWORK | {"num_feat": 8}}, "odd": {"network_g": {"type": "Odd"}}}
     for name, block in blocks.items():
