@@ -25,11 +25,9 @@ import string
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from importlib import resources
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -44,13 +42,6 @@ LR_PATCH = 48  # section 3.5 of the paper
 Shapes = dict[str, tuple[int, int]]  # height and width of HR, by file name
 
 
-class Prepared(NamedTuple):
-    """What `prepare` did."""
-
-    skipped: dict[str, str]  # file name and reason, for each image that cannot be used
-    yaml: dict[int, str]  # for each scale the lines that train on it; no entry where there is no pair
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `pcl-loss prepare`."""
     add = parser.add_argument
@@ -58,17 +49,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, required=True, metavar="DIR", help="where the pairs go")
     add("--scale", type=int, nargs="+", required=True, metavar="S", help="one or more of 2 to 8")
     add("--crop", type=int, metavar="SIZE", help="cut sub-images of this HR size, e.g. 480")
-    add("--step", type=int, metavar="PIXELS", help="between sub-images (default: half of --crop)")
+    add("--step", type=int, metavar="PIXELS", help="between the sub-images of --crop (default: half of it)")
     add("--jobs", type=int, metavar="N", help="worker processes (default: one for each CPU core)")
 
 
 def run(args: argparse.Namespace) -> int:
     """YAML lines to standard output, all else to standard error; returns 1 if an image was skipped."""
-    done = prepare(**vars(args))
-    for name, reason in done.skipped.items():
+    yaml, skipped = prepare(**vars(args))
+    for name, reason in skipped.items():
         print(f"SKIPPED {name}: {reason}", file=sys.stderr)
-    print("---\n".join(done.yaml.values()), end="")
-    return 1 if done.skipped else 0
+    print("---\n".join(yaml.values()), end="")
+    return 1 if skipped else 0
 
 
 def prepare(
@@ -79,18 +70,17 @@ def prepare(
     crop: int | None = None,
     step: int | None = None,
     jobs: int | None = None,
-) -> Prepared:
+) -> tuple[dict[int, str], dict[str, str]]:
     """Make pairs of HR and bicubic LR images; the module's docstring shows what lies where.
 
-    The arguments are the flags of `pcl-loss prepare`. Killed or interrupted, it leaves only complete images, and the
-    same call finishes the rest. An image that cannot be used is named in `skipped`. With more than one job, a script
-    that calls this needs an `if __name__ == "__main__":` around the call. Raises OSError where there is no folder of
-    images or a worker process died, ValueError or TypeError where a number or the name of an image cannot be used.
+    The arguments are the flags of `pcl-loss prepare`. Returns for each scale the YAML lines that train on it (none
+    where there is no pair), and for each file that cannot be used the reason. Killed or interrupted, it leaves only
+    complete images, and the same call finishes the rest. With more than one job, a script that calls this needs an
+    `if __name__ == "__main__":` around the call. Raises OSError where there is no folder of images, ValueError or
+    TypeError where a number or the name of an image cannot be used.
     """
     out, given = Path(out), [scale] if isinstance(scale, int) else scale
     scales = tuple(sorted({check_count("scale", value, 2, 8) for value in given}))
-    if crop is None and step is not None:
-        raise ValueError(f"step {step} is given without crop; give the sub-images' size too, such as crop 480")
     if crop is not None:
         check_count("crop", crop, MIN_SIZE)
         step = crop // 2 if step is None else check_count("step", step, 1)
@@ -111,13 +101,10 @@ def prepare(
     else:
         # Not by a fork: that of a process in which torch has run threads can hang.
         with ProcessPoolExecutor(min(jobs, len(sources)), get_context("spawn"), _start_worker) as pool:
-            try:
-                outcomes = list(bar(pool.map(work, sources)))
-            except BrokenProcessPool as error:
-                raise ChildProcessError("a worker process died; if memory ran out, take fewer jobs") from error
+            outcomes = list(bar(pool.map(work, sources)))
     skipped = {path.name: found for path, found in zip(sources, outcomes, strict=True) if isinstance(found, str)}
     made = [found for found in outcomes if not isinstance(found, str)]
-    return Prepared(skipped, {value: _describe(out, value, made) for value in scales if made})
+    return {value: _describe(out, value, made) for value in scales if made}, skipped
 
 
 def _start_worker() -> None:
@@ -179,15 +166,12 @@ def _describe(out: Path, scale: int, made: Sequence[dict[int, Shapes]]) -> str:
     shapes = {name: shape for of_image in made for name, shape in of_image[scale].items()}
     meta = "".join(f"{name} ({height},{width},3)\n" for name, (height, width) in shapes.items())
     write_file(folder / "meta_info.txt", meta.encode())
-    smallest = min(shapes, key=lambda name: min(shapes[name]))
-    gt_size, why = LR_PATCH * scale, f"{LR_PATCH} LR pixels"
-    if min(shapes[smallest]) < gt_size:
-        gt_size, why = min(shapes[smallest]), f"no more, since {smallest} is not larger"
+    gt_size = min(LR_PATCH * scale, *map(min, shapes.values()))
     texts = {"name": f"{out.resolve().name}_X{scale}", "meta_info": folder / "meta_info.txt"}
     texts |= {part: folder / part for part in ("HR", "LR")}
     # A JSON string is a YAML string too, whatever characters it holds.
     quoted = {key: json.dumps(str(text), ensure_ascii=False) for key, text in texts.items()}
     template = resources.files(__package__).joinpath("dataset_template.yml").read_text(encoding="utf-8")
-    text = string.Template(template).substitute(quoted, gt_size=gt_size, why=why, scale=scale)
+    text = string.Template(template).substitute(quoted, gt_size=gt_size, scale=scale)
     write_file(folder / "datasets.yml", text.encode())
     return text

@@ -47,10 +47,10 @@ def run_demo(out: Path, iters: int = ITERS, seed: int = 0) -> Path:
     write_pairs(folder / "data" / "train", TRAIN_REGIONS)
     write_pairs(folder / "data" / "test", TEST_REGIONS)
     runs = make_runs(folder, iters, seed)
-    with tqdm(runs, unit="run", dynamic_ncols=True) as bar:
-        for run in bar:
-            bar.set_description_str(f"training with {run.method}")
-            train(folder, run)
+    with tqdm(runs.items(), unit="run", dynamic_ncols=True) as bar:
+        for method, options in bar:
+            bar.set_description_str(f"training with {method}")
+            train(folder, options)
     scores = evaluate(folder, runs, with_lpips=not no_lpips)
     write_results(folder, scores, iters, seed, no_lpips)
     draw(folder, scores)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from .._regions import Region, best_region
 from ..report.measure import BICUBIC, Net, Score, find_pairs, measure_all
 from ..report.tables import write_csv
 from .data import CROP, SCALE
-from .runs import BASELINE, RECIPE, STRENGTHS, Run
+from .runs import BASELINE, RECIPE, STRENGTHS, Options, weights_of
 
 WINDOW, ROWS = 48, 3  # side of what the picture shows of a test crop, and of how many
 SHOWN = (BASELINE, *list(STRENGTHS)[1:])  # the methods of the picture
@@ -42,16 +42,16 @@ DISCLAIMER = (
 )
 
 
-def evaluate(folder: Path, runs: Sequence[Run], with_lpips: bool) -> list[Score]:
+def evaluate(folder: Path, runs: Mapping[str, Options], with_lpips: bool) -> list[Score]:
     """Measure bicubic and the methods on all test crops; the images go to `folder/sr/`."""
     import piq
 
     test = folder / "data" / "test"
     crops = find_pairs("test", f"{test / 'HR'}:{test / 'LR'}", SCALE)
     nets = [Net(BICUBIC)]
-    for run in runs:
-        yml = folder / f"{run.name}.yml"
-        nets.append(Net(run.method, folder / run.weights, run.options["network_g"], yml, "params_ema"))
+    for method, options in runs.items():
+        yml = folder / f"{options['name']}.yml"
+        nets.append(Net(method, weights_of(folder, options), options["network_g"], yml, "params_ema"))
     device, lpips = usable_device(None), BACKBONE if with_lpips else None
     scores = []
     for score in measure_all(nets, crops, folder / "sr", scale=SCALE, device=device, lpips=lpips):

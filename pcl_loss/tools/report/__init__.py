@@ -20,15 +20,13 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from ..._checks import check_count
 from ...basicsr_plugin.lpips_metric import backbone_at_hand, fetch_backbone
 from .. import _panels
-from .._checkpoints import PARAM_KEYS, usable_device
-from .._regions import parse_square
-from .measure import BICUBIC, Net, Pair, find_net, find_pairs, find_results, measure_all
-from .tables import Crop, default_crops, figure_rows, report_text, tabulate, write_csv
+from .._checkpoints import usable_device
+from .measure import BICUBIC, Net, find_net, find_pairs, measure_all
+from .tables import figure_rows, report_text, tabulate, write_csv
 
 PathLike = str | os.PathLike[str]
 BACKBONE = "alex"  # of LPIPS, as papers report it
@@ -36,10 +34,10 @@ BACKBONE = "alex"  # of LPIPS, as papers report it
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `pcl-loss report`."""
-    add, many = parser.add_argument, dict[str, Any](action="append", default=[])
+    add = parser.add_argument
     text = (
-        "a checkpoint net_g_*.pth, BasicSR's folder experiments/RUN (its last checkpoint), or a folder of SR images in "
-        "SET/; NAME+PCL is compared with NAME. Repeat"
+        "a checkpoint net_g_*.pth, or BasicSR's folder experiments/RUN (its last checkpoint); NAME+PCL is compared "
+        "with NAME. Repeat"
     )
     add("--net", dest="nets", action="append", required=True, metavar="NAME=PATH", help=text)
     text = "folders of a test set; without LR, it is made from HR by MATLAB-like bicubic. Repeat"
@@ -47,14 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--scale", type=int, default=4, metavar="S", help="2 to 8 (default 4, that of the paper)")
     add("--out", type=Path, default=Path("report"), metavar="DIR", help="default: report")
     text = "a YAML with the net's network_g; without NAME, for nets with no YAML beside their checkpoint"
-    add("--opt", dest="opts", **many, metavar="[NAME=]FILE.yml", help=text)
-    text = "which weights of a checkpoint; auto: params_ema if it has them, as BasicSR's validation does"
-    add("--param-key", choices=("auto", *PARAM_KEYS), default="auto", help=text)
+    add("--opt", dest="opts", action="append", default=[], metavar="[NAME=]FILE.yml", help=text)
     add("--device", help="of the nets, such as cuda:1 or cpu (default: a GPU if there is one)")
     text = "download AlexNet's weights (233 MB) for LPIPS, which is measured where they and its package are at hand"
     add("--lpips", action="store_true", help=text)
-    text = "a crop of the figure (default: of each set the one where bicubic is furthest from HR). Repeat"
-    add("--crop", dest="crops", **many, metavar="SET/IMAGE:TOP,LEFT,SIZE", help=text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -85,10 +79,8 @@ def make_report(
     *,
     scale: int = 4,
     opts: Mapping[str, PathLike] | None = None,
-    param_key: str = "auto",
     device: str | None = None,
     lpips: bool = False,
-    crops: Sequence[str] = (),
 ) -> str:
     """Measure nets on sets, write tables and figure as the module's docstring shows, and return the text of report.md.
 
@@ -107,12 +99,7 @@ def make_report(
     found = [Net(BICUBIC)]
     for name, given in nets.items():
         path = Path(given)
-        last = path / "models" / "net_g_latest.pth"
-        if path.is_dir() and not last.is_file():
-            found.append(find_results(name, path, pairs))
-        else:
-            found.append(find_net(name, last if path.is_dir() else path, yamls, param_key))
-    shown = [_find_crop(text, pairs, scale) for text in crops]
+        found.append(find_net(name, path / "models" / "net_g_latest.pth" if path.is_dir() else path, yamls))
 
     if lpips:
         fetch_backbone(BACKBONE)
@@ -125,22 +112,8 @@ def make_report(
     if importlib.util.find_spec("matplotlib") is None:
         text += "- There is no figure: it needs matplotlib, pip install 'pcl_loss[plots]'.\n"
     else:
-        shown = shown or default_crops(scores, scale)
-        _panels.draw(figure_rows(names, shown, scores, scale))[0].savefig(out / "figure.png")
-        text += "\n![HR, bicubic, baseline and PCL crops](figure.png)\n\nCrops (`--crop`): "
-        text += ", ".join(f"{p.set_name}/{p.name}:{r.top},{r.left},{r.height}" for p, r in shown) + "\n"
+        _panels.draw(figure_rows(names, scores, scale))[0].savefig(out / "figure.png")
+        text += "\n![HR, bicubic, baseline and PCL crops](figure.png)\n"
     (out / "report.md").write_text(text, encoding="utf-8")
     write_csv(out / "images.csv", (score.row() for score in scores))
     return text
-
-
-def _find_crop(text: str, pairs: Sequence[Pair], scale: int) -> Crop:
-    match = re.fullmatch(r"([^/]+/.+):(\d+,\d+,\d+)", text)
-    if match is None:
-        raise ValueError(f"--crop {text}: expected SET/IMAGE:TOP,LEFT,SIZE, such as Set5/butterfly:40,100,64")
-    known = {f"{pair.set_name}/{pair.name}": pair for pair in pairs}
-    if match[1] not in known:
-        raise ValueError(f"there is no image {match[1]} to crop; there are {', '.join(known)}")
-    region = parse_square(match[2])
-    region.check_inside(*known[match[1]].load(scale)[0].shape[:2])
-    return known[match[1]], region

@@ -50,21 +50,19 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Net:
-    """What makes SR images; without a checkpoint or images it is MATLAB-like bicubic."""
+    """What makes SR images; without a checkpoint it is MATLAB-like bicubic."""
 
     name: str  # in the table
     checkpoint: Path | None = None  # BasicSR's file
     options: Mapping[str, Any] | None = None  # the `network_g` block of the checkpoint
     options_file: Path | None = None  # where that block was read
     param_key: str | None = None  # which of the checkpoint's networks; None where the file is the state dict itself
-    images: Mapping[Pair, Path] | None = None  # SR images that are there already
 
     def sr_files(self, pairs: Sequence[Pair], out: Path, scale: int) -> dict[Pair, Path]:
         """Where its SR images lie or belong: a set's in a folder that is named by all that they depend on."""
-        if self.images is not None:
-            return dict(self.images)
         files: dict[Pair, Path] = {}
-        for set_name, of_set in by_set(pairs).items():
+        for set_name, group in itertools.groupby(pairs, key=lambda pair: pair.set_name):
+            of_set = list(group)
             digest = hashlib.sha256(repr((scale, self.options, self.param_key)).encode())
             for path in (self.checkpoint, *(path for pair in of_set for path in (pair.hr, pair.lr))):
                 digest.update(path.read_bytes() if path else b"none")
@@ -86,11 +84,6 @@ class Score(NamedTuple):
         return {"net": self.net, "set": self.pair.set_name, "image": self.pair.name, **self.values}
 
 
-def by_set(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
-    """The images of each set, by its name."""
-    return {name: list(group) for name, group in itertools.groupby(pairs, key=lambda pair: pair.set_name)}
-
-
 def find_pairs(set_name: str, folders: str, scale: int) -> list[Pair]:
     """The images of a set `HR` or `HR:LR`: every HR image, with `NAME.*` or `NAMExSCALE.*` of the LR folder."""
     # A folder may have a colon in its name, as C:\HR has.
@@ -107,7 +100,7 @@ def find_pairs(set_name: str, folders: str, scale: int) -> list[Pair]:
     return pairs
 
 
-def find_net(name: str, path: Path, opts: Mapping[str, Path], param_key: str) -> Net:
+def find_net(name: str, path: Path, opts: Mapping[str, Path]) -> Net:
     """A net from a checkpoint and its YAML: `opts[name]`, else the one that BasicSR left beside it, else `opts[""]`."""
     # experiments/NAME/models/net_g_latest.pth has experiments/NAME/*.yml, if there is no doubt which.
     content, experiment = read(path), path.absolute().parent.parent
@@ -120,22 +113,7 @@ def find_net(name: str, path: Path, opts: Mapping[str, Path], param_key: str) ->
     options = read_options(options_file).get("network_g")
     if not isinstance(options, dict) or "type" not in options:
         raise ValueError(f"{options_file} has no network_g block with a type; {advice}")
-    return Net(name, path, options, options_file, choose_params(path, content, param_key))
-
-
-def find_results(name: str, folder: Path, pairs: Sequence[Pair]) -> Net:
-    """A net whose SR images lie in `folder/SET/` as BasicSR names them: one `IMAGE.png`, `IMAGE_test.png`, ... each."""
-    images: dict[Pair, Path] = {}
-    for set_name, of_set in by_set(pairs).items():
-        found = find_images(f"the folder of {name}'s SR images of {set_name}", folder / set_name)
-        # `a_b_test` is an image of `a_b`, if there is one, and not of `a`.
-        owners = {stem: max((p.name for p in of_set if stem.startswith(p.name)), key=len, default="") for stem in found}
-        for pair in of_set:
-            own = [found[stem] for stem, owner in owners.items() if owner == pair.name]
-            if len(own) != 1:
-                raise ValueError(f"{folder / set_name} must have one SR image {pair.name}*.png, has {len(own)}")
-            images[pair] = own[0]
-    return Net(name, images=images)
+    return Net(name, path, options, options_file, choose_params(path, content))
 
 
 def measure(sr: Image, hr: Image, scale: int, lpips: str | None) -> dict[str, float | None]:
@@ -217,7 +195,6 @@ def _module(net: Net, scale: int) -> nn.Module:
         problem = " ".join(str(error).split())[:200]
     if problem:
         raise ValueError(
-            f"{net.name} does not upscale RGB images by {scale}: {problem}; check --scale and network_g in "
-            f"{net.options_file}, or give a folder of its SR images: --net {net.name}=DIR with DIR/SET/IMAGE.png"
+            f"{net.name} does not upscale RGB images by {scale}: {problem}; check --scale and {net.options_file}"
         )
     return module

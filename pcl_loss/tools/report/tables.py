@@ -19,9 +19,8 @@ from .measure import BICUBIC, METRICS, Pair, Score
 DIGITS = {"psnr": 2, "ssim": 4, "niqe": 3, "lpips": 4}
 BETTER = {"psnr": "↑", "ssim": "↑", "niqe": "↓", "lpips": "↓"}
 NO_LPIPS = "LPIPS is n/a: pip install 'pcl_loss[metrics]', and `--lpips` downloads AlexNet's weights (233 MB)."
-CROP = 64  # side of the figure's crops, if none is given
+CROP = 64  # side of the figure's crops
 
-Crop = tuple[Pair, Region]
 Cells = dict[tuple[str, str], float]  # by set and metric
 Rows = dict[tuple[str, str], Cells]
 """By net and kind: 'mean', or 'gain', its difference from its baseline."""
@@ -101,7 +100,7 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
         writer.writerows(rows)
 
 
-def default_crops(scores: Sequence[Score], scale: int) -> list[Crop]:
+def crops_of(scores: Sequence[Score], scale: int) -> list[tuple[Pair, Region]]:
     """Of each set the image with the lowest PSNR of bicubic, and there the part where bicubic is furthest from HR.
 
     No trained net has a say in it, so that no net can be made to look good or bad by the choice.
@@ -115,13 +114,13 @@ def default_crops(scores: Sequence[Score], scale: int) -> list[Crop]:
     return crops
 
 
-def figure_rows(nets: Sequence[str], crops: Sequence[Crop], scores: Sequence[Score], scale: int) -> list[list[Panel]]:
+def figure_rows(nets: Sequence[str], scores: Sequence[Score], scale: int) -> list[list[Panel]]:
     """A row per crop with HR, bicubic, baseline and PCL, for each pair of nets; all nets where there is no pair."""
     couples: list[tuple[str, ...]] = [(base, pcl) for pcl, base in baselines(nets).items()]
     known = {(score.net, score.pair): score for score in scores}
     rows = []
     for columns in couples or [tuple(net for net in nets if net != BICUBIC)]:
-        for pair, region in crops:
+        for pair, region in crops_of(scores, scale):
             caption = f"{pair.set_name}/{pair.name}\nPSNR / LPIPS of the whole image"
             row = [Panel(region.cut(pair.load(scale)[0])[..., ::-1], "HR", caption)]
             for net in (BICUBIC, *columns):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import re
 import statistics
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,7 +24,7 @@ def child_runs(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Let a training be a few lines of Python, and SqueezeNet be out of reach."""
 
     def set_program(program: str) -> None:
-        monkeypatch.setattr(runs, "train_command", lambda name: [sys.executable, "-c", program])
+        monkeypatch.setattr(runs, "TRAIN", ("-c", program))
 
     monkeypatch.setattr(demo, "fetch_backbone", no_backbone)
     return set_program
@@ -38,21 +37,20 @@ def no_backbone(net: str) -> None:
 def test_all_runs_start_from_the_shipped_weights_on_the_same_batches_and_differ_by_the_loss_alone(
     tmp_path: Path,
 ) -> None:
-    l1, *light = runs.make_runs(tmp_path, iters=7, seed=3)
-    assert l1.method == "L1"
-    assert l1.options["model_type"] == "SRModel"
-    assert (l1.options["train"]["total_iter"], l1.options["manual_seed"]) == (7, 3)
-    weights = Path(l1.options["path"]["pretrain_network_g"])
+    made = runs.make_runs(tmp_path, iters=7, seed=3)
+    l1 = made.pop("L1")
+    assert l1["model_type"] == "SRModel"
+    assert (l1["train"]["total_iter"], l1["manual_seed"]) == (7, 3)
+    weights = Path(l1["path"]["pretrain_network_g"])
     assert weights.stat().st_size < 1_000_000
     assert torch.load(weights, weights_only=True)["params"]["body.7.conv2.weight"].shape == (32, 32, 3, 3)
     strengths = []
-    for run in light:
-        options = yaml.safe_load((tmp_path / f"{run.name}.yml").read_text())
-        assert options == run.options
+    for options in made.values():
+        assert options == yaml.safe_load((tmp_path / f"{options['name']}.yml").read_text())
         pcl = options["train"].pop("pcl_opt")
         strengths.append(pcl["loss_weight"])
         assert pcl == {"type": "PCLLoss", "recipe": "light", "loss_weight": strengths[-1]}
-        assert options | {"name": l1.name, "model_type": "SRModel"} == l1.options
+        assert options | {"name": l1["name"], "model_type": "SRModel"} == l1
     assert strengths == sorted(strengths)
     assert PCLLoss(recipe="light").loss_weight in strengths
 
@@ -98,13 +96,13 @@ def test_a_short_demo_from_end_to_end_with_the_highest_seed(tmp_path: Path, monk
         assert f" {statistics.fmean(values):.3f} " in text
 
     # With its weight at 0 the loss is out, and what is left of the difference between two runs is the data.
-    l1, light, *_ = runs.make_runs(folder, iters=2, seed=2**31 - 1)
-    light.options["train"]["pcl_opt"]["loss_weight"] = 0.0
-    (folder / f"{light.name}.yml").write_text(yaml.safe_dump(light.options))
-    first, before = (_l_pix(folder / f"{run.name}.log") for run in (l1, light))
+    l1, light, *_ = runs.make_runs(folder, iters=2, seed=2**31 - 1).values()
+    light["train"]["pcl_opt"]["loss_weight"] = 0.0
+    (folder / f"{light['name']}.yml").write_text(yaml.safe_dump(light))
+    first, before = (_l_pix(folder / f"{options['name']}.log") for options in (l1, light))
     runs.train(folder, light)
     assert before != first
-    assert _l_pix(folder / f"{light.name}.log") == first
+    assert _l_pix(folder / f"{light['name']}.log") == first
     assert len(first) == 2
 
 

@@ -157,14 +157,11 @@ def test_the_tables_hold_what_is_computed_by_hand(place: Path, capsys: pytest.Ca
     assert (face["niqe"], face["lpips"]) == ("", "")
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "ascii"])
-def test_a_pipe_of_any_encoding_takes_the_table(encoding: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pipe = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+def test_a_pipe_of_another_encoding_takes_the_table(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", pipe)
     assert main(["report", A, SET14, "--device=cpu"]) == 0
     assert pipe.buffer.getvalue().count(b"| EDSR-S ") == 2
-    assert ("PSNR ↑".encode() in pipe.buffer.getvalue()) == (encoding == "utf-8")
-    assert "PSNR ↑" in (place / "report" / "report.md").read_text(encoding="utf-8")
 
 
 def test_niqe_and_lpips_that_cannot_be_had_are_said(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -215,46 +212,6 @@ def test_a_net_runs_again_only_on_a_set_where_something_has_changed(
     assert len(ran) == 11
 
 
-def test_a_report_that_was_interrupted_goes_on_with_the_rest(
-    place: Path, ran: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def killed(*args: Any) -> Any:
-        if len(ran) == 2:
-            raise KeyboardInterrupt
-        return measure.Score
-
-    with monkeypatch.context() as patch:
-        patch.setattr(measure, "measure", killed)
-        assert main(["report", A, B, SET5]) == 130
-    assert not (place / "report" / "report.md").exists()
-    call(A, B, SET5)
-    assert len(ran) == 4
-
-
-def test_the_sr_images_of_basicsrs_own_test_are_read(place: Path) -> None:
-    folder = place / "visualization" / "Set5"
-    folder.mkdir(parents=True)
-    for image in ("cat", "cup"):
-        hr = cv2.imread(f"Set5/HR/{image}.png")
-        cv2.imwrite(str(folder / f"{image}x4_test_EDSR.png"), hr[: hr.shape[0] // 4 * 4, : hr.shape[1] // 4 * 4] ^ 1)
-    call("--net=mine=visualization", SET5)
-    hr = cv2.imread("Set5/HR/cup.png")
-    row = next(r for r in rows_of(place / "report" / "images.csv") if (r["net"], r["image"]) == ("mine", "cup"))
-    assert float(row["psnr"]) == pytest.approx(psnr(hr ^ 1, hr), abs=1e-3)
-    (folder / "cupx4_test_EDSR.png").unlink()
-    with pytest.raises(ValueError, match=r"must have one SR image cup\*\.png, has 0"):
-        call("--net=mine=visualization", SET5)
-
-
-def test_the_averaged_weights_are_taken_where_there_are_any(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    other = torch.load(experiment("c", 7), weights_only=True)["params"]
-    experiment("a", 1, params_ema=other)
-    for flag, checkpoint in (("auto", "c"), ("params", "a")):
-        call(A, SET14, f"--param-key={flag}")
-        expected = psnr_by_hand("Set14/HR/face.png", f"{checkpoint}/models/net_g_latest.pth")
-        assert table(capsys.readouterr().out, 1)["EDSR-S"][0] == f"{expected:.2f}"
-
-
 def test_given_lr_images_are_used_and_hr_is_cropped_to_them(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     hr = cv2.imread("Set14/HR/face.png")
     cv2.imwrite("Set14/HR/face.png", cv2.copyMakeBorder(hr, 0, 3, 0, 1, cv2.BORDER_REFLECT))
@@ -276,13 +233,15 @@ def test_the_yaml_named_for_a_net_wins(place: Path, capsys: pytest.CaptureFixtur
 
 
 def test_the_figure_has_the_same_part_of_every_image(place: Path, drawn: list[Any]) -> None:
-    call(A, B, SET5, SET14, "--crop=Set5/cat:20,30,40", "--crop=Set14/face:0,0,24")
-    assert [[panel.title for panel in row] for row in drawn] == [["HR", "Bicubic", "EDSR-S", "EDSR-S+PCL"]] * 2
-    np.testing.assert_array_equal(drawn[0][0].image, cv2.imread("Set5/HR/cat.png")[20:60, 30:70, ::-1])
+    call(A, B, SET14)
+    (row,) = drawn
+    assert [panel.title for panel in row] == ["HR", "Bicubic", "EDSR-S", "EDSR-S+PCL"]
     (sr,) = (place / "report" / "results" / "EDSR-S+PCL").glob("Set14-*/face.png")
-    np.testing.assert_array_equal(drawn[1][3].image, cv2.imread(str(sr))[:24, :24, ::-1])
+    hr = cv2.imread("Set14/HR/face.png")[..., ::-1]
+    left = next(x for x in range(5) if np.array_equal(hr[:, x : x + 60], row[0].image))
+    np.testing.assert_array_equal(row[3].image, cv2.imread(str(sr))[:, left : left + 60, ::-1])
     expected = psnr_by_hand("Set14/HR/face.png", "b/models/net_g_latest.pth")
-    assert drawn[1][3].caption == f"{expected:.2f} dB / n/a"
+    assert row[3].caption == f"{expected:.2f} dB / n/a"
     assert cv2.imread("report/figure.png").shape[1] == 1000
 
 
@@ -304,15 +263,12 @@ def test_crops_are_chosen_where_bicubic_is_furthest_from_hr(place: Path, drawn: 
         (["--net=X=lone.pth", SET5, "--opt=X=no_g.yml"], ValueError, r"no_g\.yml has no network_g"),
         (["--net=X=lone.pth", SET5, "--opt=wide.yml"], ValueError, r"lone\.pth does not fit .*wide\.yml; name its own"),
         (["--net=X=lone.pth", SET5, "--opt=odd.yml"], ValueError, r"odd\.yml: BasicSR knows no network_g of type Odd"),
-        (["--net=X=grey", SET5], ValueError, r"X does not upscale RGB images by 4: .* folder of its SR images"),
+        (["--net=X=grey", SET5], ValueError, "X does not upscale RGB images by 4: "),
         ([A, SET5, "--scale=2"], ValueError, r"EDSR-S does not upscale RGB images by 2: .*96, 96.*48, 48"),
-        ([A, SET5, "--param-key=params_ema"], ValueError, "has no params_ema, only params"),
         ([A, A, SET5], ValueError, "--net EDSR-S=.*: expected --net NAME=PATH, each with a name of its own"),
         (["--net=Bicubic=b", SET5], ValueError, "the name 'Bicubic' cannot be used"),
         ([A, "--set=S=empty"], FileNotFoundError, "HR folder of the set S, empty, holds no image"),
         ([A, "--set=S=Set5/HR:Set14/HR"], FileNotFoundError, r"no LR image for Set5/HR/cat\.png"),
-        ([A, SET5, "--crop=Set5/cat"], ValueError, "expected SET/IMAGE:TOP,LEFT,SIZE"),
-        ([A, SET5, "--crop=Set5/dog:0,0,9"], ValueError, "no image Set5/dog to crop; there are Set5/cat, Set5/cup"),
     ],
 )
 def test_a_mistake_is_named_before_anything_is_measured(
