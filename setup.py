@@ -78,7 +78,6 @@ if __name__ == "__main__":  # tests import the functions
             "pcl_loss": ["py.typed"],
             "pcl_loss.tools": ["dataset_template.yml"],
             "pcl_loss.tools.demo": ["l1_template.yml", "demo_net.pth", "README.md"],
-            "pcl_loss.tools.report": ["paper_table_*.txt"],
             "pcl_loss.basicsr_options": ["README.md", "*/*.yml"],
             "pcl_loss.patches": ["*.patch"],
         },

@@ -20,7 +20,7 @@ VERBS = {
     "run": "run a training script of another codebase: SCRIPT, and the script's own flags",
     "demo": "train a small EDSR with L1 and with L1 + PCL on real images, and compare",
     "options": "write out the option files for EDSR, RCAN, HAN and SwinIR",
-    "prepare": "make LR images, sub-images and LMDBs of a folder of HR images",
+    "prepare": "make LR images and sub-images of a folder of HR images",
     "preview": "draw the positives, negatives and bands of an image, and their similarity to an SR image",
     "doctor": "versions, repairs, gradients and speed: one block of text for a bug report",
     "patch": "put PCL into a checkout of EDSR-PyTorch, RCAN, HAN, a fork, BasicSR or traiNNer-redux",

@@ -22,10 +22,9 @@ class Panel(NamedTuple):
 
 
 def draw(rows: Sequence[Sequence[Panel]], note: str = "", below: float = 0.0) -> tuple[Figure, Any]:
-    """One row of square panels beneath the other, 1000 pixels wide; titles stand only where they change.
+    """One row of square panels beneath the other, 1000 pixels wide, under a note; titles stand where they change.
 
-    A note stands above all. `below` inches are left free under the rows. Returns the figure and a subfigure on what is
-    left free.
+    `below` inches are left free under the rows. Returns the figure and a subfigure on what is left free.
     """
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine

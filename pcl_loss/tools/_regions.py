@@ -1,4 +1,4 @@
-"""A rectangle of an image, and the search for the one that shows most."""
+"""A rectangle of an image, and the search for the square that shows most."""
 
 from __future__ import annotations
 
@@ -29,10 +29,8 @@ class Region(NamedTuple):
         """Raise ValueError unless it has pixels, and all of them lie within an image of this size."""
         inside = self.top + self.height <= height and self.left + self.width <= width
         if min(self.top, self.left) < 0 or min(self.height, self.width) < 1 or not inside:
-            raise ValueError(f"the crop of {self} reaches beyond the image of {height}x{width}")
-
-    def __str__(self) -> str:
-        return f"{self.height}x{self.width} at {self.top},{self.left}"
+            crop = f"{self.height}x{self.width} at {self.top},{self.left}"
+            raise ValueError(f"the crop of {crop} reaches beyond the image of {height}x{width}")
 
 
 def parse_square(text: str) -> Region:
@@ -50,16 +48,10 @@ def tiles(height: int, width: int, size: int, step: int) -> list[Region]:
     return [Region(top, left, size, size) for top in tops for left in lefts]
 
 
-def best_region(detail: NDArray[Any], height: int, width: int, step: int = 1) -> Region:
-    """The region of this size with the largest sum of `detail`, the first of equal ones.
-
-    `detail` is `(H, W)`: how much there is to see at each pixel. Top and left of the region are multiples of `step`.
-    Raises ValueError if it does not fit.
-    """
-    Region(0, 0, height, width).check_inside(*detail.shape)
+def best_region(detail: NDArray[Any], size: int) -> Region:
+    """The square with the largest sum of `detail`, `(H, W)`, the first of equal ones; it must fit."""
     # Sums over all windows at once, as differences of cumulative sums.
     sums = np.pad(detail.astype(np.float64), ((1, 0), (1, 0))).cumsum(0).cumsum(1)
-    windows = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
-    windows = windows[::step, ::step]
+    windows = sums[size:, size:] - sums[:-size, size:] - sums[size:, :-size] + sums[:-size, :-size]
     top, left = np.unravel_index(windows.argmax(), windows.shape)
-    return Region(int(top) * step, int(left) * step, height, width)
+    return Region(int(top), int(left), size, size)

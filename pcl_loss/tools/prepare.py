@@ -6,7 +6,6 @@ Every scale has a folder of its own, and HR is cropped no further than its scale
 OUT/X4/HR/name.png          8-bit colour, top left part whose sides are multiples of 4
 OUT/X4/LR/name.png          its MATLAB-like bicubic down-sampling (BasicSR's imresize), rounded to 8 bits
 OUT/X4/meta_info.txt        a line `name.png (height,width,3)` for each pair, of the HR image
-OUT/X4/HR.lmdb, LR.lmdb     with lmdb=True: the same PNGs, for BasicSR's lmdb io_backend
 OUT/X4/datasets.yml         the YAML lines that train on them
 ```
 
@@ -17,43 +16,30 @@ pixels, and a last one flush with the edge. LR is made from the whole image and 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 import itertools
 import json
 import os
-import shutil
 import signal
 import string
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from importlib import resources
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from .. import import_repair  # noqa: F401  (at module level: the worker processes import BasicSR too)
 from .._checks import MIN_SIZE, check_count
-from ._images import PNG_COMPRESSION, Image, find_images, read_image, resize, write_file, write_image
+from ._images import Image, find_images, read_image, resize, write_file, write_image
 from ._regions import Region, tiles
 
 LR_PATCH = 48  # section 3.5 of the paper
 
 Shapes = dict[str, tuple[int, int]]  # height and width of HR, by file name
-Outcome = tuple[dict[int, Shapes], str]  # the pairs of an HR image by scale, and the reason why there are none
-
-
-class Prepared(NamedTuple):
-    """What `prepare` did."""
-
-    pairs: dict[int, int]  # the number of pairs that there are now, for each scale
-    skipped: dict[str, str]  # file name and reason, for each image that cannot be used
-    yaml: dict[int, str]  # for each scale the lines that train on it; no entry where there is no pair
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,20 +49,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, required=True, metavar="DIR", help="where the pairs go")
     add("--scale", type=int, nargs="+", required=True, metavar="S", help="one or more of 2 to 8")
     add("--crop", type=int, metavar="SIZE", help="cut sub-images of this HR size, e.g. 480")
-    add("--step", type=int, metavar="PIXELS", help="between sub-images (default: half of --crop)")
-    add("--lmdb", action="store_true", help="also write LMDBs")
+    add("--step", type=int, metavar="PIXELS", help="between the sub-images of --crop (default: half of it)")
     add("--jobs", type=int, metavar="N", help="worker processes (default: one for each CPU core)")
 
 
 def run(args: argparse.Namespace) -> int:
     """YAML lines to standard output, all else to standard error; returns 1 if an image was skipped."""
-    done = prepare(**vars(args), progress=True)
-    for name, reason in done.skipped.items():
+    yaml, skipped = prepare(**vars(args))
+    for name, reason in skipped.items():
         print(f"SKIPPED {name}: {reason}", file=sys.stderr)
-    for scale, count in done.pairs.items():
-        print(f"X{scale}: {count} pairs in {args.out / f'X{scale}'}", file=sys.stderr)
-    print("---\n".join(done.yaml.values()), end="")
-    return 1 if done.skipped else 0
+    print("---\n".join(yaml.values()), end="")
+    return 1 if skipped else 0
 
 
 def prepare(
@@ -86,21 +69,18 @@ def prepare(
     *,
     crop: int | None = None,
     step: int | None = None,
-    lmdb: bool = False,
     jobs: int | None = None,
-    progress: bool = False,
-) -> Prepared:
+) -> tuple[dict[int, str], dict[str, str]]:
     """Make pairs of HR and bicubic LR images; the module's docstring shows what lies where.
 
-    The arguments are the flags of `pcl-loss prepare`. Killed or interrupted, it leaves only complete images, and the
-    same call finishes the rest. An image that cannot be used is named in `skipped`. With more than one job, a script
-    that calls this needs an `if __name__ == "__main__":` around the call. Raises OSError where there is no folder of
-    images or a worker process died, ValueError or TypeError where a number or the name of an image cannot be used.
+    The arguments are the flags of `pcl-loss prepare`. Returns for each scale the YAML lines that train on it (none
+    where there is no pair), and for each file that cannot be used the reason. Killed or interrupted, it leaves only
+    complete images, and the same call finishes the rest. With more than one job, a script that calls this needs an
+    `if __name__ == "__main__":` around the call. Raises OSError where there is no folder of images, ValueError or
+    TypeError where a number or the name of an image cannot be used.
     """
     out, given = Path(out), [scale] if isinstance(scale, int) else scale
     scales = tuple(sorted({check_count("scale", value, 2, 8) for value in given}))
-    if crop is None and step is not None:
-        raise ValueError(f"step {step} is given without crop; give the sub-images' size too, such as crop 480")
     if crop is not None:
         check_count("crop", crop, MIN_SIZE)
         step = crop // 2 if step is None else check_count("step", step, 1)
@@ -109,39 +89,22 @@ def prepare(
                 fix = f"take {name} {max(1, value // factor) * factor}"
                 raise ValueError(f"{name} {value} is no multiple of scale {factor}, so HR and LR cannot match; {fix}")
     jobs = (os.cpu_count() or 1) if jobs is None else check_count("jobs", jobs, 1)
-    sources = _find_sources(Path(hr), lmdb)
+    sources = list(find_images("the HR folder", Path(hr)).values())
+    for path in sources:
+        if path.stem.split() != [path.stem]:
+            raise ValueError(f"{path} has a blank in its name, where BasicSR ends a name in meta_info.txt; rename it")
 
     work = functools.partial(prepare_image, out=out, scales=scales, crop=crop, step=step)
-    bar = functools.partial(tqdm, total=len(sources), disable=not progress, unit="image", dynamic_ncols=True)
+    bar = functools.partial(tqdm, total=len(sources), unit="image", dynamic_ncols=True)
     if jobs == 1:
         outcomes = list(bar(map(work, sources)))
     else:
         # Not by a fork: that of a process in which torch has run threads can hang.
         with ProcessPoolExecutor(min(jobs, len(sources)), get_context("spawn"), _start_worker) as pool:
-            try:
-                outcomes = list(bar(pool.map(work, sources)))
-            except BrokenProcessPool as error:
-                raise ChildProcessError("a worker process died; if memory ran out, take fewer jobs") from error
-    pairs, yaml = {}, {}
-    for value in scales:
-        shapes = {name: shape for found, _ in outcomes for name, shape in found.get(value, {}).items()}
-        pairs[value] = len(shapes)
-        if shapes:
-            yaml[value] = _describe(out / f"X{value}", value, shapes, lmdb)
-    skipped = {path.name: reason for path, (_, reason) in zip(sources, outcomes, strict=True) if reason}
-    return Prepared(pairs, skipped, yaml)
-
-
-def _find_sources(hr: Path, for_lmdb: bool) -> list[Path]:
-    found = list(find_images("the HR folder", hr).values())
-    for path in found:
-        if any(character.isspace() for character in path.stem):
-            raise ValueError(f"{path} has a blank in its name, where BasicSR ends a name in meta_info.txt; rename it")
-        if for_lmdb and ("." in path.stem or not path.stem.isascii()):
-            raise ValueError(
-                f"{path}: BasicSR's LMDB keys are ASCII and end at the first dot; rename it, or use no LMDB"
-            )
-    return found
+            outcomes = list(bar(pool.map(work, sources)))
+    skipped = {path.name: found for path, found in zip(sources, outcomes, strict=True) if isinstance(found, str)}
+    made = [found for found in outcomes if not isinstance(found, str)]
+    return {value: _describe(out, value, made) for value in scales if made}, skipped
 
 
 def _start_worker() -> None:
@@ -154,18 +117,23 @@ def _start_worker() -> None:
     torch.set_num_threads(1)
 
 
-def prepare_image(source: Path, out: Path, scales: Sequence[int], crop: int | None, step: int | None) -> Outcome:
-    """Write what is missing of one image's pairs: whole, or in squares of `crop` every `step`."""
+def prepare_image(
+    source: Path, out: Path, scales: Sequence[int], crop: int | None, step: int | None
+) -> dict[int, Shapes] | str:
+    """Write what is missing of one image's pairs: whole, or in squares of `crop` every `step`.
+
+    Returns the pairs by scale, or the reason why there are none.
+    """
     import cv2
 
     try:
         hr = read_image(source)
         changed = source.stat().st_mtime
     except (ValueError, OSError, cv2.error) as error:
-        return {}, " ".join(str(error).split())
+        return " ".join(str(error).split())
     size = crop or MIN_SIZE  # of E_D; and imresize mirrors about two LR pixels at each border, 32 at the most
     if min(hr.shape[:2]) < size:
-        return {}, f"is too small: {hr.shape[0]}x{hr.shape[1]} pixels, but at least {size}x{size} are needed"
+        return f"is too small: {hr.shape[0]}x{hr.shape[1]} pixels, but at least {size}x{size} are needed"
     shapes: dict[int, Shapes] = {}
     for scale in scales:
         height, width = (side // scale * scale for side in hr.shape[:2])
@@ -181,7 +149,7 @@ def prepare_image(source: Path, out: Path, scales: Sequence[int], crop: int | No
                 write_image(hr_path, region.cut(hr))
                 write_image(lr_path, region.cut(lr, scale))
         shapes[scale] = {name: (region.height, region.width) for name, region in regions.items()}
-    return shapes, ""
+    return shapes
 
 
 def _is_done(hr_path: Path, lr_path: Path, hr: Image, source_changed: float) -> bool:
@@ -192,44 +160,18 @@ def _is_done(hr_path: Path, lr_path: Path, hr: Image, source_changed: float) -> 
     return is_current and np.array_equal(read_image(hr_path), hr)
 
 
-def _describe(folder: Path, scale: int, shapes: Shapes, lmdb: bool) -> str:
-    """Write meta_info.txt, the LMDBs and datasets.yml; returns the latter's text."""
+def _describe(out: Path, scale: int, made: Sequence[dict[int, Shapes]]) -> str:
+    """Write a scale's meta_info.txt and datasets.yml; returns the latter's text."""
+    folder = out / f"X{scale}"
+    shapes = {name: shape for of_image in made for name, shape in of_image[scale].items()}
     meta = "".join(f"{name} ({height},{width},3)\n" for name, (height, width) in shapes.items())
     write_file(folder / "meta_info.txt", meta.encode())
-    if lmdb:
-        _write_lmdb(folder / "HR", shapes)
-        _write_lmdb(folder / "LR", {name: (h // scale, w // scale) for name, (h, w) in shapes.items()})
-    yaml = _yaml(folder, scale, shapes, lmdb)
-    write_file(folder / "datasets.yml", yaml.encode())
-    return yaml
-
-
-def _write_lmdb(images: Path, shapes: Shapes) -> None:
-    """Put the PNGs of a folder into an LMDB beside it."""
-    from basicsr.utils.lmdb_util import LmdbMaker
-
-    target, unfinished = images.with_name(f"{images.name}.lmdb"), images.with_name(f".tmp-{images.name}.lmdb")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    # Room for pages that are filled in part, and for the tree: it bounds the file but does not fill the disk.
-    size = 2 * sum((images / name).stat().st_size for name in shapes) + 2**14 * len(shapes) + 2**26
-    with contextlib.closing(LmdbMaker(str(unfinished), size, batch=500, compress_level=PNG_COMPRESSION)) as maker:
-        for name, shape in shapes.items():
-            maker.put((images / name).read_bytes(), Path(name).stem, (*shape, 3))
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(unfinished, target)
-
-
-def _yaml(folder: Path, scale: int, shapes: Shapes, lmdb: bool) -> str:
-    smallest = min(shapes, key=lambda name: min(shapes[name]))
-    gt_size, why = LR_PATCH * scale, f"{LR_PATCH} LR pixels"
-    if min(shapes[smallest]) < gt_size:
-        gt_size, why = min(shapes[smallest]), f"no more, since {smallest} is not larger"
-    texts = {"name": f"{folder.resolve().parent.name}_X{scale}", "meta_info": folder / "meta_info.txt"}
-    texts |= {part: folder / (f"{part}.lmdb" if lmdb else part) for part in ("HR", "LR")}
+    gt_size = min(LR_PATCH * scale, *map(min, shapes.values()))
+    texts = {"name": f"{out.resolve().name}_X{scale}", "meta_info": folder / "meta_info.txt"}
+    texts |= {part: folder / part for part in ("HR", "LR")}
     # A JSON string is a YAML string too, whatever characters it holds.
     quoted = {key: json.dumps(str(text), ensure_ascii=False) for key, text in texts.items()}
     template = resources.files(__package__).joinpath("dataset_template.yml").read_text(encoding="utf-8")
-    backend = "lmdb" if lmdb else "disk"
-    text = string.Template(template).substitute(quoted, backend=backend, gt_size=gt_size, why=why, scale=scale)
-    # An LMDB has a meta_info.txt of its own.
-    return "".join(line for line in text.splitlines(True) if not (lmdb and "meta_info_file" in line))
+    text = string.Template(template).substitute(quoted, gt_size=gt_size, scale=scale)
+    write_file(folder / "datasets.yml", text.encode())
+    return text

@@ -19,13 +19,12 @@ def test_an_array_and_a_tensor_are_cut_at_the_same_pixels() -> None:
     np.testing.assert_array_equal(region.cut(image[::2, ::2], shrink=2), expected[::2, ::2])
 
 
-@pytest.mark.parametrize("step", [1, 2])
-def test_the_best_region_is_that_of_a_slow_search_and_the_first_of_equal_ones(step: int) -> None:
+def test_the_best_region_is_that_of_a_slow_search_and_the_first_of_equal_ones() -> None:
     detail = np.random.default_rng(1).random((9, 11))
-    places = itertools.product(range(0, 9 - 4 + 1, step), range(0, 11 - 3 + 1, step))
-    sums = {(y, x): sum(detail[y + dy, x + dx] for dy in range(4) for dx in range(3)) for y, x in places}
-    assert best_region(detail, 4, 3, step) == (*max(sums, key=lambda place: sums[place]), 4, 3)
-    assert best_region(np.ones((6, 6), np.uint8), 4, 4, step) == (0, 0, 4, 4)
+    places = itertools.product(range(9 - 4 + 1), range(11 - 4 + 1))
+    sums = {(y, x): sum(detail[y + dy, x + dx] for dy in range(4) for dx in range(4)) for y, x in places}
+    assert best_region(detail, 4) == (*max(sums, key=lambda place: sums[place]), 4, 4)
+    assert best_region(np.ones((6, 6), np.uint8), 4) == (0, 0, 4, 4)
 
 
 @pytest.mark.parametrize("region", [(0, 0, 10, 5), (6, 0, 4, 4), (0, 8, 4, 4), (-1, 0, 4, 4), (0, 0, 0, 4)])
@@ -33,8 +32,6 @@ def test_a_region_that_leaves_the_image_is_refused(region: tuple[int, int, int, 
     with pytest.raises(ValueError, match="reaches beyond the image of 9x11"):
         Region(*region).check_inside(9, 11)
     Region(5, 7, 4, 4).check_inside(9, 11)
-    with pytest.raises(ValueError, match="10x10 at 0,0 reaches beyond the image of 9x11"):
-        best_region(np.zeros((9, 11)), 10, 10)
 
 
 def test_a_square_is_read_from_a_flag() -> None:

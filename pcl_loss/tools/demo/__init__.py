@@ -11,34 +11,23 @@ import importlib.util
 import itertools
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 from tqdm import tqdm
 
 from ..._checks import check_count
 from ...basicsr_plugin.lpips_metric import fetch_backbone
-from ..report.measure import Score
-from .data import CHOOSE_REGIONS, TEST_REGIONS, TRAIN_REGIONS, write_pairs
+from .data import TEST_REGIONS, TRAIN_REGIONS, write_pairs
 from .results import BACKBONE, draw, evaluate, write_results
 from .runs import ITERS, MINUTES, make_runs, train
 
 MAX_SEED = 2**31 - 1  # BasicSR adds the rank to it, and NumPy takes no more than 32 bits
 
 
-class DemoResult(NamedTuple):
-    """What a demo has measured and where it lies."""
+def run_demo(out: Path, iters: int = ITERS, seed: int = 0) -> Path:
+    """Train, measure, write and draw in a new folder `out/run-N`, which it returns.
 
-    folder: Path  # holds `results.md`, `results.csv`, `comparison.png`, the data, the YAMLs and BasicSR's own folders
-    scores: list[Score]  # of every method on every test crop
-    text: str  # the table and what there is to say about it
-
-
-def run_demo(out: Path, iters: int = ITERS, seed: int = 0, choose: bool = False) -> DemoResult:
-    """Train, measure, write and draw in a new folder `out/run-N`.
-
-    With `choose` it measures on the crops that settings are chosen on, and not on those that the demo reports. Raises
-    ValueError or TypeError where a number is out of range, ChildProcessError if a training failed, ImportError where a
-    library is missing.
+    Raises ValueError or TypeError where a number is out of range, ChildProcessError if a training failed, ImportError
+    where a library is missing.
     """
     check_count("iters", iters, 1)
     check_count("seed", seed, 0, MAX_SEED)
@@ -56,16 +45,16 @@ def run_demo(out: Path, iters: int = ITERS, seed: int = 0, choose: bool = False)
     print(f"Results go to {folder}", flush=True)
 
     write_pairs(folder / "data" / "train", TRAIN_REGIONS)
-    write_pairs(folder / "data" / "test", CHOOSE_REGIONS if choose else TEST_REGIONS)
+    write_pairs(folder / "data" / "test", TEST_REGIONS)
     runs = make_runs(folder, iters, seed)
-    with tqdm(runs, unit="run", dynamic_ncols=True) as bar:
-        for run in bar:
-            bar.set_description_str(f"training with {run.method}")
-            train(folder, run)
+    with tqdm(runs.items(), unit="run", dynamic_ncols=True) as bar:
+        for method, options in bar:
+            bar.set_description_str(f"training with {method}")
+            train(folder, options)
     scores = evaluate(folder, runs, with_lpips=not no_lpips)
-    text = write_results(folder, scores, iters, seed, no_lpips)
+    write_results(folder, scores, iters, seed, no_lpips)
     draw(folder, scores)
-    return DemoResult(folder, scores, text)
+    return folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,7 +63,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, default=Path("experiments", "demo"), help="parent of the new folder (default: %(default)s)")
     add("--iters", type=int, default=ITERS, metavar="N", help="iterations of each run (default: %(default)s)")
     add("--seed", type=int, default=0, metavar="N", help="of the data order and the samples (default: %(default)s)")
-    add("--choose", action="store_true", help="measure on the crops that settings are chosen on")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -82,9 +70,9 @@ def run(args: argparse.Namespace) -> int:
     start = time.monotonic()
     print(f"L1, and L1 + PCL at several strengths: about {MINUTES} min on two idle CPU cores", flush=True)
     print("For LPIPS, SqueezeNet's weights are downloaded once (4.7 MB); without them there is no LPIPS", flush=True)
-    result = run_demo(args.out, args.iters, args.seed, args.choose)
-    print(f"\n{result.text}\n")
+    folder = run_demo(args.out, args.iters, args.seed)
+    print("", (folder / "results.md").read_text(encoding="utf-8"), sep="\n")
     for file in ("results.md", "results.csv", "comparison.png"):
-        print(result.folder / file)
+        print(folder / file)
     print(f"{(time.monotonic() - start) / 60:.1f} minutes")
     return 0

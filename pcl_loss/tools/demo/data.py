@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from .._images import Image, resize, write_image
+from .._images import resize, write_image
 from .._regions import Region, tiles
 
 SCALE = 4
@@ -19,31 +18,17 @@ CROP = 200
 TILE, TILE_STEP = 160, 64
 
 
-class Part(NamedTuple):
-    """A rectangle of one of scikit-image's photographs."""
-
-    photo: str
-    region: Region
-
-    @property
-    def name(self) -> str:
-        """The stem of its files."""
-        return f"{self.photo}_{self.region.top:03d}_{self.region.left:03d}"
-
-    def cut(self) -> Image:
-        """Its pixels, `(height, width, 3)`."""
-        import skimage.data
-
-        return np.ascontiguousarray(self.region.cut(getattr(skimage.data, self.photo)())[..., ::-1])
+Part = tuple[str, Region]
+"""A photograph of scikit-image, and a rectangle of it."""
 
 
-def _crops(photo: str, *corners: tuple[int, int], size: int = CROP) -> list[Part]:
-    return [Part(photo, Region(top, left, size, size)) for top, left in corners]
+def _crops(photo: str, *corners: tuple[int, int]) -> list[Part]:
+    return [(photo, Region(top, left, CROP, CROP)) for top, left in corners]
 
 
 def _tiles(photo: str, top: int, left: int, height: int, width: int) -> list[Part]:
-    corners = [(top + tile.top, left + tile.left) for tile in tiles(height, width, TILE, TILE_STEP)]
-    return _crops(photo, *corners, size=TILE)
+    regions = tiles(height, width, TILE, TILE_STEP)
+    return [(photo, region._replace(top=top + region.top, left=left + region.left)) for region in regions]
 
 
 TRAIN_REGIONS = [
@@ -57,16 +42,15 @@ TEST_REGIONS = [
     *_crops("chelsea", (50, 40)),
     *_crops("coffee", (0, 0), (0, 200), (0, 400)),
 ]
-# What the demo's settings were chosen on: iterations, strengths and measures. Nothing was chosen on `TEST_REGIONS`.
-CHOOSE_REGIONS = [
-    *_crops("astronaut", (312, 224)),
-    *_crops("coffee", (200, 400)),
-    *_crops("rocket", (27, 440), (227, 440)),
-]
+# The demo's settings were chosen on parts of the photographs that are in neither list.
 
 
 def write_pairs(folder: Path, parts: Sequence[Part]) -> None:
     """Write `folder/HR/*.png` and, made of nothing else, a quarter of its sides, `folder/LR/*.png`."""
-    for part in parts:
-        write_image(folder / "HR" / f"{part.name}.png", part.cut())
-        write_image(folder / "LR" / f"{part.name}.png", resize(part.cut(), 1 / SCALE))
+    import skimage.data
+
+    for photo, region in parts:
+        image = np.ascontiguousarray(region.cut(getattr(skimage.data, photo)())[..., ::-1])
+        name = f"{photo}_{region.top:03d}_{region.left:03d}.png"
+        write_image(folder / "HR" / name, image)
+        write_image(folder / "LR" / name, resize(image, 1 / SCALE))

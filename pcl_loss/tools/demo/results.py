@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,10 @@ from .._checkpoints import usable_device
 from .._images import read_image
 from .._panels import Panel
 from .._regions import Region, best_region
-from ..report.measure import Score, measure_all
-from ..report.nets import BICUBIC, Net, find_pairs
+from ..report.measure import BICUBIC, Net, Score, find_pairs, measure_all
 from ..report.tables import write_csv
 from .data import CROP, SCALE
-from .runs import BASELINE, RECIPE, STRENGTHS, Run
+from .runs import BASELINE, RECIPE, STRENGTHS, Options, weights_of
 
 WINDOW, ROWS = 48, 3  # side of what the picture shows of a test crop, and of how many
 SHOWN = (BASELINE, *list(STRENGTHS)[1:])  # the methods of the picture
@@ -43,19 +42,19 @@ DISCLAIMER = (
 )
 
 
-def evaluate(folder: Path, runs: Sequence[Run], with_lpips: bool) -> list[Score]:
+def evaluate(folder: Path, runs: Mapping[str, Options], with_lpips: bool) -> list[Score]:
     """Measure bicubic and the methods on all test crops; the images go to `folder/sr/`."""
     import piq
 
     test = folder / "data" / "test"
     crops = find_pairs("test", f"{test / 'HR'}:{test / 'LR'}", SCALE)
     nets = [Net(BICUBIC)]
-    for run in runs:
-        yml = folder / f"{run.name}.yml"
-        nets.append(Net(run.method, folder / run.weights, run.options["network_g"], yml, "params_ema"))
-    how: dict[str, Any] = {"device": usable_device(None), "lpips": BACKBONE if with_lpips else None}
+    for method, options in runs.items():
+        yml = folder / f"{options['name']}.yml"
+        nets.append(Net(method, weights_of(folder, options), options["network_g"], yml, "params_ema"))
+    device, lpips = usable_device(None), BACKBONE if with_lpips else None
     scores = []
-    for score in measure_all(nets, crops, folder / "sr", scale=SCALE, progress=True, **how):
+    for score in measure_all(nets, crops, folder / "sr", scale=SCALE, device=device, lpips=lpips):
         images = (read_image(path)[..., ::-1].astype(np.float32) / 255 for path in (score.sr, score.pair.hr))
         sr, hr = (torch.from_numpy(image).permute(2, 0, 1)[None].contiguous() for image in images)
         structure = {"mdsi": float(piq.mdsi(sr, hr)), "haarpsi": float(piq.haarpsi(sr, hr))}
@@ -85,8 +84,8 @@ def format_table(scores: Sequence[Score]) -> str:
     return _markdown.table(rows)
 
 
-def write_results(folder: Path, scores: Sequence[Score], iters: int, seed: int, no_lpips: str) -> str:
-    """Write `results.csv`, a row per crop and method, and `results.md`; returns the latter's text."""
+def write_results(folder: Path, scores: Sequence[Score], iters: int, seed: int, no_lpips: str) -> None:
+    """Write `results.csv`, a row per crop and method, and `results.md`."""
     write_csv(folder / "results.csv", (score.row() for score in scores))
     paragraphs = [
         f"EDSR (8 blocks of 32 channels), x{SCALE}, trained with L1 on other photographs; {iters} more iterations of "
@@ -96,9 +95,7 @@ def write_results(folder: Path, scores: Sequence[Score], iters: int, seed: int, 
         *([f"LPIPS is missing: {no_lpips}"] if no_lpips else []),
         DISCLAIMER,
     ]
-    text = "\n\n".join(paragraphs)
-    (folder / "results.md").write_text(text + "\n", encoding="utf-8")
-    return text
+    (folder / "results.md").write_text("\n\n".join(paragraphs) + "\n", encoding="utf-8")
 
 
 def draw(folder: Path, scores: Sequence[Score]) -> None:
@@ -128,7 +125,7 @@ def most_changed(scores: Sequence[Score]) -> list[tuple[str, Region]]:
     for method, crop in images:
         if method == BASELINE:
             change = np.abs(images[SHOWN[-1], crop] - images[BASELINE, crop]).mean(axis=2)
-            region = best_region(change, WINDOW, WINDOW)
+            region = best_region(change, WINDOW)
             found.append((float(region.cut(change).sum()), crop, region))
     return [(crop, region) for _, crop, region in sorted(found, reverse=True)[:ROWS]]
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import yaml
@@ -17,34 +17,26 @@ from ...loss import RECIPES
 
 ITERS = 400
 MINUTES = 3  # of a demo of that length, on two idle CPU cores
+TRAIN = ("-m", "pcl_loss.train", "-opt")  # what Python does for a run, in the folder of its YAML
 BASELINE = "L1"
 RECIPE = "light"
 STRENGTHS = {f"{RECIPE} {weight:g}": weight for weight in (RECIPES[RECIPE]["loss_weight"] * k for k in (1, 2, 4))}
 """`loss_weight` of the methods with PCL, the weakest first: the recipe's own, and two and four times that."""
 
 
-class Run(NamedTuple):
-    """A training run."""
-
-    method: str  # its name in the table
-    options: dict[str, Any]  # BasicSR's; paths are relative to the folder that the demo writes
-
-    @property
-    def name(self) -> str:
-        """Of its YAML and of BasicSR's folder."""
-        return str(self.options["name"])
-
-    @property
-    def weights(self) -> Path:
-        """Where BasicSR leaves the network, relative to the folder that the demo writes."""
-        return Path("experiments", self.name, "models", "net_g_latest.pth")
+Options = dict[str, Any]  # BasicSR's; paths are relative to the folder that the demo writes
 
 
-def make_runs(folder: Path, iters: int, seed: int) -> list[Run]:
-    """Write `folder/NAME.yml` for each method: from the same weights, on the same batches."""
+def weights_of(folder: Path, options: Options) -> Path:
+    """Where BasicSR leaves the network."""
+    return folder / "experiments" / options["name"] / "models" / "net_g_latest.pth"
+
+
+def make_runs(folder: Path, iters: int, seed: int) -> dict[str, Options]:
+    """Write `folder/NAME.yml` for each method: from the same weights, on the same batches. The options by method."""
     package = resources.files(__package__)
     template = string.Template(package.joinpath("l1_template.yml").read_text(encoding="utf-8"))
-    runs = []
+    runs = {}
     for method in (BASELINE, *STRENGTHS):
         name = f"demo_{method.lower().replace(' ', '_')}"
         values = {"name": name, "num_gpu": int(torch.cuda.is_available()), "seed": seed, "iters": iters}
@@ -56,16 +48,11 @@ def make_runs(folder: Path, iters: int, seed: int) -> list[Run]:
         header = f"# {method}. To run it again, in this folder: pcl-loss train -opt {name}.yml\n"
         text = header + yaml.safe_dump(options, sort_keys=False)
         (folder / f"{name}.yml").write_text(text, encoding="utf-8")
-        runs.append(Run(method, options))
+        runs[method] = options
     return runs
 
 
-def train_command(name: str) -> list[str]:
-    """What starts a run, in the folder of its YAML."""
-    return [sys.executable, "-m", "pcl_loss.train", "-opt", f"{name}.yml"]
-
-
-def train(folder: Path, run: Run) -> None:
+def train(folder: Path, options: Options) -> None:
     """Do a run in a process of its own, which writes into `folder`, its output to `NAME.log`.
 
     Raises ChildProcessError with the end of that log if it failed.
@@ -74,11 +61,12 @@ def train(folder: Path, run: Run) -> None:
     # another process is busy they take the core from the thread they wait for: on two cores a small network then trains
     # ten times slower than with one thread.
     environment = {"OMP_WAIT_POLICY": "PASSIVE"} | os.environ
-    log = folder / f"{run.name}.log"
+    log = folder / f"{options['name']}.log"
+    command = [sys.executable, *TRAIN, f"{options['name']}.yml"]
     with log.open("wb") as file:
         output: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": subprocess.STDOUT}
-        done = subprocess.run(train_command(run.name), cwd=folder, env=environment, check=False, **output)
-    if done.returncode or not (folder / run.weights).is_file():
+        done = subprocess.run(command, cwd=folder, env=environment, check=False, **output)
+    if done.returncode or not weights_of(folder, options).is_file():
         tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
-        head = f"the run {run.name} ended with exit status {done.returncode}. The end of {log}:"
+        head = f"the run {options['name']} ended with exit status {done.returncode}. The end of {log}:"
         raise ChildProcessError("\n".join([head, *(f"  | {line}" for line in tail)]))

@@ -1,8 +1,7 @@
 """`pcl-loss report`: trained nets on test sets, in the form of the paper's Tables 2 and 3 and Figure 2.
 
 ```
-OUT/report.md               both tables, with the gains of PCL and the paper's own rows, and how it was measured
-OUT/report.csv              every number of the tables, unrounded, one a line
+OUT/report.md               both tables, with the gains of PCL, and how it was measured
 OUT/images.csv              the numbers of every image
 OUT/figure.png              HR, bicubic, baseline and PCL crops
 OUT/results/NET/SET-*/      the SR images, kept for the next run
@@ -21,35 +20,24 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from ..._checks import check_count
+from ...basicsr_plugin.lpips_metric import backbone_at_hand, fetch_backbone
 from .. import _panels
-from .._checkpoints import PARAM_KEYS, usable_device
-from .._regions import parse_square
-from .figure import Crop, default_crops, figure_rows
-from .measure import Score, lpips_missing, measure_all
-from .nets import BICUBIC, Net, Pair, find_net, find_pairs, find_results
-from .tables import Rows, report_text, tabulate, write_csv
+from .._checkpoints import usable_device
+from .measure import BICUBIC, Net, find_net, find_pairs, measure_all
+from .tables import figure_rows, report_text, tabulate, write_csv
 
 PathLike = str | os.PathLike[str]
-LPIPS = ("auto", "always", "never")
-
-
-class Report(NamedTuple):
-    """What `make_report` did."""
-
-    rows: Rows  # every number of the tables
-    scores: list[Score]  # of every net on every image
-    text: str  # of `report.md`
+BACKBONE = "alex"  # of LPIPS, as papers report it
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `pcl-loss report`."""
-    add, many = parser.add_argument, dict[str, Any](action="append", default=[])
+    add = parser.add_argument
     text = (
-        "a checkpoint net_g_*.pth, BasicSR's folder experiments/RUN (its last checkpoint), or a folder of SR images in "
-        "SET/; NAME+PCL is compared with NAME. Repeat"
+        "a checkpoint net_g_*.pth, or BasicSR's folder experiments/RUN (its last checkpoint); NAME+PCL is compared "
+        "with NAME. Repeat"
     )
     add("--net", dest="nets", action="append", required=True, metavar="NAME=PATH", help=text)
     text = "folders of a test set; without LR, it is made from HR by MATLAB-like bicubic. Repeat"
@@ -57,14 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--scale", type=int, default=4, metavar="S", help="2 to 8 (default 4, that of the paper)")
     add("--out", type=Path, default=Path("report"), metavar="DIR", help="default: report")
     text = "a YAML with the net's network_g; without NAME, for nets with no YAML beside their checkpoint"
-    add("--opt", dest="opts", **many, metavar="[NAME=]FILE.yml", help=text)
-    text = "which weights of a checkpoint; auto: params_ema if it has them, as BasicSR's validation does"
-    add("--param-key", choices=("auto", *PARAM_KEYS), default="auto", help=text)
+    add("--opt", dest="opts", action="append", default=[], metavar="[NAME=]FILE.yml", help=text)
     add("--device", help="of the nets, such as cuda:1 or cpu (default: a GPU if there is one)")
-    text = "auto: if its package and weights are installed; always: download the weights if need be"
-    add("--lpips", choices=LPIPS, default="auto", help=text)
-    text = "a crop of the figure (default: of each set the one where bicubic is furthest from HR). Repeat"
-    add("--crop", dest="crops", **many, metavar="SET/IMAGE:TOP,LEFT,SIZE", help=text)
+    text = "download AlexNet's weights (233 MB) for LPIPS, which is measured where they and its package are at hand"
+    add("--lpips", action="store_true", help=text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -73,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     # A file name may hold an equals sign: a flag names a net only if there is one of that name.
     opts = [text if "=" in text and text.partition("=")[0] in nets else f"={text}" for text in args.opts]
     named = {"nets": nets, "sets": _named("--set", args.sets), "opts": _named("--opt", opts)}
-    print(make_report(**vars(args) | named, progress=True).text, end="")
+    print(make_report(**vars(args) | named), end="")
     print(f"written to {args.out}", file=sys.stderr)
     return 0
 
@@ -95,71 +79,41 @@ def make_report(
     *,
     scale: int = 4,
     opts: Mapping[str, PathLike] | None = None,
-    param_key: str = "auto",
     device: str | None = None,
-    lpips: str = "auto",
-    crops: Sequence[str] = (),
-    progress: bool = False,
-) -> Report:
-    """Measure nets on sets, and write tables and figure; the module's docstring shows what lies where.
+    lpips: bool = False,
+) -> str:
+    """Measure nets on sets, write tables and figure as the module's docstring shows, and return the text of report.md.
 
     The arguments are the flags of `pcl-loss report`: `nets` and `sets` by name, `opts` too, where the empty name has
-    the YAML of the nets that have no other; without `device` it is a GPU if there is one. `progress` shows a bar.
-
-    Raises:
-        OSError: a checkpoint, YAML, folder or image is missing.
-        ValueError, TypeError: a value is out of range, a name unfit, a checkpoint or image of the wrong shape.
-        ImportError: `lpips='always'` without the package.
+    the YAML of the nets that have no other. Raises OSError where a checkpoint, YAML, folder or image is missing,
+    ValueError or TypeError where a value cannot be used, ImportError for `lpips=True` without the package.
     """
     out = Path(out)
     check_count("scale", scale, 2, 8)
     for name in (*nets, *sets):
         if not re.fullmatch(r"\w[\w.+-]*", name) or name in (BICUBIC, "HR"):
             raise ValueError(f"the name {name!r} cannot be used; take letters, digits and _ + - ., not {BICUBIC} or HR")
-    if lpips not in LPIPS:
-        raise ValueError(f"lpips must be one of {', '.join(LPIPS)}, got {lpips!r}")
     device = usable_device(device)
-
     pairs = [pair for name, folders in sets.items() for pair in find_pairs(name, str(folders), scale)]
     yamls = {name: Path(path) for name, path in (opts or {}).items()}
     found = [Net(BICUBIC)]
     for name, given in nets.items():
         path = Path(given)
-        last = path / "models" / "net_g_latest.pth"
-        if path.is_dir() and not last.is_file():
-            found.append(find_results(name, path, pairs))
-        else:
-            found.append(find_net(name, last if path.is_dir() else path, yamls, param_key))
-    shown = [_find_crop(text, pairs, scale) for text in crops]
+        found.append(find_net(name, path / "models" / "net_g_latest.pth" if path.is_dir() else path, yamls))
 
-    no_lpips = "it was not asked for" if lpips == "never" else lpips_missing() if lpips == "auto" else ""
-    backbone = None if no_lpips else "alex"
-    scores = measure_all(found, pairs, out / "results", scale=scale, device=device, lpips=backbone, progress=progress)
+    if lpips:
+        fetch_backbone(BACKBONE)
+    has_lpips = importlib.util.find_spec("lpips") is not None and backbone_at_hand(BACKBONE)
+    backbone = BACKBONE if has_lpips else None
+    scores = measure_all(found, pairs, out / "results", scale=scale, device=device, lpips=backbone)
     names = [net.name for net in found]
-    rows = tabulate(names, list(sets), scores, scale)
-    text = report_text(rows, list(sets), scores, scale, no_lpips)
+    rows = tabulate(names, list(sets), scores)
+    text = report_text(rows, list(sets), scores, scale, has_lpips)
     if importlib.util.find_spec("matplotlib") is None:
         text += "- There is no figure: it needs matplotlib, pip install 'pcl_loss[plots]'.\n"
     else:
-        shown = shown or default_crops(scores, scale)
-        _panels.draw(figure_rows(names, shown, scores, scale))[0].savefig(out / "figure.png")
-        text += "\n![HR, bicubic, baseline and PCL crops](figure.png)\n\nCrops (`--crop`): "
-        text += ", ".join(f"{p.set_name}/{p.name}:{r.top},{r.left},{r.height}" for p, r in shown) + "\n"
+        _panels.draw(figure_rows(names, scores, scale))[0].savefig(out / "figure.png")
+        text += "\n![HR, bicubic, baseline and PCL crops](figure.png)\n"
     (out / "report.md").write_text(text, encoding="utf-8")
-    heads = ("source", "net", "kind", "set_name", "metric", "value")
-    flat = ((*key, *column, value) for key, cells in rows.items() for column, value in cells.items())
-    write_csv(out / "report.csv", (dict(zip(heads, numbers, strict=True)) for numbers in flat))
     write_csv(out / "images.csv", (score.row() for score in scores))
-    return Report(rows, scores, text)
-
-
-def _find_crop(text: str, pairs: Sequence[Pair], scale: int) -> Crop:
-    match = re.fullmatch(r"([^/]+/.+):(\d+,\d+,\d+)", text)
-    if match is None:
-        raise ValueError(f"--crop {text}: expected SET/IMAGE:TOP,LEFT,SIZE, such as Set5/butterfly:40,100,64")
-    known = {f"{pair.set_name}/{pair.name}": pair for pair in pairs}
-    if match[1] not in known:
-        raise ValueError(f"there is no image {match[1]} to crop; there are {', '.join(known)}")
-    region = parse_square(match[2])
-    region.check_inside(*known[match[1]].load(scale)[0].shape[:2])
-    return known[match[1]], region
+    return text

@@ -1,13 +1,15 @@
-"""Runs nets on test sets and measures their images; SR images are kept, so that no net runs twice."""
+"""The nets and the test sets of a report: found, run and measured. SR images are kept, so that no net runs twice."""
 
 from __future__ import annotations
 
-import importlib.util
+import hashlib
+import itertools
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,13 +17,58 @@ from torch import nn
 from tqdm import tqdm
 
 from ... import import_repair  # noqa: F401  (it lets basicsr be imported)
-from .._checkpoints import build, upscale
-from .._images import Image, read_image, resize, write_image
-from .nets import Net, Pair
+from ..._checks import MIN_SIZE
+from .._checkpoints import build, choose_params, read, read_options, upscale
+from .._images import Image, find_images, read_image, resize, write_image
 
+BICUBIC = "Bicubic"
 METRICS = ("psnr", "ssim", "niqe", "lpips")
 NIQE_BLOCK = 96
 TRIAL = 24  # side of the LR image that a net is tried on before anything is measured
+
+
+class Pair(NamedTuple):
+    """An image of a test set; without `lr`, LR is made from HR."""
+
+    set_name: str
+    name: str
+    hr: Path
+    lr: Path | None
+
+    def load(self, scale: int) -> tuple[Image, Image | None]:
+        """HR, cropped to a multiple of the scale, and LR if it is given; raises ValueError if they do not match."""
+        hr = read_image(self.hr)
+        height, width = (side // scale for side in hr.shape[:2])
+        if min(height, width) * scale < MIN_SIZE:
+            raise ValueError(f"{self.hr} has {hr.shape[0]}x{hr.shape[1]} pixels, too few to be measured; leave it out")
+        lr = None if self.lr is None else read_image(self.lr)
+        if lr is not None and lr.shape[:2] != (height, width):
+            sizes = f"{self.hr} has {hr.shape[0]}x{hr.shape[1]} pixels and {self.lr} {lr.shape[0]}x{lr.shape[1]}"
+            raise ValueError(f"{sizes}, not 1/{scale} of it; check --scale {scale} and the LR folder")
+        return hr[: height * scale, : width * scale], lr
+
+
+@dataclass(frozen=True)
+class Net:
+    """What makes SR images; without a checkpoint it is MATLAB-like bicubic."""
+
+    name: str  # in the table
+    checkpoint: Path | None = None  # BasicSR's file
+    options: Mapping[str, Any] | None = None  # the `network_g` block of the checkpoint
+    options_file: Path | None = None  # where that block was read
+    param_key: str | None = None  # which of the checkpoint's networks; None where the file is the state dict itself
+
+    def sr_files(self, pairs: Sequence[Pair], out: Path, scale: int) -> dict[Pair, Path]:
+        """Where its SR images lie or belong: a set's in a folder that is named by all that they depend on."""
+        files: dict[Pair, Path] = {}
+        for set_name, group in itertools.groupby(pairs, key=lambda pair: pair.set_name):
+            of_set = list(group)
+            digest = hashlib.sha256(repr((scale, self.options, self.param_key)).encode())
+            for path in (self.checkpoint, *(path for pair in of_set for path in (pair.hr, pair.lr))):
+                digest.update(path.read_bytes() if path else b"none")
+            folder = out / self.name / f"{set_name}-{digest.hexdigest()[:10]}"
+            files |= {pair: folder / f"{pair.name}.png" for pair in of_set}
+        return files
 
 
 class Score(NamedTuple):
@@ -37,15 +84,36 @@ class Score(NamedTuple):
         return {"net": self.net, "set": self.pair.set_name, "image": self.pair.name, **self.values}
 
 
-def lpips_missing() -> str:
-    """Why LPIPS cannot be measured without a download, and what to do; empty where it can."""
-    from ...basicsr_plugin.lpips_metric import backbone_at_hand, backbone_file
+def find_pairs(set_name: str, folders: str, scale: int) -> list[Pair]:
+    """The images of a set `HR` or `HR:LR`: every HR image, with `NAME.*` or `NAMExSCALE.*` of the LR folder."""
+    # A folder may have a colon in its name, as C:\HR has.
+    first, _, second = folders.rpartition(":")
+    has_lr = bool(first and second) and not Path(folders).is_dir()
+    sources = find_images(f"the HR folder of the set {set_name}", Path(first if has_lr else folders))
+    if not has_lr:
+        return [Pair(set_name, name, path, None) for name, path in sources.items()]
+    found = find_images(f"the LR folder of the set {set_name}", Path(second))
+    pairs = [Pair(set_name, name, hr, found.get(name, found.get(f"{name}x{scale}"))) for name, hr in sources.items()]
+    for pair in pairs:
+        if pair.lr is None:
+            raise FileNotFoundError(f"{second} has no LR image for {pair.hr}: {pair.name}.* or {pair.name}x{scale}.*")
+    return pairs
 
-    if importlib.util.find_spec("lpips") is None:
-        return "the lpips package is not installed: pip install 'pcl_loss[metrics]'"
-    if not backbone_at_hand():
-        return f"AlexNet's weights are not at {backbone_file()}: --lpips always downloads them (233 MB)"
-    return ""
+
+def find_net(name: str, path: Path, opts: Mapping[str, Path]) -> Net:
+    """A net from a checkpoint and its YAML: `opts[name]`, else the one that BasicSR left beside it, else `opts[""]`."""
+    # experiments/NAME/models/net_g_latest.pth has experiments/NAME/*.yml, if there is no doubt which.
+    content, experiment = read(path), path.absolute().parent.parent
+    beside = sorted(experiment.glob("*.yml"))
+    own = [yml for yml in beside if yml.stem == experiment.name] or (beside if len(beside) == 1 else [])
+    options_file = opts.get(name) or (own[0] if own else opts.get(""))
+    advice = f"name a training or test YAML: --opt {name}=FILE.yml"
+    if options_file is None:
+        raise FileNotFoundError(f"the architecture of {name} is unknown: there is no {experiment}/*.yml; {advice}")
+    options = read_options(options_file).get("network_g")
+    if not isinstance(options, dict) or "type" not in options:
+        raise ValueError(f"{options_file} has no network_g block with a type; {advice}")
+    return Net(name, path, options, options_file, choose_params(path, content))
 
 
 def measure(sr: Image, hr: Image, scale: int, lpips: str | None) -> dict[str, float | None]:
@@ -79,20 +147,16 @@ def measure_all(
     scale: int,
     device: str,
     lpips: str | None = None,
-    progress: bool = False,
 ) -> list[Score]:
     """All scores of every net on every image; `lpips` names the backbone. SR images are kept below `out`.
 
     Raises ValueError or OSError where an image or a net cannot be used; every net is tried before anything is measured.
     """
     files = {net.name: net.sr_files(pairs, out, scale) for net in nets}
-    modules = {
-        net.name: _module(net, scale)
-        for net in nets
-        if net.checkpoint and not all(file.is_file() for file in files[net.name].values())
-    }
+    to_run = [net for net in nets if net.checkpoint and not all(map(Path.is_file, files[net.name].values()))]
+    modules = {net.name: _module(net, scale) for net in to_run}
     scores = []
-    with tqdm(total=len(nets) * len(pairs), unit="image", disable=not progress, dynamic_ncols=True) as bar:
+    with tqdm(total=len(nets) * len(pairs), unit="image", dynamic_ncols=True) as bar:
         for net in nets:
             module = modules.pop(net.name, None)  # its memory is for the next
             if module is not None:
@@ -131,7 +195,6 @@ def _module(net: Net, scale: int) -> nn.Module:
         problem = " ".join(str(error).split())[:200]
     if problem:
         raise ValueError(
-            f"{net.name} does not upscale RGB images by {scale}: {problem}; check --scale and network_g in "
-            f"{net.options_file}, or give a folder of its SR images: --net {net.name}=DIR with DIR/SET/IMAGE.png"
+            f"{net.name} does not upscale RGB images by {scale}: {problem}; check --scale and {net.options_file}"
         )
     return module

@@ -1,4 +1,4 @@
-"""The report's numbers: means, gains and the paper's rows, as tables and as text."""
+"""The report's means and gains as tables, and its picture in the form of the paper's Figure 2."""
 
 from __future__ import annotations
 
@@ -8,33 +8,36 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from .. import _markdown
-from . import paper
-from .measure import METRICS, Score
+from .._images import read_image
+from .._panels import Panel
+from .._regions import Region, best_region
+from .measure import BICUBIC, METRICS, Pair, Score
 
 DIGITS = {"psnr": 2, "ssim": 4, "niqe": 3, "lpips": 4}
 BETTER = {"psnr": "↑", "ssim": "↑", "niqe": "↓", "lpips": "↓"}
+NO_LPIPS = "LPIPS is n/a: pip install 'pcl_loss[metrics]', and `--lpips` downloads AlexNet's weights (233 MB)."
+CROP = 64  # side of the figure's crops
 
 Cells = dict[tuple[str, str], float]  # by set and metric
-Rows = dict[tuple[str, str, str], Cells]
-"""By source ('ours' or 'paper'), net and kind: 'mean', or 'gain', its difference from its baseline."""
+Rows = dict[tuple[str, str], Cells]
+"""By net and kind: 'mean', or 'gain', its difference from its baseline."""
 
 
 def baselines(names: Sequence[str]) -> dict[str, str]:
     """For each `X+PCL` and `X_PCL` among the names its baseline `X`, if that is among them too."""
-    by_lower = {name.lower(): name for name in names}
-    pcl = [name for name in names if name.lower().endswith(("+pcl", "_pcl")) and name[:-4].lower() in by_lower]
-    return {name: by_lower[name[:-4].lower()] for name in pcl}
+    return {name: name[:-4] for name in names if name[-4:].lower() in ("+pcl", "_pcl") and name[:-4] in names}
 
 
-def tabulate(nets: Sequence[str], sets: Sequence[str], scores: Sequence[Score], scale: int) -> Rows:
-    """The numbers of the tables in their order: each net, the paper's row of it; after a pair its gain.
+def tabulate(nets: Sequence[str], sets: Sequence[str], scores: Sequence[Score]) -> Rows:
+    """The rows of the tables in their order: each net, and after a pair its gain.
 
     A mean is taken over the images that have the metric for every net, so that all nets are compared on the same.
     """
-    columns = list(itertools.product(sets, METRICS))
     means: dict[str, Cells] = {net: {} for net in nets}
-    for set_name, metric in columns:
+    for set_name, metric in itertools.product(sets, METRICS):
         values: dict[str, dict[str, float]] = {net: {} for net in nets}
         for score in scores:
             value = score.values[metric]
@@ -47,44 +50,35 @@ def tabulate(nets: Sequence[str], sets: Sequence[str], scores: Sequence[Score], 
     pairs, rows = baselines(nets), Rows()
     # Each net with PCL stands below its baseline.
     for net in sorted(nets, key=lambda net: (nets.index(pairs.get(net, net)), net in pairs)):
-        rows["ours", net, "mean"] = means[net]
-        rows["paper", net, "mean"] = {c: v for c in columns if (v := paper.value(net, *c)) is not None}
+        rows[net, "mean"] = means[net]
         if net in pairs:
-            rows["ours", net, "gain"] = {c: value - means[pairs[net]][c] for c, value in means[net].items()}
-            rows["paper", net, "gain"] = {c: v for c in columns if (v := paper.gain(net, *c)) is not None}
-    return {key: cells for key, cells in rows.items() if key[0] == "ours" or (scale == paper.SCALE and cells)}
+            rows[net, "gain"] = {c: value - means[pairs[net]][c] for c, value in means[net].items()}
+    return rows
 
 
 def format_table(rows: Rows, sets: Sequence[str], metrics: Sequence[str]) -> str:
     """A Markdown table of `tabulate`'s rows with these metrics under each set."""
     columns = list(itertools.product(sets, metrics))
     table = [["Method", *(f"{set_name} {metric.upper()} {BETTER[metric]}" for set_name, metric in columns)]]
-    for (source, net, kind), cells in rows.items():
-        is_ours, sign = source == "ours", "+" if kind == "gain" else ""
-        label = f"gain of {net}" if sign else net
-        # Our gains have one digit more than the means, since they are no differences of rounded numbers.
-        digits = {metric: DIGITS[metric] + bool(sign and is_ours) for metric in metrics}
-        missing = "n/a" if is_ours else ""
-        texts = [f"{cells[c]:{sign}.{digits[c[1]]}f}" if c in cells else missing for c in columns]
-        if any(texts):
-            table.append([label if is_ours else f"*{label}, paper*", *texts])
+    for (net, kind), cells in rows.items():
+        # A gain has one digit more than the means, since it is no difference of rounded numbers.
+        sign, label, more = ("+", f"gain of {net}", 1) if kind == "gain" else ("", net, 0)
+        texts = [f"{cells[c]:{sign}.{DIGITS[c[1]] + more}f}" if c in cells else "n/a" for c in columns]
+        table.append([label, *texts])
     return _markdown.table(table)
 
 
-def report_text(rows: Rows, sets: Sequence[str], scores: Sequence[Score], scale: int, no_lpips: str) -> str:
-    """What `report.md` says: both tables, and how it was measured; `no_lpips` says why there is none."""
+def report_text(rows: Rows, sets: Sequence[str], scores: Sequence[Score], scale: int, has_lpips: bool) -> str:
+    """What `report.md` says: both tables, and how it was measured."""
     points = [
         f"PSNR, SSIM and NIQE on Y, as BasicSR has them, without {scale} pixels of each border.",
-        f"LPIPS is n/a: {no_lpips}." if no_lpips else "LPIPS: AlexNet, of the whole image.",
+        "LPIPS: AlexNet, of the whole image." if has_lpips else NO_LPIPS,
         "Each number is the mean over the images of the set. A gain is PCL minus baseline, from unrounded means: above "
         "0 is better for PSNR and SSIM, below 0 for NIQE and LPIPS.",
     ]
     missing = dict.fromkeys(f"{s.pair.set_name}/{s.pair.name}" for s in scores if s.values["niqe"] is None)
     if missing:
         points.append(f"NIQE is without {', '.join(missing)}: too small for two blocks of 96x96 pixels, or flat.")
-    if any(source == "paper" for source, _, _ in rows):
-        points.append("Rows in italics are printed in the paper; their gains are computed from its printed values.")
-        points.append(paper.MISPRINTS)
     parts = [
         f"# Super-resolution x{scale}",
         "## PSNR and SSIM (the form of the paper's Table 2)",
@@ -104,3 +98,35 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
+
+
+def crops_of(scores: Sequence[Score], scale: int) -> list[tuple[Pair, Region]]:
+    """Of each set the image with the lowest PSNR of bicubic, and there the part where bicubic is furthest from HR.
+
+    No trained net has a say in it, so that no net can be made to look good or bad by the choice.
+    """
+    bicubic = [score for score in scores if score.net == BICUBIC]
+    crops = []
+    for set_name in dict.fromkeys(score.pair.set_name for score in bicubic):
+        worst = min((s for s in bicubic if s.pair.set_name == set_name), key=lambda score: score.values["psnr"] or 0)
+        lost = np.abs(worst.pair.load(scale)[0].astype(np.float64) - read_image(worst.sr)).mean(axis=2)
+        crops.append((worst.pair, best_region(lost, min(CROP, *lost.shape))))
+    return crops
+
+
+def figure_rows(nets: Sequence[str], scores: Sequence[Score], scale: int) -> list[list[Panel]]:
+    """A row per crop with HR, bicubic, baseline and PCL, for each pair of nets; all nets where there is no pair."""
+    couples: list[tuple[str, ...]] = [(base, pcl) for pcl, base in baselines(nets).items()]
+    known = {(score.net, score.pair): score for score in scores}
+    rows = []
+    for columns in couples or [tuple(net for net in nets if net != BICUBIC)]:
+        for pair, region in crops_of(scores, scale):
+            caption = f"{pair.set_name}/{pair.name}\nPSNR / LPIPS of the whole image"
+            row = [Panel(region.cut(pair.load(scale)[0])[..., ::-1], "HR", caption)]
+            for net in (BICUBIC, *columns):
+                score = known[net, pair]
+                lpips = "n/a" if score.values["lpips"] is None else f"{score.values['lpips']:.4f}"
+                caption = f"{score.values['psnr']:.2f} dB / {lpips}"
+                row.append(Panel(region.cut(read_image(score.sr))[..., ::-1], net, caption))
+            rows.append(row)
+    return rows
