@@ -24,14 +24,9 @@ def read(path: str | Path) -> dict[Any, Any]:
     opened, ValueError if it is of another kind.
     """
     content = load(path)
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not a state dict")
-    states = [content, *(content[key] for key in PARAM_KEYS if isinstance(content.get(key), dict))]
-    if not any(isinstance(value, Tensor) for state in states for value in state.values()):
-        found = ", ".join(map(str, list(content)[:4]))
-        raise ValueError(
-            f"{path} holds no network, but {found}; name net_g_*.pth or net_d_*.pth of BasicSR, or a state dict"
-        )
+    states = [content, *(content.get(key) for key in PARAM_KEYS)] if isinstance(content, dict) else []
+    if not any(isinstance(value, Tensor) for state in states if isinstance(state, dict) for value in state.values()):
+        raise ValueError(f"{path} holds no network; name net_g_*.pth or net_d_*.pth of BasicSR, or a state dict")
     return content
 
 
@@ -89,7 +84,7 @@ def build(
 
 
 def usable_device(device: str | None) -> str:
-    """The device, or a GPU if there is one; raises ValueError with the reason if it cannot be used."""
+    """The device, or a GPU if there is one; raises ValueError if it cannot be used."""
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
