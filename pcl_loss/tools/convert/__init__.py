@@ -52,11 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Convert a file, and print the options for it; nothing is written unless all is well.
-
-    Raises as `convert_state` does; ValueError too if a file is of another kind, has no such key, or is there already,
-    and OSError if one cannot be read or written.
-    """
+    """Convert a file, and print the options for it; nothing is written unless all is well. Raises as `convert_state`
+    does, ValueError too if a file is of another kind or there already, and OSError."""
     to_official, codebase, target = args.from_codebase is None, args.from_codebase or args.to_codebase, args.target
     if target.exists() and not args.force:
         raise ValueError(f"{target} exists; name another file, or replace it with --force")
