@@ -1,7 +1,6 @@
 """Checkpoints of the official EDSR, RCAN and HAN codes for BasicSR, and back: `pcl-loss convert`.
 
-The layers are the same on both sides and differ in their names (`networks`). What differs in kind is the colour shift
-in front of the network and behind it (`mean_shift`).
+The layers differ in their names (`networks`), and the colour shift around the network in kind (`mean_shift`).
 """
 
 from __future__ import annotations
@@ -52,8 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Convert a file, and print the options for it; nothing is written unless all is well. Raises as `convert_state`
-    does, ValueError too if a file is of another kind or there already, and OSError."""
+    """Convert a file, and print the options for it; raises as `convert_state` does, then nothing is written."""
     to_official, codebase, target = args.from_codebase is None, args.from_codebase or args.to_codebase, args.target
     if target.exists() and not args.force:
         raise ValueError(f"{target} exists; name another file, or replace it with --force")
@@ -91,24 +89,20 @@ def convert_state(
     """The state dict of BasicSR's network for one of an official code, or the inverse; and the options `network_g`.
 
     BasicSR's network with `img_range=rgb_range` and this `rgb_mean` maps x in [0, 1] to the images of the official one,
-    which work on [0, rgb_range], divided by `rgb_range`. Its mean shift is dropped or folded (see `mean_shift`).
+    which work on [0, rgb_range], divided by `rgb_range`. `res_scale` in the options is a guess.
 
     Args:
-        state: a state dict; a leading `module.` of every name is dropped. It is not changed, and shares no memory
-            with what is returned. A folded layer is at least float32, others keep their dtype.
+        state: a state dict; a leading `module.` of every name is dropped. It shares no memory with what is returned.
+            A folded layer is at least float32, others keep their dtype.
         codebase: 'edsr' (EDSR-PyTorch), 'rcan' or 'han'.
         to_official: from BasicSR's to the official one.
         rgb_range: the official `--rgb_range`, BasicSR's `img_range`; None reads 255 or 1 off the mean shift of an
             official state, and is 255 for one of BasicSR.
         rgb_mean: the mean colour in [0, 1] of `network_g`.
 
-    Returns:
-        The state, and the options of the network; `res_scale` in them is a guess.
-
     Raises:
         TypeError: `state` holds something else than float tensors.
-        ValueError: an unknown or missing name, a wrong shape; a mean shift that would not be exact with this
-            `rgb_range` and `rgb_mean`; or a HAN of other than 10 groups, which the official code cannot hold.
+        ValueError: a name or a shape does not fit, the mean shift would not be exact, or a HAN has not 10 groups.
     """
     if not all(isinstance(value, Tensor) and value.is_floating_point() for value in state.values()):
         raise TypeError("state must map names to float tensors; pass net.state_dict()")
