@@ -2,93 +2,76 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 LR_PATCH = 48  # section 3.5 of the paper
 BENCHMARKS = ("Set5", "Set14", "B100", "Urban100", "Manga109")
-PCL_OPT = "  pcl_opt:\n    type: PCLLoss\n    loss_weight: 1.0\n"
-NETWORK_D = "network_d:\n  type: WaveletDiscriminator\n  num_in_ch: 3\n  num_feat: 64\n"
-FROZEN_D = "experiments/train_RCAN_x4_PCL/models/net_d_latest.pth"
+
+# The `network_g` of each SR network, by its name in file names.
+_RESIDUAL = "num_in_ch: 3; num_out_ch: 3; upscale: {scale}; img_range: 255.; rgb_mean: [0.4488, 0.4371, 0.4040]"
+_GROUPS = "num_feat: 64; num_group: 10; num_block: 20; squeeze_factor: 16"
+NETS = {
+    "EDSR-S": f"type: EDSR; num_feat: 64; num_block: 16; res_scale: 1; {_RESIDUAL}",
+    "EDSR-L": f"type: EDSR; num_feat: 256; num_block: 32; res_scale: 0.1; {_RESIDUAL}",
+    "RCAN": f"type: RCAN; {_GROUPS}; {_RESIDUAL}",
+    "HAN": f"type: HAN; {_GROUPS}; {_RESIDUAL}",
+    "SwinIR": "type: SwinIR; upscale: {scale}; in_chans: 3; img_size: 48; window_size: 8; img_range: 1.; "
+    "depths: [6, 6, 6, 6, 6, 6]; embed_dim: 180; num_heads: [6, 6, 6, 6, 6, 6]; mlp_ratio: 2; "
+    "upsampler: pixelshuffle; resi_connection: 1conv",
+}
 
 
-@dataclass(frozen=True)
-class Net:
-    """One SR network: its name in file names, its `network_g` block, its scales, and the models that train it."""
-
-    name: str
-    block: tuple[str, ...]
-    scales: tuple[int, ...] = (2, 3, 4)
-    base_model: str = "SRModel"
-    pcl_model: str = "PCLModel"
-
-
-_MEAN = "rgb_mean: [0.4488, 0.4371, 0.4040]"
-_RESIDUAL = ("num_in_ch: 3", "num_out_ch: 3", "upscale: {scale}", "img_range: 255.", _MEAN)
-_GROUPS = ("num_feat: 64", "num_group: 10", "num_block: 20", "squeeze_factor: 16")
-_SWINIR = (
-    *("type: SwinIR", "upscale: {scale}", "in_chans: 3", "img_size: 48", "window_size: 8", "img_range: 1."),
-    *("depths: [6, 6, 6, 6, 6, 6]", "embed_dim: 180", "num_heads: [6, 6, 6, 6, 6, 6]", "mlp_ratio: 2"),
-    *("upsampler: pixelshuffle", "resi_connection: 1conv"),
-)
-NETS = (
-    Net("EDSR-S", ("type: EDSR", "num_feat: 64", "num_block: 16", "res_scale: 1", *_RESIDUAL)),
-    Net("EDSR-L", ("type: EDSR", "num_feat: 256", "num_block: 32", "res_scale: 0.1", *_RESIDUAL)),
-    Net("RCAN", ("type: RCAN", *_GROUPS, *_RESIDUAL)),
-    Net("HAN", ("type: HAN", *_GROUPS, *_RESIDUAL)),
-    Net("SwinIR", _SWINIR, (4,), "SwinIRModel", "PCLSwinIRModel"),
-)
-
-
-class _Pcl(NamedTuple):
+class Pcl(NamedTuple):
     """What a file with PCL has more than its baseline, at the top level, under `path:` and under `train:`."""
 
-    top: str = ""
+    top: str = "\nnetwork_d:\n  type: WaveletDiscriminator\n  num_in_ch: 3\n  num_feat: 64\n"
     path: str = ""
-    train: str = ""
+    train: str = "\n  pcl_opt:\n    type: PCLLoss\n    loss_weight: 1.0\n"
 
 
-def _pcl(*knobs: str, network_d: str = NETWORK_D, frozen: bool = False) -> _Pcl:
-    frozen_d, is_frozen = ("", "") if not frozen else (f"  pretrain_network_d: {FROZEN_D}\n", "  net_d_frozen: true\n")
-    return _Pcl(f"\n{network_d}", frozen_d, f"\n{PCL_OPT}" + "".join(f"    {knob}\n" for knob in knobs) + is_frozen)
-
-
-# Table 4 of the paper, with RCAN x4: what a file has more.
+PCL = Pcl()
+LIGHT = Pcl(top="", train="\n  pcl_opt:\n    type: PCLLoss\n    recipe: light\n")
+# Table 4 of the paper, with RCAN x4.
 ABLATION = {
     "config1_L1": None,
-    "config2_VGG_blur": _pcl(network_d="network_d:\n  type: VGGEmbedding\n  vgg: vgg19\n"),
-    "config3_lq": _pcl("negatives: ['lq']"),
-    "config4_no_wavelet": _pcl(network_d=f"{NETWORK_D}  wavelet: false\n"),
-    "config5_batch": _pcl("negatives: ['batch']"),
-    "config6_default": _pcl(),
-    "config7_frozen_E_D": _pcl(frozen=True),
+    "config2_VGG_blur": PCL._replace(top="\nnetwork_d:\n  type: VGGEmbedding\n  vgg: vgg19\n"),
+    "config3_lq": PCL._replace(train=f"{PCL.train}    negatives: ['lq']\n"),
+    "config4_no_wavelet": PCL._replace(top=f"{PCL.top}  wavelet: false\n"),
+    "config5_batch": PCL._replace(train=f"{PCL.train}    negatives: ['batch']\n"),
+    "config6_default": PCL,
+    "config7_frozen_E_D": PCL._replace(
+        path="  pretrain_network_d: experiments/train_RCAN_x4_PCL/models/net_d_latest.pth\n",
+        train=f"{PCL.train}  net_d_frozen: true\n",
+    ),
 }
-LIGHT = _Pcl(train="\n  pcl_opt:\n    type: PCLLoss\n    recipe: light\n")
 
 
 def option_files() -> dict[str, str]:
     """All YAMLs: their path below `basicsr_options/`, and their text."""
     files = {}
     for net in NETS:
-        for scale in net.scales:
+        for scale in (4,) if net == "SwinIR" else (2, 3, 4):
             light = {"_PCL_light": LIGHT} if scale == 4 else {}
-            for ending, pcl in {"": None, "_PCL": _pcl(), **light}.items():
-                name = f"train_{net.name}_x{scale}{ending}"
+            for ending, pcl in {"": None, "_PCL": PCL, **light}.items():
+                name = f"train_{net}_x{scale}{ending}"
                 files[f"train/{name}.yml"] = _train_file(name, net, scale, pcl)
-            name = f"test_{net.name}_x{scale}"
-            files[f"test/{name}.yml"] = _test_file(name, net, scale)
-    rcan = next(net for net in NETS if net.name == "RCAN")
+            files[f"test/test_{net}_x{scale}.yml"] = _test_file(net, scale)
     for name, pcl in ABLATION.items():
-        files[f"ablation/{name}.yml"] = _train_file(f"ablation_{name}", rcan, 4, pcl)
+        files[f"ablation/{name}.yml"] = _train_file(f"ablation_{name}", "RCAN", 4, pcl)
     return files
 
 
-def _train_file(name: str, net: Net, scale: int, pcl: _Pcl | None) -> str:
-    more = pcl or _Pcl()
+def _model_type(net: str, pcl: bool = False) -> str:
+    prefix = "PCL" if pcl else ""
+    return f"{prefix}SwinIRModel" if net == "SwinIR" else f"{prefix or 'SR'}Model"
+
+
+def _train_file(name: str, net: str, scale: int, pcl: Pcl | None) -> str:
+    more = pcl or Pcl("", "", "")
     return f"""\
 name: {name}
-model_type: {net.pcl_model if pcl else net.base_model}
+model_type: {_model_type(net, pcl is not None)}
 scale: {scale}
 num_gpu: auto
 manual_seed: 0
@@ -153,11 +136,11 @@ dist_params: {{backend: nccl, port: 29500}}
 """
 
 
-def _test_file(name: str, net: Net, scale: int) -> str:
+def _test_file(net: str, scale: int) -> str:
     datasets = "".join(f"  test_{i}:\n{_benchmark(benchmark, scale)}" for i, benchmark in enumerate(BENCHMARKS, 1))
     return f"""\
-name: {name}
-model_type: {net.base_model}  # E_D is not needed any more
+name: test_{net}_x{scale}
+model_type: {_model_type(net)}  # E_D is not needed any more
 scale: {scale}
 num_gpu: auto
 manual_seed: 0
@@ -166,7 +149,7 @@ datasets:
 {datasets}
 {_network_g(net, scale)}
 path:
-  pretrain_network_g: experiments/train_{net.name}_x{scale}_PCL/models/net_g_latest.pth
+  pretrain_network_g: experiments/train_{net}_x{scale}_PCL/models/net_g_latest.pth
   param_key_g: params  # params_ema for a network that was trained with ema_decay
   strict_load_g: true
 
@@ -180,8 +163,8 @@ val:
 # Each of these blocks ends its last line.
 
 
-def _network_g(net: Net, scale: int) -> str:
-    return "network_g:\n" + "".join(f"  {line.format(scale=scale)}\n" for line in net.block)
+def _network_g(net: str, scale: int) -> str:
+    return "network_g:\n" + "".join(f"  {line}\n" for line in NETS[net].format(scale=scale).split("; "))
 
 
 def _benchmark(name: str, scale: int) -> str:

@@ -24,22 +24,16 @@ def read(path: str | Path) -> dict[Any, Any]:
     opened, ValueError if it is of another kind.
     """
     content = load(path)
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not a state dict")
-    states = [content, *(content[key] for key in PARAM_KEYS if isinstance(content.get(key), dict))]
-    if not any(isinstance(value, Tensor) for state in states for value in state.values()):
-        found = ", ".join(map(str, list(content)[:4]))
-        raise ValueError(
-            f"{path} holds no network, but {found}; name net_g_*.pth or net_d_*.pth of BasicSR, or a state dict"
-        )
+    states = [content, *(content.get(key) for key in PARAM_KEYS)] if isinstance(content, dict) else []
+    if not any(isinstance(value, Tensor) for state in states if isinstance(state, dict) for value in state.values()):
+        raise ValueError(f"{path} holds no network; name net_g_*.pth or net_d_*.pth of BasicSR, or a state dict")
     return content
 
 
 def choose_params(path: str | Path, content: Mapping[Any, Any], param_key: str = "auto") -> str | None:
-    """The key of the state dict in what `read` gave; None where the file is a bare state dict.
+    """The key of the state dict in what `read` gave, None where the file is a bare state dict; 'auto' prefers EMA.
 
-    `param_key` is 'params', 'params_ema', or 'auto': the latter if the file has it. Raises ValueError if the file has
-    no such key; the message names `path`.
+    Raises ValueError if the file, `path`, has no such key.
     """
     here = [key for key in PARAM_KEYS if isinstance(content.get(key), Mapping)]
     if param_key == "auto":
@@ -89,7 +83,7 @@ def build(
 
 
 def usable_device(device: str | None) -> str:
-    """The device, or a GPU if there is one; raises ValueError with the reason if it cannot be used."""
+    """The device, or a GPU if there is one; raises ValueError if it cannot be used."""
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -120,22 +114,16 @@ def upscale(net: Any, lr: Image, scale: int, device: str, window: int = 1) -> Im
 def load_discriminator(path: str | Path) -> WaveletDiscriminator:
     """E_D of RGB images from a file `net_d_*.pth` of BasicSR, built as its weights say, in evaluation mode.
 
-    Three planes of input are those of RGB without wavelet, and of one channel with it: the option file that BasicSR
-    keeps in the folder above the weights tells them apart.
-
-    Raises:
-        OSError: the file cannot be opened.
-        ValueError: it holds something else, or E_D of other images.
+    Raises OSError if the file cannot be opened, ValueError if it holds something else, or E_D of other images.
     """
     state = read(path).get("params", {})
-    first = state.get("blocks.0.conv.weight")
-    if not isinstance(first, Tensor) or "head.weight" not in state:
+    if "head.weight" not in state or "blocks.0.conv.weight" not in state:
         raise ValueError(f"{path} holds no WaveletDiscriminator under 'params'; name a net_d_*.pth, not a net_g_*.pth")
-    num_feat, planes = first.shape[:2]
-    files = sorted(Path(path).absolute().parent.parent.glob("*.yml"))
-    blocks = [read_options(file).get("network_d") or {} for file in files]
-    is_rgb_without_wavelet = any(not block.get("wavelet", True) and block.get("num_in_ch", 3) == 3 for block in blocks)
-    if planes != 9 and (planes != 3 or not is_rgb_without_wavelet):
+    num_feat, planes = state["blocks.0.conv.weight"].shape[:2]
+    # Three planes are RGB without wavelet, or one channel with it: BasicSR's copy of the option file tells.
+    files = Path(path).absolute().parent.parent.glob("*.yml")
+    is_without_wavelet = any((read_options(file).get("network_d") or {}).get("wavelet") is False for file in files)
+    if planes != 9 and not (planes == 3 and is_without_wavelet):
         raise ValueError(
             f"{path}: E_D's first layer has {planes} planes of input; RGB images have 9 with wavelet. 3 are RGB "
             "without it if an option file in the folder above says wavelet: false"

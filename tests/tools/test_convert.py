@@ -100,10 +100,6 @@ def official_forward(state, codebase, scale, images):
     return conv("add_mean", conv("tail.1", x))
 
 
-def images(rgb_range=255.0):
-    return torch.rand(2, 3, 7, 9, generator=torch.Generator().manual_seed(5)) * rgb_range
-
-
 def basicsr_net(options, state=None):
     from pcl_loss.basicsr_plugin.han_arch import HAN  # isort: skip  (BasicSR cannot be imported before)
     from basicsr.archs.edsr_arch import EDSR
@@ -127,7 +123,7 @@ def options_of(codebase, scale, **overrides):
 
 def max_difference(net, state, codebase, scale, rgb_range=255.0):
     """Between BasicSR's network and the official one, in levels of 255."""
-    x = images(rgb_range)
+    x = torch.rand(2, 3, 7, 9, generator=torch.Generator().manual_seed(5)) * rgb_range
     dtype = net.conv_first.weight.dtype
     with torch.no_grad():
         expected = official_forward(state, codebase, scale, x)
@@ -138,9 +134,9 @@ def max_difference(net, state, codebase, scale, rgb_range=255.0):
     return float((out - expected).abs().max()) * 255 / rgb_range
 
 
-def learned_shift(state, seed=3, consistent=True):
+def learned_shift(state, consistent=True):
     """Give a float64 `state` a learned mean shift; if consistent, one that still maps DIV2K's mean to zero."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(3)
 
     def learned(*shape):
         return 0.05 * torch.randn(*shape, generator=generator, dtype=torch.float64)
@@ -158,23 +154,15 @@ def to_basicsr(state, codebase, **options):
     return convert_state(state, codebase, **options)[0]
 
 
-def from_basicsr(state, codebase, rgb_range=None, **options):
-    return convert_state(state, codebase, to_official=True, rgb_range=rgb_range, **options)[0]
+def from_basicsr(state, codebase, **options):
+    return convert_state(state, codebase, to_official=True, **options)[0]
 
 
 def pcl_loss_convert(*arguments):
     return cli.main(["convert", *map(str, arguments)])
 
 
-@pytest.mark.parametrize("scale", [2, 3, 4])
-@pytest.mark.parametrize("codebase", CODEBASES)
-def test_converted_to_basicsr_gives_the_official_images(codebase, scale):
-    state = official_state(codebase, scale)
-    net = basicsr_net(options_of(codebase, scale), to_basicsr(state, codebase))
-    assert max_difference(net, state, codebase, scale) < 1e-3
-
-
-@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize("scale", [3, 4])
 @pytest.mark.parametrize("codebase", CODEBASES)
 def test_converted_from_basicsr_gives_basicsr_s_images(codebase, scale):
     net = basicsr_net(options_of(codebase, scale))
@@ -189,29 +177,20 @@ def test_converted_from_basicsr_gives_basicsr_s_images(codebase, scale):
     assert max_difference(net, state, codebase, scale) < 1e-3
 
 
-def test_a_range_that_is_not_that_of_the_mean_shift_is_refused():
-    with pytest.raises(ValueError, match="the mean shift is that of --rgb-range 1, not 255"):
-        to_basicsr(official_state("rcan", 2, rgb_range=1.0), "rcan", rgb_range=255)
-
-
-@pytest.mark.parametrize("rgb_range", [1.0, 255.0])
-@pytest.mark.parametrize("scale", [2, 3, 4, 8])
+@pytest.mark.parametrize(("scale", "rgb_range"), [(2, 1.0), (3, 255.0), (8, 255.0)])
 @pytest.mark.parametrize("codebase", CODEBASES)
 def test_round_trip_is_bit_identical(codebase, scale, rgb_range):
     official = official_state(codebase, scale, rgb_range)
-    there = to_basicsr(official, codebase)
-    back = from_basicsr(there, codebase, rgb_range)
+    back = from_basicsr(to_basicsr(official, codebase), codebase, rgb_range=rgb_range)
     assert back.keys() == official.keys()
     assert all(torch.equal(back[key], official[key]) and back[key].dtype == official[key].dtype for key in official)
-    again = to_basicsr(back, codebase)
-    assert all(torch.equal(again[key], there[key]) for key in there)
 
 
 @pytest.mark.parametrize("codebase", CODEBASES)
 def test_learned_shift_that_keeps_the_mean_folds_exactly(codebase):
-    state = learned_shift(official_state(codebase, 2, dtype=torch.float64))
     plain = official_state(codebase, 2, dtype=torch.float64)
-    net = basicsr_net(options_of(codebase, 2), None).double()
+    state = learned_shift(dict(plain))
+    net = basicsr_net(options_of(codebase, 2)).double()
     net.load_state_dict(to_basicsr(state, codebase))
     # 1e-5 is what BasicSR's float32 mean costs.
     assert max_difference(net, state, codebase, 2) < 1e-5
@@ -220,72 +199,40 @@ def test_learned_shift_that_keeps_the_mean_folds_exactly(codebase):
     assert max_difference(net, state, codebase, 2) > 1
 
 
-def test_singular_colour_matrix_has_no_rgb_mean():
-    state = official_state("rcan")
-    state["sub_mean.weight"] = torch.zeros(3, 3, 1, 1)
-    with pytest.raises(ValueError, match="singular"):
-        to_basicsr(state, "rcan")
-
-
-REPLACED = {
-    "head.0.weight": torch.ones(8, 1, 3, 3),
-    "sub_mean.bias": torch.full((3,), math.nan),
-    "body.0.body.1.body.0.weight": torch.ones(8, 9, 3, 3),
-    "extra.0": torch.ones(1),
-    "step": torch.ones(1).long(),
-}
+def test_a_mean_shift_that_would_not_be_exact_is_refused():
+    moved = learned_shift(official_state("rcan", dtype=torch.float64), consistent=False)
+    broken = official_state("rcan") | {"sub_mean.bias": torch.full((3,), math.nan)}
+    cases = (moved, {}), (broken, {}), (official_state("rcan", rgb_range=1.0), {"rgb_range": 255})
+    for state, options in (*cases, (official_state("rcan"), {"rgb_mean": (0.4, 0.4, 0.4)})):
+        with pytest.raises(ValueError, match="cannot be folded exactly for --rgb-range"):
+            to_basicsr(state, "rcan", **options)
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("name", "tensor", "message"),
     [
-        (lambda s: s.pop("tail.1.bias"), r"Missing key.*conv_last\.bias"),
-        (lambda s: s.pop("sub_mean.bias"), r"mean shift .* is not there as published: 'sub_mean\.bias'"),
-        (lambda s: s.pop("head.0.weight"), r"'conv_first\.weight' is missing"),
-        (lambda s: s.clear(), "no RCAN as published"),
-        *(
-            (lambda s, name=name: s.update({name: REPLACED[name]}), message)
-            for name, message in (
-                ("head.0.weight", r"size mismatch for conv_first\.weight"),
-                ("sub_mean.bias", "not finite"),
-                ("body.0.body.1.body.0.weight", r"size mismatch for body\.0\.residual_group\.1\.rcab\.0\.weight"),
-                ("extra.0", r"'extra\.0' is no layer of RCAN"),
-                ("step", "must map names to float tensors"),
-            )
-        ),
+        ("tail.1.bias", None, r"Missing key.*conv_last\.bias"),
+        ("sub_mean.bias", None, r"'sub_mean\.bias' is missing"),
+        ("head.0.weight", None, r"'conv_first\.weight' is missing"),
+        ("head.0.weight", torch.ones(8, 1, 3, 3), r"size mismatch for conv_first\.weight"),
+        ("extra.0", torch.ones(1), r"'extra\.0' is no layer of RCAN"),
+        ("step", torch.ones(1).long(), "must map names to float tensors"),
     ],
 )
-def test_a_state_that_does_not_fit_is_refused(change, message):
+def test_a_state_that_does_not_fit_is_refused(name, tensor, message):
     state = official_state("rcan")
-    change(state)
+    state.pop(name, None)
     with pytest.raises((ValueError, TypeError), match=message):
-        to_basicsr(state, "rcan")
+        to_basicsr(state if tensor is None else state | {name: tensor}, "rcan")
 
 
 @pytest.mark.parametrize("to_official", [False, True])
-@pytest.mark.parametrize("given", CODEBASES)
-@pytest.mark.parametrize("named", CODEBASES)
+@pytest.mark.parametrize(("given", "named"), [("edsr", "edsr"), ("edsr", "rcan"), ("rcan", "han"), ("han", "rcan")])
 def test_another_network_or_direction_is_refused(given, named, to_official):
     official = official_state(given)
-    state = to_basicsr(official, given) if to_official else official
-    if given == named:
-        state = official if to_official else to_basicsr(official, given)
+    is_official = to_official if given == named else not to_official
     with pytest.raises(ValueError, match=r"is it another network, or are --from and --to exchanged\?"):
-        convert_state(state, named, to_official=to_official)
-
-
-@pytest.mark.parametrize(
-    ("codebase", "options", "message"),
-    [
-        ("vdsr", {}, "codebase must be one of 'edsr', 'rcan', 'han', got 'vdsr'"),
-        ("edsr", {"rgb_range": 0}, "rgb_range must be above 0"),
-        ("edsr", {"rgb_mean": (0.4, 0.4)}, "rgb_mean must be three numbers"),
-    ],
-)
-@pytest.mark.parametrize("to_official", [False, True])
-def test_impossible_options_are_refused(to_official, codebase, options, message):
-    with pytest.raises(ValueError, match=message):
-        convert_state(official_state("edsr"), codebase, to_official=to_official, **options)
+        convert_state(official if is_official else to_basicsr(official, given), named, to_official=to_official)
 
 
 def test_han_of_other_than_10_groups_is_refused_for_the_official_code():
@@ -314,62 +261,24 @@ def test_the_command_makes_a_file_and_options_that_basicsr_loads(codebase, rgb_r
     loaded = torch.load(back, weights_only=True)
     assert all(torch.equal(loaded[key], state[key]) for key in state)
     assert not back.read_bytes().startswith(b"PK")  # PyTorch before 1.6 reads no zip file
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["back.pt", "net_g.pth", "official.pt"]
-
-
-def test_a_learned_shift_that_moves_the_mean_is_refused_with_the_flags_that_fold_it(tmp_path, capsys):
-    state = learned_shift(official_state("rcan", 2, dtype=torch.float64), consistent=False)
-    state = {key: value.float() for key, value in state.items()}
-    torch.save(state, tmp_path / "in.pt")
-    command = ["--from", "rcan", "--in", tmp_path / "in.pt", "--out", tmp_path / "out.pth"]
-    assert pcl_loss_convert(*command) == 1
-    message = capsys.readouterr().err
-    assert "cannot be folded exactly" in message
-    words = message.replace(",", "").split()
-    at = words.index("--rgb-range", words.index("Take"))
-    assert pcl_loss_convert(*command, *words[at : at + 6]) == 0
-    out = capsys.readouterr().out
-    assert "learned mean shift was folded exactly" in out
-    opt = yaml.safe_load(out[out.index("network_g:") :])
-    net = basicsr_net(opt["network_g"], torch.load(tmp_path / "out.pth", weights_only=True)["params"])
-    assert max_difference(net, state, "rcan", 2) < 1e-3
 
 
 def test_res_scale_is_guessed_for_the_published_network_of_32_x_256():
     for feat, blocks, res_scale in ((256, 32, 0.1), (64, 16, 1)):
         with torch.device("meta"):
             net = basicsr_net(options_of("edsr", 4, num_feat=feat, num_block=blocks))
-        assert convert_state(net.state_dict(), "edsr", to_official=True).network_g["res_scale"] == res_scale
+        assert convert_state(net.state_dict(), "edsr", to_official=True)[1]["res_scale"] == res_scale
 
 
-def test_param_key_chooses_the_network_in_basicsr_s_file(tmp_path, capsys):
+def test_param_key_chooses_the_network_and_an_output_is_kept_unless_forced(tmp_path, capsys):
     states = {key: to_basicsr(official_state("edsr", seed=i), "edsr") for i, key in enumerate(convert.PARAM_KEYS)}
     torch.save(states, tmp_path / "both.pth")
-    torch.save(states["params"], tmp_path / "bare.pth")
-
-    def converted(file, direction, target, key="params"):
-        command = [direction, "edsr", "--in", tmp_path / file, "--out", tmp_path / target, "--param-key", key]
-        return pcl_loss_convert(*command, "--force")
-
-    for file, key, seed in (("both.pth", "params", 0), ("both.pth", "params_ema", 1), ("bare.pth", "params", 0)):
-        assert converted(file, "--to", "x.pt", key) == 0
+    (tmp_path / "x.pt").write_text("precious")
+    command = ["--to", "edsr", "--in", tmp_path / "both.pth", "--out", tmp_path / "x.pt"]
+    assert pcl_loss_convert(*command) == 1
+    assert "replace it with --force" in capsys.readouterr().err
+    assert (tmp_path / "x.pt").read_text() == "precious"
+    for key, seed in (("params", 0), ("params_ema", 1)):
+        assert pcl_loss_convert(*command, "--param-key", key, "--force") == 0
         loaded = torch.load(tmp_path / "x.pt", weights_only=True)
         assert torch.equal(loaded["head.0.weight"], official_state("edsr", seed=seed)["head.0.weight"])
-    assert converted("x.pt", "--from", "ema.pth", "params_ema") == 0
-    assert list(torch.load(tmp_path / "ema.pth", weights_only=True)) == ["params_ema"]
-    assert converted("ema.pth", "--to", "y.pt") == 1
-    assert "ema.pth has no params, only params_ema" in capsys.readouterr().err
-    assert converted("ema.pth", "--from", "y.pt") == 1
-    assert "is a file of BasicSR (params_ema); convert it with --to" in capsys.readouterr().err
-
-
-def test_an_output_that_is_there_is_kept_unless_forced(tmp_path, capsys):
-    torch.save(official_state("edsr"), tmp_path / "in.pt")
-    (tmp_path / "out.pth").write_text("precious")
-    command = ["--from", "edsr", "--in", tmp_path / "in.pt", "--out"]
-    assert pcl_loss_convert(*command, tmp_path / "out.pth") == 1
-    assert "replace it with --force" in capsys.readouterr().err
-    assert pcl_loss_convert(*command, tmp_path, "--force") == 1  # a folder
-    assert (tmp_path / "out.pth").read_text() == "precious"
-    assert pcl_loss_convert(*command, tmp_path / "out.pth", "--force") == 0
-    assert list(torch.load(tmp_path / "out.pth", weights_only=True)) == ["params"]

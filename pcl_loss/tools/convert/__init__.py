@@ -1,7 +1,6 @@
 """Checkpoints of the official EDSR, RCAN and HAN codes for BasicSR, and back: `pcl-loss convert`.
 
-The layers are the same on both sides and differ in their names (`networks`). What differs in kind is the colour shift
-in front of the network and behind it (`mean_shift`).
+The layers differ in their names (`networks`), and the colour shift around the network in kind (`mean_shift`).
 """
 
 from __future__ import annotations
@@ -10,13 +9,13 @@ import argparse
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import yaml
 from torch import Tensor
 
-from ..._checks import check_number, check_positive
+from ..._checks import check_positive
 from .._checkpoints import PARAM_KEYS, choose_params, read
 from .._images import write_file
 from . import mean_shift
@@ -52,20 +51,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Convert a file, and print what was found; nothing is written unless all is well.
-
-    Raises as `convert_state` does; ValueError too if a file is of another kind, has no such key, or is there already,
-    and OSError if one cannot be read or written.
-    """
+    """Convert a file, and print the options for it; raises as `convert_state` does, then nothing is written."""
     to_official, codebase, target = args.from_codebase is None, args.from_codebase or args.to_codebase, args.target
     if target.exists() and not args.force:
         raise ValueError(f"{target} exists; name another file, or replace it with --force")
     content = read(args.source)
     if choose_params(args.source, content) is not None:
-        if not to_official:
-            raise ValueError(f"{args.source} is a file of BasicSR ({', '.join(content)}); convert it with --to")
         content = content[choose_params(args.source, content, args.param_key)]
-    state, network_g, learned_shift = convert_state(
+    state, network_g = convert_state(
         content, codebase, to_official=to_official, rgb_range=args.rgb_range, rgb_mean=args.rgb_mean
     )
     buffer = io.BytesIO()
@@ -73,29 +66,16 @@ def run(args: argparse.Namespace) -> int:
     written = state if to_official else {args.param_key: state}
     torch.save(written, buffer, _use_new_zipfile_serialization=not to_official)
     write_file(target, buffer.getbuffer())
+    print(f"wrote {target}; make the network with:\n")
     if to_official:
         options = network_g | {"img_range": f"{network_g['img_range']:g}"}
         flags = " ".join(f"--{flag} {options[key]}" for flag, key in _FLAGS.items() if key in options)
-        print(f"wrote {target}; make the network with:\n\n{flags} --pre_train {target}\n")
+        print(f"{flags} --pre_train {target}\n")
     else:
-        if learned_shift:
-            print("a learned mean shift was folded exactly into the first and the last convolution")
         path = {"pretrain_network_g": str(target), "param_key_g": args.param_key}
-        print(f"wrote {target}; for the option file:\n")
         print(yaml.safe_dump({"network_g": network_g, "path": path}, sort_keys=False, default_flow_style=None))
-    print(
-        "# No checkpoint holds res_scale (0.1 for EDSR's published 32 x 256 networks, 1 for all others), img_range "
-        "and rgb_mean:\n# see that they are those of its training."
-    )
+    print("# No file holds res_scale, the range or rgb_mean: compare them with those of its training")
     return 0
-
-
-class Converted(NamedTuple):
-    """What `convert_state` returns."""
-
-    state: dict[str, Tensor]
-    network_g: dict[str, Any]  # the options of BasicSR's `network_g`; `res_scale` is a guess
-    learned_shift: bool = False  # whether a mean shift of its own was folded into the layers
 
 
 def convert_state(
@@ -105,15 +85,15 @@ def convert_state(
     to_official: bool = False,
     rgb_range: float | None = None,
     rgb_mean: Sequence[float] = DIV2K_MEAN,
-) -> Converted:
-    """The state dict of BasicSR's network for one of an official code, or the inverse.
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The state dict of BasicSR's network for one of an official code, or the inverse; and the options `network_g`.
 
     BasicSR's network with `img_range=rgb_range` and this `rgb_mean` maps x in [0, 1] to the images of the official one,
-    which work on [0, rgb_range], divided by `rgb_range`. Its mean shift is dropped or folded (see `mean_shift`).
+    which work on [0, rgb_range], divided by `rgb_range`. `res_scale` in the options is a guess.
 
     Args:
-        state: a state dict; a leading `module.` of every name is dropped. It is not changed, and shares no memory
-            with what is returned. A folded layer is at least float32, others keep their dtype.
+        state: a state dict; a leading `module.` of every name is dropped. It shares no memory with what is returned.
+            A folded layer is at least float32, others keep their dtype.
         codebase: 'edsr' (EDSR-PyTorch), 'rcan' or 'han'.
         to_official: from BasicSR's to the official one.
         rgb_range: the official `--rgb_range`, BasicSR's `img_range`; None reads 255 or 1 off the mean shift of an
@@ -122,30 +102,23 @@ def convert_state(
 
     Raises:
         TypeError: `state` holds something else than float tensors.
-        ValueError: another codebase, an unknown or missing name, a wrong shape; a mean shift that would not be exact
-            with this `rgb_range` and `rgb_mean`; or a HAN of other than 10 groups, which the official code cannot hold.
+        ValueError: a name or a shape does not fit, the mean shift would not be exact, or a HAN has not 10 groups.
     """
-    if codebase not in LAYERS:
-        raise ValueError(f"codebase must be one of {', '.join(map(repr, LAYERS))}, got {codebase!r}")
     if not all(isinstance(value, Tensor) and value.is_floating_point() for value in state.values()):
         raise TypeError("state must map names to float tensors; pass net.state_dict()")
     state = {key.removeprefix("module."): value.detach() for key, value in state.items()}
-    rgb_mean = [check_number(f"rgb_mean[{i}]", value) for i, value in enumerate(rgb_mean)]
-    if len(rgb_mean) != 3:
-        raise ValueError(f"rgb_mean must be three numbers, got {rgb_mean!r}")
     if rgb_range is not None:
         rgb_range = check_positive("rgb_range", rgb_range)
     if not to_official:
         names = renamed([name for name in state if name not in mean_shift.NAMES], codebase)
         network_g = find_network_g({new: state[old] for old, new in names.items()}, codebase)
         folded, rgb_range = mean_shift.fold(state, rgb_range, rgb_mean)
-        network_g |= {"img_range": rgb_range, "rgb_mean": rgb_mean}
-        converted = {new: folded.get(old, state[old].clone()) for old, new in names.items()}
-        return Converted(converted, network_g, bool(folded))
+        network_g |= {"img_range": rgb_range, "rgb_mean": [*rgb_mean]}
+        return {new: folded.get(old, state[old].clone()) for old, new in names.items()}, network_g
     network_g = find_network_g(state, codebase)
     if codebase == "han" and network_g["num_group"] != 10:
         raise ValueError(f"this HAN has {network_g['num_group']} groups, but the official code is written for 10")
-    network_g |= {"img_range": 255.0 if rgb_range is None else rgb_range, "rgb_mean": rgb_mean}
+    network_g |= {"img_range": 255.0 if rgb_range is None else rgb_range, "rgb_mean": [*rgb_mean]}
     converted = mean_shift.unfolded(network_g["img_range"], rgb_mean)
     converted |= {new: state[old].clone() for old, new in renamed(state, codebase, network_g).items()}
-    return Converted(converted, network_g)
+    return converted, network_g

@@ -16,15 +16,14 @@ Places = dict[str, Callable[[str], str]]  # files below the folder of the code, 
 
 @dataclass(frozen=True)
 class Family:
-    """Codebases that are patched alike; or, without places, what works there."""
+    """Codebases that are patched alike; or, without places, that need no lines."""
 
     mark: str  # the file that tells one, as a pattern below the folder of the code
     text: str  # what to do next; {mark} is the file that was found, {folder} where it is
     places: Places = field(default_factory=dict)
     lr_places: Places = field(default_factory=dict)  # what hands LR to the loss, where the codebase does not
     says: str = ""  # regular expression of what the mark's file says
-    without: str = ""  # a file that is missing
-    is_refused: bool = False
+    needs: tuple[str, ...] = ()  # files beside it, without which it is an older codebase
 
     def folder(self, mark: Path) -> Path:
         """The folder of the code whose mark this is."""
@@ -48,15 +47,7 @@ _BASICSR = f"""\
 Now {_SLOT}and run {{mark}} as ever, with PYTHONPATH=. if it is not installed itself, in {{folder}}. With BasicSR's
 own SRModel, `model_type: PCLModel` and `pcl_opt: {{{{type: PCLLoss, loss_weight: 1.0}}}}` log more.
 A fresh clone may lack basicsr/version.py: `python setup.py --version` makes it."""
-_OVERLAY = (
-    "{mark} imports basicsr.utils.registry, which is not there: this basicsr/ is to be copied over the files of "
-    "another BasicSR. Do that as its README says. Then name that checkout, or, if it is the installed BasicSR, run "
-    "`pcl-loss train`"
-)
-_BY_HAND = "{mark}: there is no place for a branch. docs/codebases.md has lines that work, with PCLCriterion: section "
-_OLD = _BY_HAND + '"Restormer, NAFNet and other copies of an old BasicSR"'
 _PIPELINE = r"^(?:from basicsr\.train import|def) train_pipeline\b"
-_TRAIN, _REGISTRY = "basicsr/train.py", "basicsr/utils/registry.py"
 
 # The first that fits counts.
 FAMILIES = (
@@ -73,12 +64,12 @@ FAMILIES = (
     ),
     Family("train.py", _SCRIPT, says=_PIPELINE),
     Family("[!.]*/train.py", _SCRIPT, says=_PIPELINE),
-    Family("basicsr/*/*.py", _OVERLAY, says=r"^from basicsr\.utils\.registry ", without=_REGISTRY, is_refused=True),
-    Family(_TRAIN, _OLD, without=_REGISTRY, is_refused=True),
-    Family(_TRAIN, _OLD, without="basicsr/__init__.py", is_refused=True),
-    Family(_TRAIN, _BASICSR, {_TRAIN: places.into_basicsr, "basicsr/test.py": places.into_basicsr}),
-    Family("models/model_plain.py", _BY_HAND + '"KAIR"', says=r"^class ModelPlain\b", is_refused=True),
-    Family("loss.py", _BY_HAND + '"DRN"', says=r"\.loss\.split\('\+'\)", is_refused=True),
+    Family(
+        "basicsr/train.py",
+        _BASICSR,
+        {"basicsr/train.py": places.into_basicsr, "basicsr/test.py": places.into_basicsr},
+        needs=("basicsr/__init__.py", "basicsr/utils/registry.py"),
+    ),
 )
 
 
@@ -86,11 +77,9 @@ def find_family(root: Path) -> tuple[Family, Path]:
     """The codebase in a folder, or the nearest below it, and the file that tells it.
 
     Raises:
-        OSError: there is no such folder, or a file in it cannot be read.
+        OSError: a file cannot be read.
         ValueError: there is no codebase, or more than one.
     """
-    if not root.is_dir():
-        raise NotADirectoryError(f"{root} is no folder; name a checkout of EDSR-PyTorch, RCAN, HAN or BasicSR")
     for depth in range(MAX_DEPTH + 1):
         found: dict[Path, tuple[Family, Path]] = {}
         for family in FAMILIES:
@@ -105,7 +94,7 @@ def find_family(root: Path) -> tuple[Family, Path]:
             return found.popitem()[1]
     raise ValueError(
         f"{root} is no codebase that can be patched, and nothing was changed. PCLCriterion works in any loop: see "
-        'docs/codebases.md, section "A loop of your own"'
+        "docs/codebases.md"
     )
 
 
@@ -113,5 +102,6 @@ def _fits(family: Family, mark: Path, folder: str) -> bool:
     # RCAN and SAN keep a copy for testing, which trains nothing.
     is_test = re.search(r"(?i)(^|[/_-])test", folder)
     is_basicsr = "*" in family.mark and mark.parts[-2:] == ("basicsr", "train.py")  # the pipeline itself
-    has = family.without and (family.folder(mark) / family.without).exists()
-    return not (is_test or is_basicsr or has) and bool(re.search(family.says, mark.read_text("latin-1"), re.MULTILINE))
+    has_all = all((family.folder(mark) / name).exists() for name in family.needs)
+    says = re.search(family.says, mark.read_text("latin-1"), re.MULTILINE)
+    return not is_test and not is_basicsr and has_all and bool(says)

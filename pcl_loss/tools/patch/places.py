@@ -41,8 +41,8 @@ def into_the_losses(text: str) -> str:
     chains = list(re.finditer(_CHAIN.replace("{name}", name), text, re.MULTILINE | re.VERBOSE))
     if terms is None or len(chains) != 1:
         raise ValueError(
-            f"{'more than one' if chains else 'no'} if/elif chain was found that turns the names of --loss into "
-            "modules, and begins with comparisons such as `loss_type == 'L1'`"
+            f"{len(chains)} if/elif chains were found that turn the names of --loss into modules, and begin with "
+            "comparisons such as `loss_type == 'L1'`; one is needed"
         )
     (chain,) = chains
     indent, step = chain["indent"], chain["inner"].removeprefix(chain["indent"])
