@@ -85,8 +85,12 @@ class Report:
     def train(self, title: str, file: str, name: str, iterations: int, *launcher: str, **train: object) -> str:
         """`run` of a training with BasicSR; `train` has more keys under `train:`."""
         values: dict[str, object] = {"name": name, "datasets:train:num_worker_per_gpu": 8}
+        if "PCL" not in file:
+            values["model_type"] = "SpeedSRModel"  # BasicSR's own knows no precision
         if self.args.tiny:
-            values |= {"datasets:train:batch_size_per_gpu": 1, "datasets:train:gt_size": 64, "network_g:num_block": 1}
+            values |= {"datasets:train:batch_size_per_gpu": 1, "datasets:train:gt_size": 64}
+        if self.args.tiny and "compile" in train:
+            values["network_g:num_block"] = 1  # a compiler takes minutes for more
         for phase in ("train", "val"):
             paths = {"dataroot_gt": "pairs/X4/HR", "dataroot_lq": "pairs/X4/LR", "filename_tmpl": "'{}'"}
             values |= {f"datasets:{phase}:{key}": value for key, value in paths.items()}
