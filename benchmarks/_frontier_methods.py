@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import re
 from collections.abc import Callable
@@ -23,8 +24,6 @@ E_D_STEPS = 300
 E_D_LR = 1e-4
 PAPER_WARMUP = 20
 RANDOM_STATISTICS_BATCHES = 10
-# The ReLU maps before each of VGG16's first four poolings.
-VGG_MAPS = (1, 3, 6, 9)
 
 Batch = tuple[Tensor, Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -92,11 +91,6 @@ def energy(context: Context) -> Loss:
     return lambda sr, hr: functional.energy_loss(*(net.embed(x)[0][:, :-1] for x in (sr, hr))).mean()
 
 
-def feature_l1(context: Context) -> Loss:
-    """L1 between the maps of the trained E_D: no contrast."""
-    return _l1_of_maps(trained_embedding(context).embed)
-
-
 def cosine(context: Context, light: bool = False) -> Loss:
     """One minus equation 9's similarity to GT, by the trained E_D or the light recipe's bands: no negatives."""
     net = FixedEmbedding() if light else trained_embedding(context)
@@ -109,9 +103,14 @@ def cosine(context: Context, light: bool = False) -> Loss:
 
 
 def vgg(context: Context) -> Loss:
-    """L1 between VGG16's ReLU maps."""
-    net = VGGEmbedding("vgg16", VGG_MAPS[-1] + 1)
-    return _l1_of_maps(lambda x: [net.embed(x)[i] for i in VGG_MAPS])
+    """L1 between VGG16's ReLU maps before each of its first four poolings."""
+    net = VGGEmbedding("vgg16", num_layers=10)
+
+    def loss(sr: Tensor, hr: Tensor) -> Tensor:
+        f, g = net.embed(sr), net.embed(hr)
+        return torch.stack([F.l1_loss(f[layer], g[layer]) for layer in (1, 3, 6, 9)]).mean()
+
+    return loss
 
 
 def dists(context: Context) -> Loss:
@@ -120,6 +119,7 @@ def dists(context: Context) -> Loss:
     return lambda sr, hr: net(sr, hr, require_grad=True, batch_average=True)
 
 
+@functools.cache
 def dists_net() -> nn.Module:
     """DISTS with its authors' weights and torchvision's VGG16 features, whose file needs no classifier."""
     vgg16 = SimpleNamespace(features=VGGEmbedding("vgg16", 13).features)
@@ -128,13 +128,8 @@ def dists_net() -> nn.Module:
     return net.requires_grad_(False).eval()
 
 
-def _l1_of_maps(embed: Callable[[Tensor], list[Tensor]]) -> Loss:
-    return lambda sr, hr: torch.stack([F.l1_loss(f, g) for f, g in zip(embed(sr), embed(hr), strict=True)]).mean()
-
-
 SECOND_LOSSES: dict[str, Callable[..., Loss]] = {
-    maker.__name__: maker
-    for maker in (pcl_paper, pcl_trained, pcl_random, pcl_few, energy, feature_l1, cosine, vgg, dists)
+    maker.__name__: maker for maker in (pcl_paper, pcl_trained, pcl_random, pcl_few, energy, cosine, vgg, dists)
 }
 NAMES = (L1, REORDERED, UNSHARP, *SECOND_LOSSES)
 TERM = re.compile(r"(?:(?P<share>[\d.]+)\*)?(?P<name>[\w.:]+)(?P<options>(?:,\w+=[^,]+)*)")

@@ -63,9 +63,6 @@ class Job(NamedTuple):
     seed: int
 
 
-# Data
-
-
 def read(path: Path) -> Image:
     """An image, cropped to a multiple of the scale."""
     image = read_image(path)
@@ -201,9 +198,6 @@ def run(setting: Setting, job: Job) -> dict[str, Any]:
     return {"net": setting.name, "on": setting.on, "iters": setting.iters, **job._asdict(), **log, "scores": scores}
 
 
-# Measuring
-
-
 def measure(sr: Image, hr: Image) -> dict[str, float]:
     """All metrics of an SR image: PSNR and SSIM on Y without 4 pixels of the border, DISTS on the centre crop."""
     piq = importlib.import_module("piq")
@@ -212,14 +206,11 @@ def measure(sr: Image, hr: Image) -> dict[str, float]:
     with torch.inference_mode():
         top, left = (max(0, side - DISTS_CROP) // 2 for side in sr.shape[:2])
         centres = [image[..., top : top + DISTS_CROP, left : left + DISTS_CROP] for image in unit]
-        scores["dists"] = dists_measure()(*centres)
+        scores["dists"] = dists_net()(*centres)
         scores |= {"haarpsi": piq.haarpsi(*unit), "mdsi": piq.mdsi(*unit)}
     niqe = calculate_niqe(sr, crop_border=0, input_order="HWC")
     scores |= {"niqe": niqe, "colour": colour_error(sr, hr), "grid": grid(sr) - grid(hr)}
     return {name: float(score) for name, score in scores.items()}
-
-
-dists_measure = functools.cache(dists_net)
 
 
 def colour_error(sr: Image, hr: Image) -> float:

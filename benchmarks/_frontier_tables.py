@@ -25,7 +25,6 @@ TITLES = {
     "unsharp,factor=1.4": "unsharp masking of L1's output, 1.4",
     "cosine": "similarity to GT by a trained E_D",
     "cosine,light=True": "similarity to GT by light's bands",
-    "feature_l1": "L1 between the maps of a trained E_D",
     "vgg": "L1 between VGG16's maps",
     "dists": "DISTS as a loss",
     "pcl_paper": "PCL, the paper's recipe",
@@ -95,12 +94,11 @@ class Results:
     def verdict(self, differences: Mapping[Pair, float], metric: str) -> str:
         """`'better'`, `'worse'`, or '' unless six pairs or more agree in sign and the mean is twice the noise floor."""
         values = list(differences.values())
-        if len(values) < PAIRS_TO_JUDGE or not abs(statistics.mean(values)) > 2 * self.noise_floor(metric):
+        if len(values) < PAIRS_TO_JUDGE or len({value > 0 for value in values}) > 1:
             return ""
-        signs = {value > 0 for value in values}
-        if len(signs) > 1:
+        if not abs(statistics.mean(values)) > 2 * self.noise_floor(metric):
             return ""
-        return "better" if signs.pop() == METRICS[metric].higher_is_better else "worse"
+        return "better" if (values[0] > 0) == METRICS[metric].higher_is_better else "worse"
 
     def curve(self, name: str, pair: Pair, metric: str) -> list[tuple[float, float, float]]:
         """(strength, difference in PSNR, difference in the metric) along a method's strength, from L1's zeros on."""

@@ -16,7 +16,7 @@ import yaml
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pcl_loss import Embedding, FixedEmbedding, PCLLoss, VGGEmbedding, WaveletDiscriminator, criterion, samples
+from pcl_loss import Embedding, PCLLoss, VGGEmbedding, WaveletDiscriminator, criterion, samples
 from pcl_loss.loss import ALPHA_RANGE
 from pcl_loss.tools.options import option_files
 from pcl_loss.wavelet import haar_dwt
@@ -42,14 +42,9 @@ def photograph_crops(count: int, size: int) -> Tensor:
     return torch.stack(crops).float().div(255).permute(0, 3, 1, 2).contiguous()
 
 
-def downsample(hr: Tensor) -> Tensor:
-    """Bicubic LR images of `(N, 3, H, W)`, in [0, 1]."""
-    return criterion.downsample(hr, SCALE).clamp(0, 1)
-
-
 def bicubic_sr(hr: Tensor) -> Tensor:
     """What stands for SR images, `(N, 3, H, W)`."""
-    return samples.upsample(downsample(hr), (hr.shape[-2], hr.shape[-1]))
+    return samples.upsample(criterion.downsample(hr, SCALE).clamp(0, 1), (hr.shape[-2], hr.shape[-1]))
 
 
 def net_d_with_statistics(hr: Tensor, num_feat: int) -> WaveletDiscriminator:
@@ -129,12 +124,6 @@ def loss_and_gradient(loss: PCLLoss, sr: Tensor, hr: Tensor, embedding: Embeddin
     value.backward()
     assert anchor.grad is not None
     return value.detach(), anchor.grad
-
-
-def make_light_loss(hr: Tensor) -> Callable[[], Any]:
-    """The loss of the light recipe between bicubic images and HR `(N, 3, H, W)`, forward and backward."""
-    sr, loss, embedding = bicubic_sr(hr), PCLLoss(recipe="light"), FixedEmbedding()
-    return lambda: loss_and_gradient(loss, sr, hr, embedding)
 
 
 # The floors
@@ -219,8 +208,8 @@ def build_model(net: str, variant: str, hr: Tensor, num_feat: int, amp: str | No
             opt["path"]["pretrain_network_d"] = file.name
         model = basicsr.models.build_model(opt)
     if variant == "L1 + plain PCL":
-        model.cri_pcl = PlainPCLLoss()
-    model.feed_data({"lq": downsample(hr), "gt": hr})
+        model.cri_pcl, model._step_embedding = PlainPCLLoss(), model.net_d
+    model.feed_data({"lq": criterion.downsample(hr, SCALE).clamp(0, 1), "gt": hr})
     return model
 
 

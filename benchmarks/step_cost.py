@@ -9,8 +9,8 @@
    the plain loss. `light_loss` is the loss of the light recipe alone, forward and backward; `floor_step` is the sum of
    the L1 step, of `floor_loss` and of the convolutions of E_D's own step.
 
-All variants are measured in turn, round by round, so that ratios are taken between neighbours in time. On a CPU, peak
-memory is that of a process of its own for every variant. Everything goes to a JSON file, too.
+All are measured in turn, round by round, so that ratios are taken between neighbours in time. On a CPU, peak memory is
+that of a process of its own for every variant. Everything goes to a JSON file, too.
 """
 
 from __future__ import annotations
@@ -23,9 +23,7 @@ import gc
 import json
 import multiprocessing
 import re
-import shlex
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -36,7 +34,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pcl_loss import PCLLoss, WaveletDiscriminator
+from pcl_loss import FixedEmbedding, PCLLoss, WaveletDiscriminator
 from pcl_loss.tools._markdown import table
 
 CPU_BATCHES = {"EDSR-S": 8, "EDSR-L": 1, "RCAN": 1, "HAN": 1}
@@ -48,34 +46,6 @@ MAX_GRADIENT_DIFFERENCE = 1e-6
 
 Times = dict[str, list[float]]
 Report = dict[str, Any]
-
-
-def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
-    """The command line; exits with a message if it makes no sense."""
-    parser = argparse.ArgumentParser(
-        description="What one training step costs, in time and in peak memory; on a GPU where there is one."
-    )
-    nets = variants.NETS
-    parser.add_argument("--nets", nargs="+", choices=nets, default=nets, help="SR networks (default: all)")
-    parser.add_argument("--batch", type=int, metavar="N", help="of the networks (default: 16; on a CPU 8 and 1)")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="after one to warm up (default: 5)")
-    parser.add_argument("--json", type=Path, default=Path("step_cost.json"), help="file (default: %(default)s)")
-    parser.add_argument("--skip-memory", action="store_true", help="measure time alone (a CPU's memory needs Linux)")
-    parser.add_argument("--tiny", action="store_true", help="toy sizes, to see that it runs; the numbers mean nothing")
-    parser.add_argument(
-        "--only", choices=("loss", "steps", "light"), help="one of the two parts, or of the second the light recipe"
-    )
-    parser.add_argument("--amp", choices=("bf16", "fp16"), help="steps in half precision, without floors and the GAN")
-    args = parser.parse_args(arguments)
-    if not args.json.absolute().parent.is_dir():
-        parser.error(f"--json {args.json}: there is no folder {args.json.parent}; make it first")
-    args.command = list(arguments)
-    args.device = "cuda" if torch.cuda.is_available() else "cpu"
-    args.hr_patch, args.num_feat = (32, 4) if args.tiny else (192, 64)
-    return args
-
-
-# Time
 
 
 def measure_rounds(calls: Mapping[str, Callable[[], Any]], rounds: int, device: str) -> Times:
@@ -97,9 +67,6 @@ def summary(times: Times, of: str, to: str) -> dict[str, float]:
     """Median, smallest and largest of the time of `of` over that of `to`, both of the same round."""
     values = [a / b for a, b in zip(times[of], times[to], strict=True)]
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
-
-
-# Memory
 
 
 def peak_mib(net: str, variant: str, args: argparse.Namespace) -> float:
@@ -191,8 +158,9 @@ def measure_steps(net: str, args: argparse.Namespace) -> Report:
         # All train one SR network, with its optimizer: seven EDSR-L with Adam's state would take 5 GiB.
         model.net_g, model.optimizer_g = models["L1"].net_g, models["L1"].optimizer_g
         model.optimizers[0] = model.optimizer_g
-    calls = {variant: variants.make_step(model) for variant, model in models.items()}
-    calls["light_loss"] = variants.make_light_loss(hr)
+    calls: dict[str, Callable[[], Any]] = {name: variants.make_step(model) for name, model in models.items()}
+    light = (PCLLoss(recipe="light"), variants.bicubic_sr(hr), hr, FixedEmbedding())
+    calls["light_loss"] = lambda: variants.loss_and_gradient(*light)
     if not args.amp and args.only != "light":
         net_d = WaveletDiscriminator(num_feat=args.num_feat).to(args.device)
         calls["floor_loss"] = variants.make_floor_loss(net_d, hr)
@@ -207,9 +175,6 @@ def measure_steps(net: str, args: argparse.Namespace) -> Report:
     return {"batch": len(hr), "seconds": times, "ratios": ratios, "peak_mib": peaks}
 
 
-# All of it
-
-
 def describe(title: str, ratio: str, report: Report) -> str:
     """The table of the loss alone, or of one SR network."""
     rows = [[title, "seconds", ratio, "peak MiB"]]
@@ -220,20 +185,34 @@ def describe(title: str, ratio: str, report: Report) -> str:
     return table(rows)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Measure and print everything that is asked for; everything goes to a JSON file, too."""
-    args = parse_arguments(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(
+        description="What one training step costs, in time and in peak memory; on a GPU where there is one."
+    )
+    nets = variants.NETS
+    parser.add_argument("--nets", nargs="+", choices=nets, default=nets, help="SR networks (default: all)")
+    parser.add_argument("--batch", type=int, metavar="N", help="of the networks (default: 16; on a CPU 8 and 1)")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="after one to warm up (default: 5)")
+    parser.add_argument("--json", type=Path, default=Path("step_cost.json"), help="file (default: %(default)s)")
+    parser.add_argument("--skip-memory", action="store_true", help="measure time alone (a CPU's memory needs Linux)")
+    parser.add_argument("--tiny", action="store_true", help="toy sizes, to see that it runs; the numbers mean nothing")
+    parser.add_argument(
+        "--only", choices=("loss", "steps", "light"), help="one of the two parts, or of the second the light recipe"
+    )
+    parser.add_argument("--amp", choices=("bf16", "fp16"), help="steps in half precision, without floors and the GAN")
+    args = parser.parse_args()
+    args.device = "cuda" if torch.cuda.is_available() else "cpu"
+    args.hr_patch, args.num_feat = (32, 4) if args.tiny else (192, 64)
     machine = torch.cuda.get_device_name() if args.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    report: Report = {"machine": machine, "torch": torch.__version__}
-    report["command"] = shlex.join(["python", "benchmarks/step_cost.py", *args.command])
-    print(f"{machine}, torch {torch.__version__}, {args.amp or 'float32'}: {report['command']}")
+    print(f"{machine}, torch {torch.__version__}, {args.amp or 'float32'}, {args.rounds} rounds")
+    report: Report = {"machine": machine, "torch": torch.__version__, "steps": {}}
     if args.tiny:
         print("toy sizes: these numbers say nothing about the real cost")
     if args.only in (None, "loss") and not args.amp:
         report["loss"] = measure_loss(args)
         print(f"\n{describe(f'the loss alone, batch {LOSS_BATCH}', 'PCLLoss / this', report['loss'])}")
         print(f"\nrelative differences to PCLLoss in float64: {report['loss']['agreement']}", flush=True)
-    report["steps"] = {}
     for net in [] if args.only == "loss" else args.nets:
         steps = report["steps"][net] = measure_steps(net, args)
         title = f"{net}, batch {steps['batch']}"

@@ -45,16 +45,6 @@ class Part(NamedTuple):
     seconds: float
     output: str
 
-    def tables(self) -> str:
-        """The Markdown tables of the output."""
-        return "\n".join(line for line in self.output.splitlines() if line.startswith("|"))
-
-    def section(self) -> str:
-        """Its end, between fences that it does not hold."""
-        fence = "`" * max(3, 1 + max(map(len, re.findall("`+", self.output)), default=0))
-        head = f"## {self.title}\n\n`{self.command}` ended with status {self.status} after {self.seconds:.0f} s."
-        return "\n".join([head, "", fence, *self.output.splitlines()[-LAST_LINES:], fence, ""])
-
 
 class Report:
     """Runs commands one by one, and keeps the file up to date."""
@@ -85,8 +75,12 @@ class Report:
     def train(self, title: str, file: str, name: str, iterations: int, *launcher: str, **train: object) -> str:
         """`run` of a training with BasicSR; `train` has more keys under `train:`."""
         values: dict[str, object] = {"name": name, "datasets:train:num_worker_per_gpu": 8}
+        if "PCL" not in file:
+            values["model_type"] = "SpeedSRModel"  # BasicSR's own knows no precision
         if self.args.tiny:
-            values |= {"datasets:train:batch_size_per_gpu": 1, "datasets:train:gt_size": 64, "network_g:num_block": 1}
+            values |= {"datasets:train:batch_size_per_gpu": 1, "datasets:train:gt_size": 64}
+        if self.args.tiny and "compile" in train:
+            values["network_g:num_block"] = 1  # a compiler takes minutes for more
         for phase in ("train", "val"):
             paths = {"dataroot_gt": "pairs/X4/HR", "dataroot_lq": "pairs/X4/LR", "filename_tmpl": "'{}'"}
             values |= {f"datasets:{phase}:{key}": value for key, value in paths.items()}
@@ -100,9 +94,16 @@ class Report:
 
     def write(self) -> None:
         """What was measured so far is kept if the rest is stopped."""
-        summary = [f"- {part.title}: status {part.status} after {part.seconds:.0f} s" for part in self.parts]
-        tables = [f"**{part.title}**\n\n{tables}" for part in self.parts if (tables := part.tables())]
-        text = "\n\n".join([self.head, "\n".join(summary), *tables, *(part.section() for part in self.parts)])
+        lines, tables, sections = [], [], []
+        for part in self.parts:
+            output = part.output.splitlines()
+            lines.append(f"- {part.title}: status {part.status} after {part.seconds:.0f} s")
+            if found := [line for line in output if line.startswith("|")]:
+                tables.append("\n".join([f"**{part.title}**\n", *found]))
+            # Indented, so that it may hold fences.
+            end = [f"    {line}" for line in output[-LAST_LINES:]]
+            sections.append("\n".join([f"## {part.title}\n", f"`{part.command}`\n", *end]))
+        text = "\n\n".join([self.head, "\n".join(lines), *tables, *sections])
         self.args.out.write_text(text.replace(str(Path.home()) + os.sep, "~/"), encoding="utf-8")
 
 
