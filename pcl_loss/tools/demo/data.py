@@ -18,8 +18,7 @@ CROP = 200
 TILE, TILE_STEP = 160, 64
 
 
-Part = tuple[str, Region]
-"""A photograph of scikit-image, and a rectangle of it."""
+Part = tuple[str, Region]  # a photograph of scikit-image, and a rectangle of it
 
 
 def _crops(photo: str, *corners: tuple[int, int]) -> list[Part]:
