@@ -60,7 +60,7 @@ def python(cwd: Path, *arguments: str, first: Sequence[Path | str] = ()) -> str:
     return done.stdout
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four images and their quarters, laid out as each of the codebases wants them."""
     import cv2

@@ -1,7 +1,7 @@
 """`pcl-loss options --to DIR`: writes out the option files that come with the package.
 
-They are made by `scripts/make_options.py`, and lie beside the package in the repository and inside it when installed.
-The files for fine-tuning differ from those for training in a few lines, and are made of them here.
+They lie beside the package in the repository and inside it when installed. Those for fine-tuning differ from those for
+training in a few lines, and are made of them here.
 """
 
 from __future__ import annotations

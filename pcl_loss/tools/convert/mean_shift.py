@@ -5,9 +5,8 @@ checkpoint. RCAN's own training code learns its two convolutions by accident, so
 colours in [0, r], `sub_mean(x) = W x + b`, `add_mean(x) = A x + c` and BasicSR's mean m:
 
 - `A` and `c - r m` always fold into the last convolution, since nothing comes between.
-- `W` folds into the first convolution if `b = -r W m`: then `W x + b = W (x - r m)`, and the zeros that pad
-  `x - r m` are the zeros that pad `W (x - r m)`. Any other `b` is refused: as a bias of the first convolution it would
-  be right inside the image and wrong along its border, where the padding has no part in it.
+- `W` folds into the first convolution if `b = -r W m`, that is `W x + b = W (x - r m)`. Any other `b` is refused: as a
+  bias of the first convolution it would be wrong along the border, where the zero padding has no part in it.
 """
 
 from __future__ import annotations

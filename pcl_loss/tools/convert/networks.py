@@ -12,23 +12,19 @@ from torch import Tensor
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
 
 # A layer in the official code and in BasicSR; {} is a number. The first that fits counts.
-_EDSR = [
+_ENDS = [
     ("head.0", "conv_first"),
-    ("body.{}.body.0", "body.{}.conv1"),
-    ("body.{}.body.2", "body.{}.conv2"),
     ("body.{}", "conv_after_body"),
     ("tail.0.{}", "upsample.{}"),
     ("tail.1", "conv_last"),
 ]
+_EDSR = [("body.{}.body.0", "body.{}.conv1"), ("body.{}.body.2", "body.{}.conv2"), *_ENDS]
 _RCAN = [
-    ("head.0", "conv_first"),
     ("body.{}.body.{}.body.3.conv_du.0", "body.{}.residual_group.{}.rcab.3.attention.1"),
     ("body.{}.body.{}.body.3.conv_du.2", "body.{}.residual_group.{}.rcab.3.attention.3"),
     ("body.{}.body.{}.body.{}", "body.{}.residual_group.{}.rcab.{}"),
     ("body.{}.body.{}", "body.{}.conv"),
-    ("body.{}", "conv_after_body"),
-    ("tail.0.{}", "upsample.{}"),
-    ("tail.1", "conv_last"),
+    *_ENDS,
 ]
 _HAN = [*_RCAN, *((layer, layer) for layer in ("csa", "csa.conv", "la", "last_conv", "last"))]
 _OTHER = "is it another network, or are --from and --to exchanged?"
@@ -36,11 +32,7 @@ LAYERS = {"edsr": _EDSR, "rcan": _RCAN, "han": _HAN}
 
 
 def renamed(names: Iterable[str], codebase: str, network_g: Mapping[str, Any] | None = None) -> dict[str, str]:
-    """BasicSR's names by the official ones, or, given the options of the network, the official ones by BasicSR's.
-
-    Raises:
-        ValueError: a name is that of no layer.
-    """
+    """BasicSR's names by the official ones, or, given the options of the network, the official ones by BasicSR's."""
     layers, counts = LAYERS[codebase], list[int]()
     if network_g is not None:
         layers = [(basicsr, official) for official, basicsr in layers]
@@ -60,8 +52,7 @@ def renamed(names: Iterable[str], codebase: str, network_g: Mapping[str, Any] | 
 def find_network_g(state: Mapping[str, Tensor], codebase: str) -> dict[str, Any]:
     """The options of BasicSR's `network_g` that make the network of a state with BasicSR's names, `res_scale` guessed.
 
-    Raises:
-        ValueError: a tensor is missing, unknown or of another shape.
+    Raises ValueError if a tensor is missing, unknown or of another shape.
     """
     from ... import basicsr_plugin
 
