@@ -20,8 +20,6 @@ from .wavelet import haar_dwt
 
 MAX_WINDOW = 256
 TITLES = {"gt": "GT", "sharpen": "sharpened", "sr": "SR", "blur": "blurred", "lq": "enlarged LR"}
-# Distinguishable for colour-blind readers too (Okabe and Ito).
-POSITIVE, NEGATIVE = "#0072B2", "#D55E00"
 Window = tuple[int, int, int, int]  # top, left, height and width, in pixels
 
 
@@ -53,9 +51,8 @@ def make_sheet(
 ) -> Sheet:
     """The samples that `pcl` would make of one image, and what can be measured of them; nothing is changed by it.
 
-    Images are as `PCLLoss` takes them, one each. The negatives `'batch'`, for which one image has no batch mates, are
-    left out with a note; so is `'lq'` without `lq`. With `sr` and `embedding` there are similarities. By default
-    `generator` is that of the first call of `pcl`. Raises TypeError or ValueError if an image does not fit.
+    Images are as `PCLLoss` takes them, one each. The negatives `'batch'` are left out with a note; so is `'lq'` without
+    `lq`. By default `generator` is that of the first call. Raises TypeError or ValueError if an image does not fit.
     """
     check_images("hr", hr, min_size=MIN_SIZE)
     for name, image, shape in (("hr", hr, (1, *hr.shape[1:])), ("sr", sr, hr.shape), ("lq", lq, hr.shape[:2])):
@@ -108,9 +105,8 @@ def cut(images: Tensor, window: Window, shrink: int = 1) -> Tensor:
 
 
 def detailed_window(hr: Tensor, size: int = MAX_WINDOW, multiple: int = 1) -> Window:
-    """The window of at most `size` pixels a side where an image `(1, C, H, W)` has the most high-frequency energy.
-
-    It is the whole image where that is no larger. Its edges are multiples of `multiple`, the scale of an LR image.
+    """The window of at most `size` pixels a side where an image `(1, C, H, W)` has the most high-frequency energy; its
+    edges are multiples of `multiple`, the scale of an LR image.
     """
     step = math.lcm(2, multiple)  # whole 2x2 blocks of the Haar transform
     height, width = (min(side, size // step * step) for side in hr.shape[-2:])
@@ -131,8 +127,7 @@ def draw(sheet: Sheet, title: str = "") -> Any:
         from matplotlib.colors import PowerNorm
         from matplotlib.figure import Figure
 
-    # Dark bands are lifted, all by the same curve: fine texture is far weaker than an edge. A few pixels of each image
-    # do not count for the scale, as they would darken all others.
+    # Dark bands are lifted: fine texture is far weaker than an edge. A few pixels do not count for the scale.
     white = max(float(bands.quantile(0.995)) for bands in sheet.bands.nan_to_num()) or 1.0
     norm = PowerNorm(0.6, 0, white, clip=True)
     above = [index for index, kind in enumerate(sheet.kinds) if kind in ("gt", "sharpen")]
@@ -151,8 +146,7 @@ def draw(sheet: Sheet, title: str = "") -> Any:
         for column, index in enumerate(group):
             image, bands = axes[2 * line : 2 * line + 2, column]
             kind, number = sheet.kinds[index], sheet.draws[index]
-            color = "black" if kind in ("gt", "sr") else POSITIVE if kind == "sharpen" else NEGATIVE
-            image.set_title(TITLES[kind] + ("" if number is None else f" {number:.2f}"), fontsize=9, color=color)
+            image.set_title(TITLES[kind] + ("" if number is None else f" {number:.2f}"), fontsize=9)
             pixels = sheet.images[index].clamp(0, 1).nan_to_num().movedim(0, -1)
             image.imshow(pixels.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             bands.imshow(sheet.bands[index].nan_to_num().numpy(), cmap="gray", norm=norm, interpolation="nearest")

@@ -8,14 +8,12 @@ import pytest
 import ranks
 import reference
 import torch
-from device_waits import WaitCounter
 from helpers import (
     check_gradient_by_finite_differences,
     photograph_crops,
     rand,
     randn,
     same,
-    skip_kornias_sigma_check,
     snapshot,
     tiny_discriminator,
 )
@@ -79,12 +77,8 @@ def check_sr_alone_receives_a_gradient(net: WaveletDiscriminator, **keywords: An
 @pytest.mark.parametrize(("norm", "wavelet"), KINDS)
 def test_sr_alone_receives_a_gradient_and_it_equals_finite_differences(norm: str, wavelet: bool) -> None:
     check_sr_alone_receives_a_gradient(tiny_discriminator(norm, wavelet))
-
-
-@pytest.mark.parametrize("negatives", NEGATIVE_SETS)
-def test_so_it_does_with_all_negatives_and_the_energy_term(negatives: tuple[str, ...]) -> None:
-    knobs = {"negatives": negatives, "temperature": 0.3, "num_layers": 3, "energy_weight": 2.0}
-    check_sr_alone_receives_a_gradient(tiny_discriminator(), **knobs)
+    knobs = {"negatives": ("blur", "lq", "batch"), "temperature": 0.3, "num_layers": 3, "energy_weight": 2.0}
+    check_sr_alone_receives_a_gradient(tiny_discriminator(norm, wavelet), **knobs)
 
 
 def test_the_published_codes_no_grad_around_the_anchor_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,26 +252,6 @@ def test_stats_are_detached_scalars_that_agree_with_each_other() -> None:
         torch.testing.assert_close(pcl.stats[name], mean, rtol=1e-12, atol=1e-12)
     margin = pcl.stats["pos_sim"] - pcl.stats["neg_sim"]
     torch.testing.assert_close(pcl.stats["margin"], margin, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.usefixtures("fake_cuda")
-@pytest.mark.parametrize(("norm", "wavelet"), KINDS)
-def test_everything_runs_on_the_device_of_the_images_without_a_sync(
-    monkeypatch: pytest.MonkeyPatch, norm: str, wavelet: bool
-) -> None:
-    # Fake tensors: one left on the CPU raises a device mismatch, an .item() a data-dependent error.
-    skip_kornias_sigma_check(monkeypatch)
-    with FakeTensorMode():
-        with torch.device("cuda"):
-            net = WaveletDiscriminator(num_feat=2, norm=norm, wavelet=wavelet)
-            sr, hr, lq = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32), torch.rand(2, 3, 8, 8)
-        pcl = PCLLoss(negatives=("blur", "lq", "batch"), temperature=0.5)
-        with WaitCounter() as counter:
-            value = pcl(sr.requires_grad_(), hr, net, lq)
-        assert not counter.waits
-        assert value.device.type == "cuda"
-        assert value.shape == ()
-        assert all(stat.device.type == "cuda" for stat in pcl.stats.values())
 
 
 @pytest.mark.usefixtures("fake_cuda")

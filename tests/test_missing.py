@@ -102,3 +102,9 @@ def test_the_hash_in_the_name_is_checked_and_offline_the_message_names_file_sour
         _missing.download(URL, "a net")
     for said in (str(error.value), capsys.readouterr().err):
         assert f"put {URL} at {tmp_path / 'hub/checkpoints/net-01234567.pth'}" in said
+
+
+def test_from_python_3_13_on_it_says_why_basicsr_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_missing.sys, "version_info", (3, 13))
+    assert "its setup.py fails on Python 3.13;" in _missing.advice("basicsr")
+    assert "setup.py" not in _missing.advice("cv2")
