@@ -24,13 +24,10 @@ def check_images(name: str, images: Tensor, num_ch: int | None = None, min_size:
         raise TypeError(f"{name} has dtype {images.dtype}; pass a floating-point tensor, such as {name}.float() / 255")
     shape = tuple(images.shape)
     if len(shape) != 4 or 0 in shape:
-        fixes = {3: "unsqueeze(0) a single image", 5: f"the frames of a video are images: {name}.flatten(0, 1)"}
-        raise ValueError(
-            f"{name} has shape {shape}; expected (N, C, H, W); {fixes.get(len(shape), 'no side may be 0')}"
-        )
-    if num_ch is not None and shape[1] != num_ch:
-        fix = f"set num_in_ch={shape[1]} or convert the images"
-        raise ValueError(f"{name} has {shape[1]} channels, but {num_ch} are expected; {fix}")
+        fixes = {3: "unsqueeze(0) a single image", 4: "no side may be 0", 5: f"use {name}.flatten(0, 1)"}
+        raise ValueError(f"{name} has shape {shape}; expected (N, C, H, W); {fixes.get(len(shape), '')}")
+    if num_ch not in (None, shape[1]):
+        raise ValueError(f"{name} has {shape[1]} channels, but {num_ch} are expected; set num_in_ch={shape[1]}")
     if min(shape[2:]) < min_size:
         needed = f"at least {min_size}x{min_size} is needed; use larger patches"
         raise ValueError(f"{name} is {shape[2]}x{shape[3]}, but {needed}")
@@ -41,10 +38,8 @@ def check_white(knob: str, hr: Tensor, data_range: float) -> bool:
 
     Raises ValueError if they are plainly not in `[0, data_range]`; `knob` is how the user calls it.
     """
-    if is_fake(hr):
-        return True
-    if not isinstance(hr, Tensor) or not hr.is_floating_point() or not hr.numel():
-        return False  # `check_images` says what is wrong
+    if is_fake(hr) or not isinstance(hr, Tensor) or not hr.is_floating_point() or not hr.numel():
+        return is_fake(hr)  # `check_images` says what is wrong
     hr = hr.detach()
     black, white, between = torch.stack([hr.amin(), hr.amax(), (hr - hr.round()).abs().amax()]).tolist()
     if not math.isfinite(white - black):
@@ -56,9 +51,7 @@ def check_white(knob: str, hr: Tensor, data_range: float) -> bool:
         )
     # Images in 0-255 that are black or nearly so hold whole numbers, images in 0-1 do not.
     if white > 2 * data_range or (data_range >= 16 and white < data_range / 50 and between > 1e-3):
-        # The white of floats or of 8 to 16 bits, or else what was seen.
-        whites = [usual for usual in (1, 255, 1023, 4095, 16383, 65535) if usual / 16 < white <= usual]
-        fits = min(whites, default=math.ceil(10 * white) / 10)
+        fits = next((usual for usual in (1, 255, 1023, 4095, 16383, 65535) if usual / 16 < white <= usual), white)
         raise ValueError(
             f"{knob} is {data_range:g}, but the largest value of HR is {white:g}; "
             f"train with {knob} {fits:g}, or with images in 0-{data_range:g}"
@@ -67,20 +60,14 @@ def check_white(knob: str, hr: Tensor, data_range: float) -> bool:
 
 
 def check_pixels(name: str, pixels: Any, num_bits: int) -> None:
-    """Raise `ValueError` unless a decoded image has 8 bits per channel, or 16 of which it uses more than `num_bits`.
-
-    Args:
-        name: the image's, for the message.
-        pixels: a NumPy array; None for an image that could not be decoded.
-        num_bits: 16-bit images that stay below `2**num_bits` would keep few grey levels in 8 bits, or none.
+    """Raise `ValueError` unless a decoded image, None or a NumPy array, has 8 bits per channel, or 16 of which it uses
+    more than `num_bits`: below, it would keep few grey levels in 8 bits, or none.
     """
     if pixels is None:
         raise ValueError(f"{name} is no image that can be read; give a PNG or a JPEG")
     if str(pixels.dtype) not in ("uint8", "uint16"):
-        raise ValueError(
-            f"{name} has pixels of type {pixels.dtype} from {pixels.min():g} to {pixels.max():g}; save it with 8 or 16 "
-            "bits per channel"
-        )
+        values = f"pixels of type {pixels.dtype} from {pixels.min():g} to {pixels.max():g}"
+        raise ValueError(f"{name} has {values}; save it with 8 or 16 bits per channel")
     if str(pixels.dtype) == "uint16" and pixels.max() < 2**num_bits:
         raise ValueError(
             f"{name} has 16 bits, but its largest value is {pixels.max()} of 65535; scale it to that range"
@@ -107,7 +94,7 @@ def check_count(name: str, value: int, minimum: int, maximum: int | None = None)
     """`value`; raises unless it is an integer from `minimum` to `maximum` (no bound if None)."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name} must be an integer, got {value!r} of type {type(value).__name__}")
-    if value < minimum or (maximum is not None and value > maximum):
+    if not minimum <= value <= (value if maximum is None else maximum):
         bound = f"at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
         raise ValueError(f"{name} must be {bound}, got {value}")
     return int(value)
@@ -143,16 +130,11 @@ def check_sources(name: str, value: Iterable[str], allowed: Sequence[str]) -> tu
 def check_keys(name: str, keys: Iterable[str], allowed: Collection[str]) -> None:
     """Raise `ValueError` with the allowed names if `keys` holds another one."""
     if unknown := sorted(set(keys) - set(allowed)):
-        meant = nearest(unknown[0], allowed)
+        close = difflib.get_close_matches(unknown[0], allowed, 1, 0.7)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ValueError(
-            f"unknown key {', '.join(map(repr, unknown))} in {name}; allowed are: {', '.join(allowed)}"
-            + (f"; did you mean {meant!r}?" if meant else "")
+            f"unknown key {', '.join(map(repr, unknown))} in {name}; allowed are: {', '.join(allowed)}{hint}"
         )
-
-
-def nearest(word: str, known: Collection[str]) -> str | None:
-    """The known word that `word` is a slip of."""
-    return next(iter(difflib.get_close_matches(word, known, 1, 0.7)), None)
 
 
 def at_least_float32(x: Tensor) -> Tensor:

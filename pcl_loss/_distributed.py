@@ -38,10 +38,8 @@ def broadcast(tensors: Iterable[Tensor]) -> None:
 
 
 def gather(values: Tensor) -> Tensor:
-    """The values of all ranks, flattened, one rank after the other; each rank must hold as many.
-
-    The gradient of this rank's own values is scaled so that averaging over the ranks, as `DistributedDataParallel`
-    does, gives the gradient of a function of all of them.
+    """The values of all ranks, flattened, one rank after the other; each rank must hold as many. The gradient of this
+    rank's own values is that of a function of all, once it is averaged over the ranks.
     """
     own = values.flatten()
     if not is_distributed():

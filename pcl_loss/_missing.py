@@ -41,15 +41,14 @@ def named_in_errors() -> Iterator[None]:
 
 
 def cached_file(url: str) -> Path:
-    """Where the file of `url` lies or belongs: `$TORCH_HOME/hub/checkpoints/NAME`."""
+    """Where the file of `url` lies or belongs."""
     return Path(torch.hub.get_dir(), "checkpoints", url.rsplit("/", 1)[-1])
 
 
 def download(url: str, what: str) -> Path:
     """The cached file of `url`, whose name ends with a hash; if it is not there, says what it fetches, and fetches it.
 
-    Raises:
-        FileNotFoundError: it cannot be downloaded; the message says how to do it by hand.
+    Raises FileNotFoundError, which says how to do it by hand.
     """
     path = cached_file(url)
     if path.is_file():

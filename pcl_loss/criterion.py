@@ -24,12 +24,11 @@ from .loss import PCLLoss
 class PCLCriterion(nn.Module):
     """The contrastive loss for a training loop that knows no discriminator: `loss = l1(sr, hr) + pcl(sr, hr)`.
 
-    It owns E_D and trains it. Every training call returns the loss with the E_D of the call before, and then takes one
-    Adam step of E_D (eq 7) on `sr.detach()`. The loss may be back-propagated any time later, also after further calls.
+    Every training call returns the loss with the E_D of the call before, and then takes one Adam step of E_D (eq 7) on
+    `sr.detach()`. The loss may be back-propagated any time later, also after further calls.
 
-    Nobody else trains E_D: its parameters require no gradient, so that optimizers, gradient clipping and
-    `DistributedDataParallel` around a module that contains this one pass them by. They are trained all the same, while
-    this module is in training mode. A batch that is not finite leaves no trace in E_D.
+    E_D's parameters require no gradient: optimizers, gradient clipping and `DistributedDataParallel` around a module
+    that contains this one pass them by. A batch that is not finite leaves no trace in E_D.
 
     Under torch.distributed every rank must make the same calls; E_D then starts equal, and its gradients and statistics
     are averaged. To resume, every rank must load the state, which holds E_D, its Adam and the number of calls.
@@ -99,8 +98,8 @@ class PCLCriterion(nn.Module):
         self.register_buffer("_num_good", torch.zeros(()))
         self._range_is_checked = False
         self.log: dict[str, Tensor] = {}
-        """Detached 0-dim tensors of the last call: those of `PCLLoss.stats`, `l_pcl` (the value returned), and, from
-        the last training of E_D, `l_d`, `out_d_real` and `out_d_fake`."""
+        """Detached 0-dim tensors of the last call: `PCLLoss.stats`, `l_pcl` (the value returned), and, from the last
+        training of E_D, `l_d`, `out_d_real` and `out_d_fake`."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         """As `nn.Module`; another `embedding` is taken up as one given at the start."""
@@ -113,9 +112,8 @@ class PCLCriterion(nn.Module):
     def forward(self, sr: Tensor, hr: Tensor, lq: Tensor | None = None) -> Tensor:
         """The weighted loss, 0-dim; only `sr` receives a gradient. Arguments and errors are those of `PCLLoss`.
 
-        E_D is trained when the module is in training mode, gradients are enabled and `sr` requires one; always in
-        float32 or wider, whatever autocast says. Raises ValueError if, on the first call, `hr` is plainly of another
-        range.
+        E_D is trained, in float32 or wider, if the module is in training mode, gradients are enabled and `sr` requires
+        one. Raises ValueError if, on the first call, `hr` is plainly of another range.
         """
         if not self._range_is_checked and not torch.compiler.is_compiling():
             self._range_is_checked = check_white(self.range_knob, hr, self.pcl.data_range)
@@ -219,8 +217,8 @@ class _AdamState(nn.Module):
 class PCLPerceptualLoss(PCLCriterion):
     """`PCLCriterion` for BasicSR's `perceptual_opt`, and whatever else calls a loss with `(x, gt)` and takes two.
 
-    `scale`, the SR factor, is needed for the negative source `'lq'` alone, whose LR images are then made of `gt`. Other
-    keywords are those of `PCLCriterion`.
+    `scale`, the SR factor, is needed for the negatives `'lq'` alone, which are made of `gt`; other keywords are those
+    of `PCLCriterion`.
     """
 
     def __init__(self, *, scale: int | None = None, **keywords: Any) -> None:

@@ -57,12 +57,10 @@ class WaveletDiscriminator(nn.Module):
     def embed(self, x: Tensor, num_layers: int = 4) -> list[Tensor]:
         """The frozen view: the maps behind the first blocks, as fixed functions of `x`.
 
-        Computed with a copy of the blocks' weights as they are now, batch norm folded in from its running statistics:
-        the maps of an image do not depend on its batch mates, only `x` can receive a gradient, nothing of the network
-        is touched, and a later optimizer step does not invalidate a pending backward.
-
-        Returns the first `num_layers` maps, 1 to 8, `(N, C_l, H_l, W_l)`, behind the activations, shallowest first;
-        nothing deeper is computed. Raises TypeError or ValueError unless `x` is as in `forward`.
+        Computed with a copy of the blocks' weights and running statistics as they are now: the maps of an image do not
+        depend on its batch mates, only `x` can receive a gradient, and a later step does not invalidate a pending
+        backward. Returns the first `num_layers` maps, 1 to 8, `(N, C_l, H_l, W_l)`, behind the activations, shallowest
+        first. Raises TypeError or ValueError unless `x` is as in `forward`.
         """
         check_count("num_layers", num_layers, 1, len(self.blocks))
         layout = layout_of(x)
@@ -110,10 +108,7 @@ class _Block(nn.Module):
                 bias = self.norm.bias - self.norm.running_mean * gain
                 weight *= gain[:, None, None, None]
             elif not isinstance(self.norm, (nn.GroupNorm, nn.Identity)):
-                raise TypeError(
-                    f"embed cannot freeze a {type(self.norm).__name__}; leave E_D's batch norm as it was built "
-                    "(no convert_sync_batchnorm)"
-                )
+                raise TypeError(f"embed cannot freeze a {type(self.norm).__name__}; leave E_D's batch norm as it was")
         y = F.conv2d(x, weight, bias, self.conv.stride, self.conv.padding)
         if isinstance(self.norm, nn.GroupNorm):
             gamma, beta = self.norm.weight.detach().clone(), self.norm.bias.detach().clone()
@@ -122,10 +117,8 @@ class _Block(nn.Module):
 
 
 class QuickStartBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm whose running statistics follow with momentum `max(0.1, 1 / number of updates)`.
-
-    The first update replaces the initial statistics. With PyTorch's fixed 0.1 the initial variance of 1, thousands of
-    times that of a high-frequency band, would rule the statistics for some eighty updates.
+    """Batch norm whose running statistics follow with momentum `max(0.1, 1 / number of updates)`: with a fixed 0.1 the
+    initial variance of 1, thousands of times that of a high-frequency band, would rule them for some eighty updates.
     """
 
     running_mean: Tensor

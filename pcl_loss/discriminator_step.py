@@ -30,22 +30,44 @@ def skips_on_device(optimizer: torch.optim.Optimizer) -> bool:
     return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
 
 
-class GuardedStep:
-    """The step of a network on one batch; nothing waits for a GPU.
+class DiscriminatorStep:
+    """E_D's step on one batch (eq 7); nothing waits for a GPU.
 
-    Build it before the forward pass, which may change buffers of `net`, hand the gradients to `settle`, and then call
-    `apply`. With `sync` a batch that is not finite on one rank is left out on all.
+    Build it before the forward pass, which may change buffers of `net`, call `loss`, hand the gradients to `settle`,
+    and then call `apply`. With `sync` a batch that is not finite on one rank is left out on all. `log` has detached
+    0-dim tensors: `l_d`, `out_d_real` and `out_d_fake`.
     """
+
+    log: dict[str, Tensor]
 
     def __init__(self, net: nn.Module, sync: bool = True) -> None:
         self.sync = sync
         self._buffers = [(buffer, buffer.clone()) for buffer in net.buffers()]
 
+    def loss(
+        self,
+        net_d: Callable[[Tensor], Tensor],
+        hr: Tensor,
+        sr: Tensor,
+        data_range: float,
+        cri_cld: Callable[..., Tensor],
+    ) -> Tensor:
+        """`cri_cld` of the logits that `net_d` gives real and super-resolved images `(N, C, H, W)`, 0-dim."""
+        images = torch.cat([at_least_float32(hr), at_least_float32(sr)]) / data_range
+        # One forward over both, so that batch norm treats them alike.
+        real, fake = net_d(images).chunk(2)
+        l_d = cri_cld(real, fake)
+        self.log = {"l_d": l_d.detach(), "out_d_real": real.detach().mean(), "out_d_fake": fake.detach().mean()}
+        return l_d
+
     @torch.no_grad()
     def settle(self, grads: Sequence[Tensor]) -> Tensor:
-        """1 if a gradient is not finite, on any rank, else 0: 0-dim. If it is 1, the buffers are as they were."""
+        """1 if a gradient is not finite, on any rank, else 0: 0-dim. If it is 1, the buffers are as they were; else
+        they become the mean of those of the ranks.
+        """
         bad = not_finite(grads)
         if self.sync:
+            average([buffer for buffer, _ in self._buffers if buffer.is_floating_point()])
             average([bad])
         bad = bad.ceil()
         put_back(self._buffers, bad)
@@ -64,31 +86,3 @@ class GuardedStep:
             optimizer.step()
         finally:
             del optimizer.found_inf  # type: ignore[attr-defined]
-
-
-class DiscriminatorStep(GuardedStep):
-    """E_D's step on one batch (eq 7). `log` has detached 0-dim tensors: `l_d`, `out_d_real` and `out_d_fake`."""
-
-    log: dict[str, Tensor]
-
-    def loss(
-        self,
-        net_d: Callable[[Tensor], Tensor],
-        hr: Tensor,
-        sr: Tensor,
-        data_range: float,
-        cri_cld: Callable[..., Tensor],
-    ) -> Tensor:
-        """`cri_cld` of the logits that `net_d` gives real and super-resolved images `(N, C, H, W)`, 0-dim."""
-        images = torch.cat([at_least_float32(hr), at_least_float32(sr)]) / data_range
-        # One forward over both, so that batch norm treats them alike.
-        real, fake = net_d(images).chunk(2)
-        l_d = cri_cld(real, fake)
-        self.log = {"l_d": l_d.detach(), "out_d_real": real.detach().mean(), "out_d_fake": fake.detach().mean()}
-        return l_d
-
-    def settle(self, grads: Sequence[Tensor]) -> Tensor:
-        """As `GuardedStep`; the buffers become the mean of those of the ranks."""
-        if self.sync:
-            average([buffer for buffer, _ in self._buffers if buffer.is_floating_point()])
-        return super().settle(grads)

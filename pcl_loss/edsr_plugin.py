@@ -1,10 +1,7 @@
 """The adapter for EDSR-PyTorch and the codebases that share its skeleton: RCAN, HAN and their forks.
 
-Their `loss/__init__.py` builds each term of `--loss "1*L1+1*PCL"` in an if/elif chain; one more branch, which
-`pcl-loss patch` inserts, builds ours:
-
-    elif loss_type.upper() == 'PCL':
-        loss_function = import_module('pcl_loss.edsr_plugin').PCL(args)
+Their `loss/__init__.py` builds each term of `--loss "1*L1+1*PCL"` in an if/elif chain; `pcl-loss patch` inserts one
+more branch, which builds `PCL(args)`.
 """
 
 from __future__ import annotations
@@ -23,24 +20,25 @@ KNOBS_FILE = "pcl.yml"
 
 # The codebase's own options say these.
 FROM_ARGS = {"data_range": "rgb_range", "num_in_ch": "n_colors", "lr": "lr"}
+# --rgb_range and --n_colors say the last two.
 NO_KNOBS = ("embedding", "pcl", "data_range", "num_in_ch")
 
 
 class PCL(PCLCriterion):
     """`PCLCriterion` as those codebases build and call a loss.
 
-    The codebase's own `--save` and `--load` then save and resume E_D with the loss. Prints one line when it is built:
-    a codebase without the branch reuses L1 for a name it does not know, and says nothing.
+    `--save` and `--load` then save and resume E_D with the loss. Prints one line when it is built: a codebase without
+    the branch reuses L1 for a name it does not know, and says nothing.
 
-    Of the codebase's options, `args`, it reads `rgb_range`, `n_colors`, `lr`, and `scale` for the negative source
-    `'lq'`, which takes LR from `set_lr`, or else makes it of HR. The keywords of `PCLCriterion` may stand in a file
-    `pcl.yml` in the folder where the command is run. Raises TypeError or ValueError if one of these does not fit.
+    Reads `rgb_range`, `n_colors` and `lr` of the codebase's options `args`, and `scale` for the negatives `'lq'`, which
+    take LR from `set_lr`, or else make it of HR. Keywords of `PCLCriterion` may stand in a file `pcl.yml` in the
+    working folder. Raises TypeError or ValueError if one of these does not fit.
     """
 
     range_knob = "--rgb_range"
 
     def __init__(self, args: Any, **keywords: Any) -> None:
-        knobs = read_knobs(KNOBS_FILE)
+        knobs = _read_knobs()
         given = knobs | keywords
         options = dict(FROM_ARGS)
         # These have no discriminator, and so no learning rate; and a given embedding has its channels.
@@ -61,7 +59,7 @@ class PCL(PCLCriterion):
             raise type(error)(f"{error}{hint}") from error
         scale: Any = getattr(args, "scale", [])
         self._scales = [scale] if isinstance(scale, int | float) else list(scale)
-        self._lr: Tensor | None = None
+        self.lr_images: Tensor | None = None
         kind = "discriminator" if self.is_trained else "fixed embedding"
         sets = f"; {KNOBS_FILE} sets {', '.join(knobs)}" if knobs else ""
         print(f"[pcl_loss] contrastive loss and its {kind} are built, for images in 0-{self.pcl.data_range:g}{sets}")
@@ -69,21 +67,15 @@ class PCL(PCLCriterion):
     def forward(self, sr: Tensor, hr: Tensor, lq: Tensor | None = None) -> Tensor:
         """The contrastive loss of `sr` and `hr`, `(N, C, H, W)` in `[0, rgb_range]`, unclamped; trains E_D."""
         if lq is None and "lq" in self.pcl.samples.negatives:
-            lq = self._make_lq(hr) if self._lr is None else self._lr
-        self._lr = None
+            lq = self.lr_images
+            if lq is None and (len(self._scales) != 1 or self._scales[0] % 1):
+                raise ValueError(
+                    f"negatives contains 'lq', but the codebase's --scale is not one whole factor: {self._scales}; let "
+                    "`pcl-loss patch --lr-negative` hand LR over, or drop 'lq'"
+                )
+            lq = downsample(hr, int(self._scales[0])) if lq is None else lq
+        self.lr_images = None
         return super().forward(sr, hr, lq)
-
-    def set_lr(self, lr: Tensor) -> None:
-        """Hand over the LR images of the next call, for the negative source `'lq'`."""
-        self._lr = lr.detach()
-
-    def _make_lq(self, hr: Tensor) -> Tensor:
-        if len(self._scales) != 1 or self._scales[0] != int(self._scales[0]):
-            raise ValueError(
-                f"negatives contains 'lq', but the codebase's --scale is not one whole factor: {self._scales}; let "
-                "`pcl-loss patch --lr-negative` hand LR over, or drop 'lq'"
-            )
-        return downsample(hr, int(self._scales[0]))
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
         if not any(key.startswith(prefix) for key in state_dict):
@@ -103,12 +95,12 @@ def set_lr(loss: nn.Module, lr: Tensor) -> None:
     """Hand the LR images over to every `PCL` within the codebase's loss, if there is one."""
     for module in loss.modules():
         if isinstance(module, PCL):
-            module.set_lr(lr)
+            module.lr_images = lr.detach()
 
 
-def read_knobs(file: str | Path) -> dict[str, Any]:
-    """The keywords for `PCLCriterion` in a YAML file, of which ValueError says what is wrong; none if there is none."""
-    path = Path(file)
+def _read_knobs() -> dict[str, Any]:
+    """The keywords for `PCLCriterion` in `pcl.yml`, of which ValueError says what is wrong; none without the file."""
+    path = Path(KNOBS_FILE)
     if not path.is_file():
         return {}
     import yaml
@@ -120,6 +112,5 @@ def read_knobs(file: str | Path) -> dict[str, Any]:
     if not isinstance(knobs, dict):
         raise ValueError(f"{path} must hold lines `key: value`, got {type(knobs).__name__}")
     allowed = [*inspect.signature(PCLCriterion).parameters, *inspect.signature(PCLLoss).parameters]
-    # --rgb_range and --n_colors say the last two.
     check_keys(str(path), map(str, knobs), [name for name in allowed if name not in NO_KNOBS])
     return knobs

@@ -25,9 +25,7 @@ class Embedding(Protocol):
 
     def embed(self, x: Tensor, num_layers: int) -> list[Tensor]:
         """The first `num_layers` maps `(N, C_l, H_l, W_l)` of images `(N, C, H, W)` in [0, 1], shallowest first.
-
-        Only `x` may receive a gradient, and a later training step of the network must not invalidate a pending
-        backward.
+        Only `x` may receive a gradient, and a later training step must not invalidate a pending backward.
         """
         ...
 
@@ -36,9 +34,8 @@ class FixedEmbedding(nn.Module):
     """An embedding in closed form: Haar bands with a constant beside them. No weights, nothing to train or download.
 
     The map of scale s is `[LH / threshold, HL / threshold, HH / threshold, 1]` at every pixel, the bands being those
-    of the four pixels at a distance of `2**(s - 1)`, of the image that the scales before have smoothed (with bands at
-    every second pixel alone, a strong loss draws a grid of 2 x 2 pixels). A flat pixel, whose bands are far below the
-    threshold, points along the constant in every image: its cosine is 1, and its noise does not count.
+    of the four pixels at a distance of `2**(s - 1)`, of the image that the scales before have smoothed. A flat pixel,
+    whose bands are far below the threshold, points along the constant in every image: its noise does not count.
 
     Args:
         num_in_ch: channels of the images.
@@ -83,9 +80,7 @@ class VGGEmbedding(nn.Module):
         weights: `'imagenet'` (torchvision's, downloaded once, into torch's cache), a file with such a state
             dict, or None for random ones.
 
-    Raises:
-        TypeError, ValueError: an argument is of a wrong type or out of range.
-        FileNotFoundError: there is no such file, or it cannot be downloaded.
+    Raises TypeError or ValueError if an argument does not fit, FileNotFoundError if there are no such weights.
     """
 
     mean: Tensor
@@ -117,10 +112,7 @@ class VGGEmbedding(nn.Module):
             weights = download(url, f"the ImageNet weights of {vgg}")
         if weights is not None:
             state = torch.load(weights, map_location="cpu", weights_only=True)
-            missing = self.state_dict().keys() - state.keys()
-            if missing:
-                raise ValueError(f"{weights} lacks {min(missing)}; it must be torchvision's VGG of the same depth")
-            self.load_state_dict({key: state[key] for key in self.state_dict()})
+            self.load_state_dict({key: value for key, value in state.items() if key in self.state_dict()})
         self.requires_grad_(False)
         self.eval()
 
@@ -133,9 +125,7 @@ class VGGEmbedding(nn.Module):
         num_layers = check_count("num_layers", num_layers or self.num_layers, 1, self.num_layers)
         check_images("x", x, min_size=MIN_SIZE)
         if x.shape[1] != 3:
-            raise ValueError(
-                f"VGG takes RGB, not {x.shape[1]} channels; repeat those of grey images: x.repeat(1, 3, 1, 1)"
-            )
+            raise ValueError(f"VGG takes RGB, not {x.shape[1]} channels; repeat grey ones: x.repeat(1, 3, 1, 1)")
         features = (match_double(x, self.mean) - self.mean) / self.std
         maps: list[Tensor] = []
         for layer in self.features:

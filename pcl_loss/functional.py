@@ -30,7 +30,7 @@ def unit_norm_scale(maps: Tensor) -> Tensor:
 def similarity(anchor: Tensor, samples: Tensor) -> Tensor:
     """Equation 9: `(N, K)`, in [-1, 1], of an anchor's map `(N, C, H, W)` and its samples' `(K, N, C, H, W)`.
 
-    One batched matrix product of the normalised, flattened maps, in float32 or wider.
+    Computed in float32 or wider.
     """
     with torch.autocast(anchor.device.type, enabled=False):
         dtype = torch.promote_types(torch.promote_types(anchor.dtype, samples.dtype), torch.float32)
@@ -46,16 +46,16 @@ def info_nce(pos_sim: Tensor, neg_sim: Tensor, temperature: float) -> Tensor:
     """Equation 8 for every positive p, `(..., K_P)`, from its similarities `(..., K_P)` and `(..., K_N)`, `K_N >= 0`:
     `-log(exp(p / tau) / (exp(p / tau) + sum_k exp(n_k / tau)))`.
     """
-    return _softplus(_info_nce_logits(pos_sim, neg_sim, temperature))
+    return _softplus(torch.logsumexp(neg_sim / temperature, -1, keepdim=True) - pos_sim / temperature)
 
 
 def info_nce_slopes(pos_sim: Tensor, neg_sim: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """The derivatives of the mean of `info_nce` over the positives: `(..., K_P)` and `(..., K_N)`.
 
-    `-sigmoid(z_p) / (K_P tau)`, `z_p` the log of the ratio of all negatives to positive `p`, and
-    `softmax_k(n / tau) sum_p sigmoid(z_p) / (K_P tau)`.
+    `-sigmoid(z_p) / (K_P tau)`, `z_p` being what softplus gets, and `softmax_k(n / tau) sum_p sigmoid(z_p) / K_P tau`.
     """
-    towards = _info_nce_logits(pos_sim, neg_sim, temperature).sigmoid() / (pos_sim.shape[-1] * temperature)
+    z = torch.logsumexp(neg_sim / temperature, -1, keepdim=True) - pos_sim / temperature
+    towards = z.sigmoid() / (pos_sim.shape[-1] * temperature)
     away = (neg_sim / temperature).softmax(-1) * towards.sum(-1, keepdim=True)
     return -towards, away
 
@@ -78,18 +78,12 @@ def contrastive_loss(
         negatives: L maps `(K_N, N, C_l, H_l, W_l)`, `K_N >= 0`; without negatives the value is 0.
         temperature: tau, above 0.
 
-    Returns:
-        0-dim, differentiable with respect to every map. Equal similarities give `log(1 + K_N)`.
-
-    Raises:
-        ValueError: a list or a shape does not fit, `K_P` is 0, or the temperature is not above 0.
+    Returns 0-dim, differentiable with respect to every map; equal similarities give `log(1 + K_N)`. Raises ValueError
+    if a list, a shape or the temperature does not fit.
     """
     temperature = check_positive("temperature", temperature)
-    if not anchor or not len(anchor) == len(positives) == len(negatives):
-        raise ValueError(
-            f"anchor, positives and negatives must have one map per layer, and at least one layer, got "
-            f"{len(anchor)}, {len(positives)} and {len(negatives)} layers"
-        )
+    if not anchor:
+        raise ValueError("anchor, positives and negatives must have at least one layer")
     losses = []
     for layer, (f, p, n) in enumerate(zip(anchor, positives, negatives, strict=True)):
         for name, samples, fewest in (("positives", p, 1), ("negatives", n, 0)):
@@ -108,8 +102,7 @@ def contrastive_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> 
     `mean_r [-log(exp(r) / (exp(r) + sum_f exp(f)))] + mean_f [-log(exp(-f) / (exp(-f) + sum_r exp(-r)))]`: each real
     against all fakes, and the mirror image.
 
-    The logits, any number of each, are flattened. Returns 0-dim, float32 or wider; equal logits give
-    `log(1 + N_fake) + log(1 + N_real)`. Raises ValueError if either side is empty.
+    Flattens the logits. Returns 0-dim, float32 or wider. Raises ValueError if either side is empty.
     """
     counts = real_logits.numel(), fake_logits.numel()
     if 0 in counts:
@@ -128,8 +121,8 @@ def energy_loss(sr_bands: Tensor, hr_bands: Tensor) -> Tensor:
     8 x 8 at every 4 pixels. `b` is the band less the mean of the four pixels at a distance of 4: what repeats every 4
     pixels, such as a grid, has no energy.
 
-    Bands are `(N, C, H, W)`, `H, W >= 16`, in units of what counts as detail: of a `FixedEmbedding`, over its
-    threshold. Returns `(N,)`, in float32 or wider; 0, and minimal, for equal bands.
+    Bands are `(N, C, H, W)`, `H, W >= 16`, over a `FixedEmbedding`'s threshold. Returns `(N,)`, in float32 or wider; 0,
+    and minimal, for equal bands.
     """
 
     def log_energies(bands: Tensor) -> Tensor:
@@ -148,11 +141,10 @@ def known_contrastive_loss(
 ) -> tuple[Tensor, Tensor]:
     """Equation 8 for every image and layer, against samples that receive no gradient: what `PCLLoss` computes with.
 
-    The gradient at the anchor is finished while the samples' maps exist, so that none of them waits for the backward
-    pass; that raises RuntimeError with `create_graph=True`.
-
-    `anchor` are L maps `(N, C_l, H_l, W_l)`; `samples` are, of every layer, tensors `(k, N, C_l, H_l, W_l)` with K
-    samples in all, the positives first. Returns the losses `(N, L)`, and the similarities `(N, L, K)`.
+    The gradient at the anchor is finished here, so that no sample's map waits for the backward pass; that raises
+    RuntimeError with `create_graph=True`. `anchor` are L maps `(N, C_l, H_l, W_l)`; `samples` are, of every layer,
+    tensors `(k, N, C_l, H_l, W_l)` with K samples in all, the positives first. Returns the losses `(N, L)`, and the
+    similarities `(N, L, K)`.
     """
     needs_gradient = torch.is_grad_enabled() and any(f.requires_grad for f in anchor)
     with torch.no_grad(), torch.autocast(anchor[0].device.type, enabled=False):
@@ -217,10 +209,6 @@ def _layer(
     inverse_square = torch.where(scale < 1 / NORM_EPS, scale.square(), 0.0)
     along = (gradient * anchor).sum(1, keepdim=True) * inverse_square
     return losses, sims, gradient.addcmul_(anchor.to(gradient.dtype), along, value=-1).mul_(scale)
-
-
-def _info_nce_logits(pos_sim: Tensor, neg_sim: Tensor, temperature: float) -> Tensor:
-    return torch.logsumexp(neg_sim / temperature, dim=-1, keepdim=True) - pos_sim / temperature
 
 
 def _softplus(x: Tensor) -> Tensor:

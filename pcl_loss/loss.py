@@ -67,7 +67,6 @@ class PCLLoss(nn.Module):
         chunk_size: how many samples are embedded at once; None: all on a GPU, those of two images on a CPU. It changes
             memory and speed, not the result.
         seed: of the samples, at least 0.
-
     """
 
     def __init__(
@@ -126,12 +125,10 @@ class PCLLoss(nn.Module):
             hr: their ground truth, the same shape and range.
             embedding: what embeds, usually a `WaveletDiscriminator`.
             lq: the LR images, `(N, C, h, w)`, the same range; needed for the negative source `'lq'`.
-            generator: where the samples' random numbers come from; by default a CPU generator seeded from
-                (`seed`, number of the call, rank).
+            generator: of the samples' random numbers; by default seeded from (`seed`, number of the call, rank).
 
-        Raises:
-            TypeError, ValueError: an image is not such a tensor or missing, or `embedding` does not embed.
-            RuntimeError: in a backward pass with `create_graph=True`.
+        Raises TypeError or ValueError if an image is not such a tensor or missing, or `embedding` does not embed;
+        RuntimeError in a backward pass with `create_graph=True`.
         """
         embedding = self._check(sr, hr, embedding, lq)
         lq = lq if "lq" in self.samples.negatives else None
@@ -220,9 +217,8 @@ class PCLLoss(nn.Module):
         if not isinstance(embedding, Embedding):
             raise TypeError(
                 f"PCLLoss needs an embedding with a method embed(x, num_layers); {type(embedding).__name__} has none. "
-                "In a BasicSR YAML use it as train.pcl_opt with `model_type: PCLModel`, or PCLPerceptualLoss as "
-                "train.perceptual_opt; in your own loop use PCLCriterion, or pass a WaveletDiscriminator, the bare "
-                "network behind a parallel wrapper: net_d.module"
+                "Pass the bare network (net_d.module), or use PCLCriterion; in a BasicSR YAML, train.pcl_opt with "
+                "`model_type: PCLModel`, or PCLPerceptualLoss as train.perceptual_opt"
             )
         check_images("sr", sr, min_size=MIN_SIZE)
         check_images("hr", hr, min_size=MIN_SIZE)
@@ -245,9 +241,8 @@ class ContrastiveDiscriminatorLoss(nn.Module):
 
     Args:
         loss_weight: factor of the loss.
-        gather: under torch.distributed, compare with the logits of all ranks, of which each must hold as many. The
-            gradients are those of the loss over all logits once they are averaged over the ranks, as
-            `DistributedDataParallel` does.
+        gather: under torch.distributed, compare with the logits of all ranks, of which each must hold as many; for
+            gradients that are then averaged over the ranks, as `DistributedDataParallel` does.
     """
 
     def __init__(self, loss_weight: float = 1.0, gather: bool = False) -> None:

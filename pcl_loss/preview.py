@@ -20,8 +20,6 @@ from .wavelet import haar_dwt
 
 MAX_WINDOW = 256
 TITLES = {"gt": "GT", "sharpen": "sharpened", "sr": "SR", "blur": "blurred", "lq": "enlarged LR"}
-# Distinguishable for colour-blind readers too (Okabe and Ito).
-POSITIVE, NEGATIVE = "#0072B2", "#D55E00"
 Window = tuple[int, int, int, int]  # top, left, height and width, in pixels
 
 
@@ -35,12 +33,9 @@ class Sheet:
     bands: Tensor  # `(K, ceil(H / 2), ceil(W / 2))`: `|LH| + |HL| + |HH|`, averaged over the channels
     energy: list[float]  # the mean of `LH^2 + HL^2 + HH^2`, relative to that of GT (nan where GT has none)
     psnr: list[float]  # to GT, in dB, over all pixels and channels; inf for an equal image
-    gt_is_positive: bool  # whether the loss takes GT as a positive
     notes: list[str]  # what the reader must know besides
-    # With an SR image and an embedding: equation 10, unweighted; the cosine of equation 9 between the first maps of SR
-    # and of each image, `(K, H_1, W_1)`; and its mean over all layers.
+    # With an SR image and an embedding: equation 10, unweighted, and equation 9 of SR and each image, over all layers.
     l_cl: float | None
-    similarity_maps: Tensor | None
     similarities: list[float]
 
 
@@ -56,9 +51,8 @@ def make_sheet(
 ) -> Sheet:
     """The samples that `pcl` would make of one image, and what can be measured of them; nothing is changed by it.
 
-    Images are as `PCLLoss` takes them, one each. The negatives `'batch'`, for which one image has no batch mates, are
-    left out with a note; so is `'lq'` without `lq`. With `sr` and `embedding` there are similarities. By default
-    `generator` is that of the first call of `pcl`. Raises TypeError or ValueError if an image does not fit.
+    Images are as `PCLLoss` takes them, one each. The negatives `'batch'` are left out with a note; so is `'lq'` without
+    `lq`. By default `generator` is that of the first call. Raises TypeError or ValueError if an image does not fit.
     """
     check_images("hr", hr, min_size=MIN_SIZE)
     for name, image, shape in (("hr", hr, (1, *hr.shape[1:])), ("sr", sr, hr.shape), ("lq", lq, hr.shape[:2])):
@@ -80,17 +74,17 @@ def make_sheet(
         high = torch.stack(haar_dwt(images)[1:])
         energy = high.square().sum(0).mean(dim=(1, 2, 3))
         psnr = -10 * (images - gt).square().mean(dim=(1, 2, 3)).log10()
-        cosines, l_cl = None, None
+        l_cl, similarities = None, []
         if embedding is not None and sr is not None:
             anchors = embedding.embed(sr, pcl.num_layers)
-            each: list[list[Tensor]] = []
+            each = []
             for image in images:  # one at a time: large windows must not exhaust a GPU during training
                 layers = zip(anchors, embedding.embed(image[None], pcl.num_layers), strict=True)
-                each.append([F.cosine_similarity(anchor, maps, 1, NORM_EPS) for anchor, maps in layers])
-            sims = torch.stack([torch.stack([layer.mean() for layer in layers]) for layers in each]).T
+                each.append(torch.stack([F.cosine_similarity(*pair, 1, NORM_EPS).mean() for pair in layers]))
+            sims = torch.stack(each, 1)
             of = [[kind in sources for kind, *_ in found] for sources in (pcl.samples.positives, pcl.samples.negatives)]
             l_cl = float(info_nce(sims[:, of[0]], sims[:, of[1]], pcl.temperature).mean())
-            cosines = torch.cat([layers[0] for layers in each]).cpu()
+            similarities = sims.mean(0).tolist()
         return Sheet(
             kinds=[kind for kind, _, _ in found],
             draws=[draw for _, draw, _ in found],
@@ -98,11 +92,9 @@ def make_sheet(
             bands=high.abs().sum(0).mean(1).cpu(),
             energy=(energy / energy[0]).tolist(),
             psnr=psnr.tolist(),
-            gt_is_positive="gt" in pcl.samples.positives,
             notes=notes,
             l_cl=l_cl,
-            similarity_maps=cosines,
-            similarities=[] if cosines is None else sims.mean(0).tolist(),
+            similarities=similarities,
         )
 
 
@@ -113,9 +105,8 @@ def cut(images: Tensor, window: Window, shrink: int = 1) -> Tensor:
 
 
 def detailed_window(hr: Tensor, size: int = MAX_WINDOW, multiple: int = 1) -> Window:
-    """The window of at most `size` pixels a side where an image `(1, C, H, W)` has the most high-frequency energy.
-
-    It is the whole image where that is no larger. Its edges are multiples of `multiple`, the scale of an LR image.
+    """The window of at most `size` pixels a side where an image `(1, C, H, W)` has the most high-frequency energy; its
+    edges are multiples of `multiple`, the scale of an LR image.
     """
     step = math.lcm(2, multiple)  # whole 2x2 blocks of the Haar transform
     height, width = (min(side, size // step * step) for side in hr.shape[-2:])
@@ -130,56 +121,41 @@ def detailed_window(hr: Tensor, size: int = MAX_WINDOW, multiple: int = 1) -> Wi
 def draw(sheet: Sheet, title: str = "") -> Any:
     """The sheet as matplotlib's figure, 1200 pixels wide or more: positives above, SR and negatives below.
 
-    Under each image are its bands and, if there are, its similarities to SR: all bands in one scale, and all
-    similarities in one. Raises ImportError if matplotlib is not installed.
+    Under each image are its bands, all in one scale. Raises ImportError if matplotlib is not installed.
     """
     with named_in_errors():
         from matplotlib.colors import PowerNorm
         from matplotlib.figure import Figure
 
-    # Dark bands are lifted, all by the same curve: fine texture is far weaker than an edge. A few pixels of each image
-    # do not count for the scale, as they would darken all others.
+    # Dark bands are lifted: fine texture is far weaker than an edge. A few pixels do not count for the scale.
     white = max(float(bands.quantile(0.995)) for bands in sheet.bands.nan_to_num()) or 1.0
-    styles: list[dict[str, Any]] = [{"cmap": "gray", "vmin": 0, "vmax": 1}]
-    styles += [{"cmap": "gray", "norm": PowerNorm(0.6, 0, white, clip=True)}]
-    stacks = [sheet.images.clamp(0, 1).movedim(1, -1), sheet.bands]
-    if sheet.similarity_maps is not None:
-        low = min(float(maps.quantile(0.01)) for maps in sheet.similarity_maps.nan_to_num())
-        styles += [{"cmap": "viridis", "vmin": min(0.9, math.floor(low * 10) / 10), "vmax": 1}]
-        stacks += [sheet.similarity_maps]
-    labels = ["image", "|LH| + |HL| + |HH|", "similarity to SR"][: len(stacks)]
-    captions = [
-        [f"PSNR {value:.1f} dB" for value in sheet.psnr],
-        [f"energy {value:.2f} x GT" for value in sheet.energy],
-        [f"s = {value:.4f}" for value in sheet.similarities],
-    ]
+    norm = PowerNorm(0.6, 0, white, clip=True)
     above = [index for index, kind in enumerate(sheet.kinds) if kind in ("gt", "sharpen")]
     groups = [above, [*range(len(above), len(sheet.kinds))]][: 1 + (len(above) < len(sheet.kinds))]
     columns = max(map(len, groups))
     # A very long or very wide image is centred in its panel.
     depth = min(2.9, 12 / columns) * min(max(sheet.images.shape[2] / sheet.images.shape[3], 0.5), 1.5)
-    size = (max(12.0, 1.4 * columns), 0.6 + len(groups) * (0.5 + len(labels) * (depth + 0.3)))
+    size = (max(12.0, 1.4 * columns), 0.6 + len(groups) * (1.2 + 2 * depth))
     figure = Figure(figsize=size, dpi=100, layout="constrained")
     head = [title, "" if sheet.l_cl is None else f"$L_{{CL}}$ = {sheet.l_cl:.4f}", *sheet.notes]
     figure.suptitle("     ".join(filter(None, head)), fontsize=10)
-    for part, group in zip(figure.subfigures(len(groups), 1, squeeze=False)[:, 0], groups, strict=True):
-        axes = part.subplots(len(labels), columns, squeeze=False)
-        for ax in axes[:, len(group) :].flat:
-            ax.set_axis_off()
-        for column, index in zip(axes.T, group, strict=False):
+    axes = figure.subplots(2 * len(groups), columns, squeeze=False)
+    for ax in axes.flat:
+        ax.set_axis_off()
+    for line, group in enumerate(groups):
+        for column, index in enumerate(group):
+            image, bands = axes[2 * line : 2 * line + 2, column]
             kind, number = sheet.kinds[index], sheet.draws[index]
-            is_neither = kind == "sr" or (kind == "gt" and not sheet.gt_is_positive)
-            color = "black" if is_neither else POSITIVE if index in above else NEGATIVE
-            column[0].set_title(TITLES[kind] + ("" if number is None else f" {number:.2f}"), fontsize=9, color=color)
-            for ax, stack, style, caption in zip(column, stacks, styles, captions, strict=False):
-                ax.imshow(stack[index].nan_to_num().numpy(), interpolation="nearest", **style)
+            image.set_title(TITLES[kind] + ("" if number is None else f" {number:.2f}"), fontsize=9)
+            pixels = sheet.images[index].clamp(0, 1).nan_to_num().movedim(0, -1)
+            image.imshow(pixels.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            bands.imshow(sheet.bands[index].nan_to_num().numpy(), cmap="gray", norm=norm, interpolation="nearest")
+            similarity = f"\ns = {sheet.similarities[index]:.4f}" if sheet.similarities else ""
+            image.set_xlabel(f"PSNR {sheet.psnr[index]:.1f} dB{similarity}", fontsize=8)
+            bands.set_xlabel(f"energy {sheet.energy[index]:.2f} x GT", fontsize=8)
+            for ax in (image, bands):
+                ax.set_axis_on()
                 ax.set(xticks=[], yticks=[])
-                ax.set_xlabel(caption[index], fontsize=8)
-        for line, label in zip(axes, labels, strict=True):
-            line[0].set_ylabel(label, fontsize=7)
-        for line in axes[1:]:
-            scale = line[0].images[0]
-            part.colorbar(scale, ax=[*line], fraction=0.02, pad=0.01, ticks=scale.get_clim())
     return figure
 
 

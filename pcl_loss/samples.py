@@ -19,7 +19,7 @@ NEGATIVE_SOURCES = ("blur", "lq", "batch")
 class SampleDraw:
     """Which samples there are of every image, by the knobs of `PCLLoss`: draws their random numbers, and makes them.
 
-    The negatives of the source `'batch'` are other images of the batch: they are not made here.
+    The negatives `'batch'` are other images of the batch: they are not made here.
     """
 
     def __init__(
@@ -46,10 +46,11 @@ class SampleDraw:
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
         """The numbers for n images, on the generator's device: sharpening factors, then sigmas, `(K, n)`."""
-        drawn = [
-            draw_uniform(*bounds, (self.kinds.count(kind), n), generator)
-            for kind, bounds in (("sharpen", self.sharpness), ("blur", self.blur_sigma))
-        ]
+        drawn = []
+        for kind, (low, high) in (("sharpen", self.sharpness), ("blur", self.blur_sigma)):
+            size = (self.kinds.count(kind), n)
+            unit = torch.rand(size, generator=generator, device=generator.device, dtype=torch.float64)
+            drawn.append(low + (high - low) * unit)
         return torch.cat(drawn)
 
     def make(self, gt: Tensor, lq: Tensor | None, draws: Tensor) -> Tensor:
@@ -71,11 +72,7 @@ class SampleDraw:
 
 
 def seeded_generator(seed: int, step: int) -> torch.Generator:
-    """A CPU generator for one training step, seeded from (seed, step, rank of this process).
-
-    Nearby seeds and steps, at least 0, give unrelated streams, and every rank its own, so that the ranks of a
-    distributed run draw different samples and a resumed run goes on with those of an uninterrupted one.
-    """
+    """A CPU generator for one training step, of (seed, step, rank); nearby ones, at least 0, give unrelated streams."""
     # torch needs numpy for this alone, and has loaded it already where it is there.
     from numpy.random import SeedSequence
 
@@ -83,18 +80,11 @@ def seeded_generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(state)
 
 
-def draw_uniform(low: float, high: float, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Numbers from U[low, high), float64, on the generator's device."""
-    unit = torch.rand(shape, generator=generator, device=generator.device, dtype=torch.float64)
-    return low + (high - low) * unit
-
-
 def sharpen(images: Tensor, factor: Tensor) -> Tensor:
     """Sharpened images `(K, N, C, H, W)`, in [0, 1]: the positives of equation 5.
 
-    `clamp(s + factor * (x - s), 0, 1)`, `s` being `x` smoothed by the kernel `[1 1 1; 1 5 1; 1 1 1] / 13`, as in
-    kornia's and PIL's sharpness; the outermost pixels stay as they are. `factor` is `(K, N)`, K strengths per image, on
-    the CPU or the images' device; 1 gives the image.
+    `clamp(s + factor * (x - s), 0, 1)`, `s` being `x` smoothed by the kernel `[1 1 1; 1 5 1; 1 1 1] / 13`; the
+    outermost pixels stay as they are, as in kornia. `factor` is `(K, N)`, on the CPU or the images' device.
     """
     factor = move_without_waiting(factor.to(images.dtype), images.device)[..., None, None, None]
     # The kernel is a 3x3 box and 4 times the pixel, and a box a sum of rows and then of columns: far cheaper on a CPU
@@ -109,17 +99,16 @@ def sharpen(images: Tensor, factor: Tensor) -> Tensor:
 def blur(images: Tensor, sigma: Tensor, max_sigma: float) -> Tensor:
     """Images under an isotropic Gaussian, `(K, N, C, H, W)`, in [0, 1]: the negatives of equation 6.
 
-    `sigma` is `(K, N)`, in pixels, above 0, on the CPU or the images' device. The kernel reaches three `max_sigma` to
-    each side; raises ValueError if an image is too small to be mirrored at its borders by that.
+    `sigma` is `(K, N)`, in pixels, above 0, on the CPU or the images' device. Raises ValueError if an image is too
+    small to be mirrored at its borders by three `max_sigma`.
     """
     from kornia.filters import gaussian_blur2d
 
     radius = math.ceil(3 * max_sigma)
     if radius >= min(images.shape[-2:]):
-        raise ValueError(
-            f"a Gaussian of sigma {max_sigma} reaches {radius} pixels to each side, too far for images of "
-            f"{images.shape[-2]}x{images.shape[-1]}; lower blur_sigma or use larger patches"
-        )
+        size = f"{images.shape[-2]}x{images.shape[-1]}"
+        fix = f"too far for images of {size}; lower blur_sigma or use larger patches"
+        raise ValueError(f"a Gaussian of sigma {max_sigma} reaches {radius} pixels to each side, {fix}")
     repeated = images.expand(len(sigma), *images.shape).flatten(0, 1)
     blurred = gaussian_blur2d(repeated, 2 * radius + 1, sigma.flatten()[:, None].expand(-1, 2))
     # The kernel's weights sum to 1 up to rounding alone.

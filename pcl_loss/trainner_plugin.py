@@ -1,11 +1,5 @@
-"""The adapter for traiNNer-redux.
-
-Its `traiNNer/losses/` imports every `*_loss.py` in it; `pcl-loss patch` adds one, which registers `PCLLoss`:
-
-    train:
-      losses:
-        - type: pclloss
-          loss_weight: 1.0
+"""The adapter for traiNNer-redux, whose `traiNNer/losses/` imports every `*_loss.py` in it: `pcl-loss patch` adds one,
+which registers `PCLLoss`.
 """
 
 from __future__ import annotations
@@ -27,11 +21,8 @@ class PCLLoss(PCLPerceptualLoss):
     """`PCLCriterion` as traiNNer-redux builds and calls a loss: unlike `pcl_loss.PCLLoss`, it owns E_D, and its value
     is without the weight, by which the trainer multiplies. Its registry takes the name of the class: `type: pclloss`.
 
-    E_D is saved as `models/pcl_ITER.pth` beside the networks and resumed with them. The log of the training gets
-    `pcl_l_cl`, `pcl_pos_sim`, `pcl_neg_sim`, `pcl_margin` and `pcl_l_d`, each of the last step.
-
-    `loss_weight`, alpha, must be above 0; other keywords are those of `PCLPerceptualLoss`. With `accum_iter` in the
-    data set's options, `update_every` of the same value gives E_D as many updates as the SR network.
+    E_D is saved as `models/pcl_ITER.pth` and resumed with the networks, and the log gets `LOGGED` with a prefix `pcl_`.
+    `loss_weight`, alpha, must be above 0; other keywords are those of `PCLPerceptualLoss`.
     """
 
     def __init__(self, loss_weight: float, **keywords: Any) -> None:
@@ -44,7 +35,7 @@ class PCLLoss(PCLPerceptualLoss):
         base_model = import_module("traiNNer.models.base_model").BaseModel
         _log_statistics(base_model)
         get_root_logger = import_module("traiNNer.utils").get_root_logger
-        keep_with_checkpoints(base_model, _states, lambda model: model.opt.path.models, get_root_logger)
+        keep_with_checkpoints(base_model, _find, lambda model: model.opt.path.models, get_root_logger)
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:  # type: ignore[override]
         """The loss of images `(N, C, H, W)` in `[0, 1]`, less that of `target` itself, without weight, 0-dim."""
@@ -54,14 +45,9 @@ class PCLLoss(PCLPerceptualLoss):
         return super().forward(output, target.clone() if target.is_inference() else target)[0]
 
 
-def _find(model: Any) -> PCLLoss | None:
-    losses = getattr(model, "losses", {}).values()
-    return next((loss for loss in losses if isinstance(loss, PCLLoss)), None)
-
-
-def _states(model: Any) -> dict[str, PCLLoss]:
-    criterion = _find(model)
-    return {} if criterion is None else {"pcl": criterion}
+def _find(model: Any) -> dict[str, PCLLoss]:
+    """The model's loss as `pcl`, if it has one."""
+    return {"pcl": x for x in getattr(model, "losses", {}).values() if isinstance(x, PCLLoss)}  # noqa: B035
 
 
 def _log_statistics(base_model: Any) -> None:
@@ -71,8 +57,7 @@ def _log_statistics(base_model: Any) -> None:
     get_current_log = base_model.get_current_log
 
     def log(self: Any) -> dict[str, Any]:
-        criterion = _find(self)
-        statistics = {} if criterion is None else criterion.log
-        return get_current_log(self) | {f"pcl_{name}": statistics[name] for name in LOGGED if name in statistics}
+        statistics = [(name, loss.log[name]) for loss in _find(self).values() for name in LOGGED if name in loss.log]
+        return get_current_log(self) | {f"pcl_{name}": value for name, value in statistics}
 
     base_model.get_current_log = log

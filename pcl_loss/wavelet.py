@@ -15,15 +15,9 @@ def haar_dwt(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     height), `hl = (a - b + c - d) / 2` (change along the width), `hh = (a - b - c + d) / 2`. On even sizes these
     are PyWavelets' `cA, (cH, cV, cD) = dwt2(x, 'haar')`, and the energy is kept.
 
-    Args:
-        x: images `(N, C, H, W)`, any floating dtype and range, `H, W >= 2`. An odd side is padded by one
-            reflected row or column.
-
-    Returns:
-        `(ll, lh, hl, hh)`, each `(N, C, ceil(H / 2), ceil(W / 2))`, differentiable with respect to `x`.
-
-    Raises:
-        TypeError, ValueError: `x` is not a float tensor of such a shape.
+    `x` is `(N, C, H, W)`, any floating dtype and range, `H, W >= 2`; an odd side is padded by one reflected row or
+    column. Returns `(ll, lh, hl, hh)`, each `(N, C, ceil(H / 2), ceil(W / 2))`. Raises TypeError or ValueError if `x`
+    is not a float tensor of such a shape.
     """
     check_images("x", x, min_size=2)
     top, bottom = _halves(x, dim=-2)

@@ -8,7 +8,6 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 import ranks
 import torch
@@ -25,7 +24,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
-from pcl_loss import FixedEmbedding, PCLCriterion, PCLLoss, PCLPerceptualLoss, VGGEmbedding, WaveletDiscriminator
+from pcl_loss import FixedEmbedding, PCLCriterion, PCLLoss, PCLPerceptualLoss, WaveletDiscriminator
+from pcl_loss.functional import contrastive_discriminator_loss
 
 FEW = {"num_positives": 1, "num_negatives": 2, "num_layers": 3}
 
@@ -82,9 +82,9 @@ class SRNet(nn.Module):
         return self.conv(F.interpolate(lq, scale_factor=2, mode="bicubic"))
 
 
-def check_the_two_steps_are_apart(crit: PCLCriterion, detach: bool = True) -> None:
-    """Raise if E_D's step reaches the SR network, or the SR step E_D."""
-    net = SRNet().double()
+@pytest.mark.parametrize("norm", ["batch", "group", "none"])
+def test_neither_step_reaches_the_others_network(norm: str) -> None:
+    crit, net = criterion(norm=norm), SRNet().double()
     seen: list[Tensor] = []
     crit.embedding.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     hr = rand(2, 3, 32, 32, seed=1).requires_grad_()
@@ -99,12 +99,10 @@ def check_the_two_steps_are_apart(crit: PCLCriterion, detach: bool = True) -> No
     assert same(before, snapshot(crit.embedding)), "the backward changed E_D"
 
 
-@pytest.mark.parametrize("norm", ["batch", "group", "none"])
-def test_neither_step_reaches_the_others_network(norm: str) -> None:
-    check_the_two_steps_are_apart(criterion(norm=norm))
-
-
-def check_gradient_of_sr(crit: PCLCriterion) -> None:
+@pytest.mark.parametrize("keywords", [{}, {"recipe": "light", "num_feat": 64, "lr": 1e-4, "num_layers": 1}])
+def test_sr_receives_the_gradient_of_the_loss(keywords: dict[str, Any]) -> None:
+    crit = criterion(**keywords)
+    run(crit, range(2))
     _, hr = batch()
     crit.pcl.loss_weight = 255.0
 
@@ -115,13 +113,6 @@ def check_gradient_of_sr(crit: PCLCriterion) -> None:
         return crit(sr, hr)
 
     check_gradient_by_finite_differences(loss, rand(2, 3, 32, 32), eps=1e-7)
-
-
-@pytest.mark.parametrize("keywords", [{}, {"recipe": "light", "num_feat": 64, "lr": 1e-4, "num_layers": 1}])
-def test_sr_receives_the_gradient_of_the_loss(keywords: dict[str, Any]) -> None:
-    crit = criterion(**keywords)
-    run(crit, range(2))
-    check_gradient_of_sr(crit)
 
 
 @pytest.mark.parametrize("norm", ["batch", "group", "none"])
@@ -161,16 +152,10 @@ def test_the_loss_is_that_of_the_e_d_before_its_step() -> None:
 
 
 def discriminator_gradients(net: nn.Module, sr: Tensor, hr: Tensor) -> list[Tensor]:
-    """Of equation 7, term by term, with E_D in training mode on the joint batch."""
+    """Of equation 7, with E_D in training mode on the joint batch."""
     net.requires_grad_()
-    logits = net(torch.cat([hr, sr.detach()])).flatten()
-    reals, fakes = logits[: len(hr)], logits[len(hr) :]
-    loss = torch.zeros((), dtype=logits.dtype)
-    for r in reals:
-        loss = loss - (r.exp() / (r.exp() + sum(f.exp() for f in fakes))).log() / len(reals)
-    for f in fakes:
-        loss = loss - ((-f).exp() / ((-f).exp() + sum((-r).exp() for r in reals))).log() / len(fakes)
-    return list(torch.autograd.grad(loss, list(net.parameters())))
+    reals, fakes = net(torch.cat([hr, sr.detach()])).chunk(2)
+    return list(torch.autograd.grad(contrastive_discriminator_loss(reals, fakes), list(net.parameters())))
 
 
 @pytest.mark.parametrize("update_every", [1, 3])
@@ -214,15 +199,6 @@ def test_log_holds_detached_scalars_of_the_last_step() -> None:
     assert torch.equal(crit.log["l_d"], l_d)
 
 
-def test_evaluating_in_between_changes_neither_the_samples_nor_e_d() -> None:
-    with_evaluation, without = criterion(), criterion()
-    run(with_evaluation, range(1))
-    run(without, range(1))
-    with torch.no_grad():
-        with_evaluation(*batch(5))
-    assert all_equal(run(with_evaluation, range(1, 3)), run(without, range(1, 3)))
-
-
 @pytest.mark.usefixtures("untouched_global_rng")
 def test_building_and_calling_it_leave_the_global_generator_alone() -> None:
     run(PCLCriterion(num_feat=2, negatives=("blur", "batch")).double(), range(2))
@@ -245,16 +221,8 @@ def go_on_by_file(crit: PCLCriterion, **keywords: Any) -> PCLCriterion:
     return resumed
 
 
-def go_on_by_assigned_tensors(crit: PCLCriterion, **keywords: Any) -> PCLCriterion:
-    with torch.device("meta"):
-        resumed = PCLCriterion(num_feat=2, lr=1e-2, **FEW, **keywords)
-    resumed.load_state_dict(copy.deepcopy(crit.state_dict()), assign=True)
-    return resumed
-
-
 ROADS: list[Callable[..., PCLCriterion]] = [
     go_on_by_file,
-    go_on_by_assigned_tensors,
     lambda crit, **_: copy.deepcopy(crit),
     lambda crit, **_: pickle.loads(pickle.dumps(crit)),
 ]
@@ -275,35 +243,13 @@ def test_a_run_that_goes_on_elsewhere_is_bit_identical_and_leaves_the_first_alon
     assert same(snapshot(crit), snapshot(twin))
 
 
-def test_a_smaller_update_every_takes_up_a_state_with_more_calls_pending() -> None:
-    before, after = criterion(update_every=4), criterion(update_every=2)
-    run(before, range(3))
-    after.load_state_dict(before.state_dict())
-    weights = snapshot(after.embedding)
-    run(after, range(3, 4))
-    assert all_moved(weights, snapshot(after.embedding))
-
-
-@pytest.mark.parametrize("other", [{"norm": "none"}, {"num_feat": 4}, {"recipe": "light", "num_feat": 64, "lr": 1e-4}])
-def test_a_state_of_another_embedding_is_refused(other: dict[str, Any]) -> None:
-    with pytest.raises(RuntimeError, match="embedding"):
-        criterion().load_state_dict(criterion(**other, num_layers=1).state_dict())
-
-
-def test_nothing_of_e_d_requires_a_gradient_or_holds_one_between_calls() -> None:
-    crit = criterion(update_every=2)
-    for step in range(4):
-        for act in (lambda s=step: run(crit, range(s, s + 1)), lambda s=step: crit(*batch(s))):
-            act()
-            assert all(p.grad is None and not p.requires_grad for p in crit.parameters())
-
-
 def test_an_outside_optimizer_leaves_e_d_alone() -> None:
     crit, alone = criterion(), criterion()
     greedy = torch.optim.AdamW(crit.parameters(), lr=1.0, weight_decay=1.0)
     for step in range(3):
         run(crit, range(step, step + 1))
         greedy.step()
+        assert all(p.grad is None and not p.requires_grad for p in crit.parameters())
     run(alone, range(3))
     assert same(snapshot(crit), snapshot(alone))
 
@@ -316,10 +262,6 @@ def new_head(crit: PCLCriterion) -> None:
     crit.embedding.head = nn.Linear(crit.embedding.head.in_features, 1).double()
 
 
-def wider_block(crit: PCLCriterion) -> None:
-    crit.embedding.blocks[0] = WaveletDiscriminator(num_feat=2, norm="none").double().blocks[0]
-
-
 def replaced_by_a_move(crit: PCLCriterion) -> None:
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     try:
@@ -328,11 +270,7 @@ def replaced_by_a_move(crit: PCLCriterion) -> None:
         torch.__future__.set_overwrite_module_params_on_conversion(False)
 
 
-def frozen_with_all_losses(crit: PCLCriterion) -> None:
-    crit.requires_grad_(False)
-
-
-@pytest.mark.parametrize("change", [new_embedding, new_head, wider_block, replaced_by_a_move, frozen_with_all_losses])
+@pytest.mark.parametrize("change", [new_embedding, new_head, replaced_by_a_move])
 def test_what_takes_the_place_of_e_d_or_a_part_of_it_is_trained(change: Callable[[PCLCriterion], None]) -> None:
     crit = criterion()
     run(crit, range(1))
@@ -377,19 +315,6 @@ def test_half_precision_is_declined_by_e_d_and_its_optimizer(convert: Callable[[
     assert {value.dtype for value in crit.state_dict().values() if value.is_floating_point()} == {torch.float32}
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_images_of_any_dtype_train_a_float32_e_d(dtype: torch.dtype) -> None:
-    crit, exact = criterion().float(), criterion().float()
-    sr, hr = batch(0, dtype)
-    crit(sr, hr).backward()
-    exact(sr.detach().float().requires_grad_(), hr.float())
-    for a, b in zip(snapshot(crit).values(), snapshot(exact).values(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4 if dtype == torch.float64 else 0, atol=1e-6)
-    assert sr.grad is not None
-    assert sr.grad.dtype == dtype
-    assert sr.grad.isfinite().all()
-
-
 def test_under_autocast_e_d_is_trained_in_float32_and_the_loss_is_near_the_exact_one() -> None:
     inside, outside = criterion(num_feat=4).float(), criterion(num_feat=4).float()
     dtypes: list[torch.dtype] = []
@@ -425,24 +350,19 @@ def test_a_training_call_runs_on_the_device_of_the_images_and_waits_for_nothing(
         assert "l_d" in crit.log
 
 
-def test_the_light_recipe_has_nothing_to_train_and_never_asks_another_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_light_recipe_and_a_loss_without_sync_never_ask_another_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_rank", lambda *_: 0)
     for name in ("broadcast", "all_reduce", "all_gather"):
         monkeypatch.setattr(torch.distributed, name, lambda *_: pytest.fail("a collective was called"))
+    run(criterion(sync=False), range(1))
+    with pytest.raises(pytest.fail.Exception, match="a collective was called"):
+        run(criterion(), range(1))
     crit = PCLCriterion(recipe="light", num_in_ch=3).double()
     assert isinstance(crit.embedding, FixedEmbedding)
     assert not list(crit.parameters())
     run(crit, range(2))
     assert not {"l_d", "out_d_real", "out_d_fake"} & set(crit.log)
-    PCLCriterion(recipe="light", num_in_ch=1)(
-        rand(1, 1, 32, 32).requires_grad_(), rand(1, 1, 32, 32, seed=1)
-    ).backward()
-
-
-def test_numbers_of_numpy_are_numbers() -> None:
-    knobs = {"loss_weight": np.float32(1), "num_feat": np.int64(2), "sharpness": np.array([1.5, 3.0])}
-    run(PCLCriterion(**knobs, betas=np.array([0.5, 0.9]), lr=np.float64(1e-3)).double(), range(1))
 
 
 LIGHT, GIVEN = {"recipe": "light"}, {"embedding": WaveletDiscriminator(num_feat=2)}
@@ -451,34 +371,19 @@ LIGHT, GIVEN = {"recipe": "light"}, {"embedding": WaveletDiscriminator(num_feat=
 @pytest.mark.parametrize(
     ("keywords", "error", "message"),
     [
-        ({"lr": 0.0}, ValueError, "lr must be above 0, got 0.0"),
         ({"lr": "1e-4"}, TypeError, "lr must be a number, got '1e-4' of type str$"),
-        ({"betas": (0.9,)}, ValueError, r"betas must be two numbers.*\(0.9,\)"),
         ({"betas": (0.9, 1.0)}, ValueError, r"betas must be two numbers.*1\.0"),
-        ({"update_every": 0}, ValueError, "update_every must be at least 1, got 0"),
         ({"sync": "no"}, TypeError, "sync must be True or False, got 'no'"),
-        ({"norm": "instance"}, ValueError, "norm must be one of"),
-        ({"temperature": 0}, ValueError, "temperature must be above 0, got 0"),
         ({"num_layers": 9}, ValueError, "num_layers must be from 1 to 8, got 9"),
-        ({"num_feats": 32}, TypeError, "num_feats"),
         ({"embedding": nn.Conv2d(3, 3, 3)}, TypeError, "embedding must be 'fixed' or have .*Conv2d has none"),
         (LIGHT | {"norm": "none"}, ValueError, "norm='none' would be ignored by this embedding; drop it"),
-        (LIGHT | {"update_every": 2}, ValueError, "update_every=2 .*drop it"),
         (LIGHT | {"lr": 1e-3}, ValueError, "lr=0.001 .*drop it"),
         (GIVEN | {"num_in_ch": 1}, ValueError, "num_in_ch=1 .*drop it"),
-        (GIVEN | {"wavelet": False}, ValueError, "wavelet=False .*drop it"),
     ],
 )
 def test_bad_and_useless_knobs_are_refused(keywords: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         PCLCriterion(**keywords)
-
-
-def test_grey_images_for_vgg_are_refused_with_a_way_out_that_works() -> None:
-    grey, crit = rand(1, 1, 32, 32, dtype=torch.float32), PCLCriterion(VGGEmbedding("vgg11", 4, None))
-    with pytest.raises(ValueError, match=r"not 1 channels; .*x\.repeat\(1, 3, 1, 1\)"):
-        crit(grey, grey)
-    crit(grey.repeat(1, 3, 1, 1), grey.repeat(1, 3, 1, 1))
 
 
 def test_a_perceptual_loss_makes_its_lq_of_gt() -> None:
@@ -498,9 +403,6 @@ def test_a_perceptual_loss_makes_its_lq_of_gt() -> None:
     [
         (0, 255, 1, r"is 1, but the largest value of HR is 25\d.*train with data_range 255,"),
         (0, 1, 255, r"is 255, but the largest value of HR is 0\.9.*train with data_range 1,"),
-        (0, 4095, 255, r"largest value of HR is 409.*train with data_range 4095,"),
-        (0, 2.3, 1, r"largest value of HR is 2\.2999; train with data_range 2\.3,"),
-        (0, 2.3, 255, r"largest value of HR is 2\.2999; train with data_range 2\.3,"),
         (-1, 1, 1, r"smallest value of HR is -0\.99.*\[-1, 1\].* pcl\(\(sr \+ 1\) / 2, \(hr \+ 1\) / 2\)"),
     ],
 )
@@ -510,12 +412,6 @@ def test_images_of_another_range_are_refused_at_first_with_one_that_fits(
     sr, hr = (rand(2, 3, 32, 32, seed=seed, dtype=torch.float32) * (high - low) + low for seed in (1, 2))
     with pytest.raises(ValueError, match=message):
         PCLCriterion(num_feat=2, data_range=data_range)(sr, hr)
-
-
-@pytest.mark.parametrize("white", [0.0, 1.0])
-def test_a_black_first_batch_is_no_wrong_range(white: float) -> None:
-    sr, hr = batch(0, torch.float32)
-    PCLCriterion(num_feat=2, data_range=255.0)(sr, (hr > 0.5) * white)
 
 
 def test_the_range_is_looked_at_once_and_not_before_a_batch_is_finite(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -528,6 +424,7 @@ def test_the_range_is_looked_at_once_and_not_before_a_batch_is_finite(monkeypatc
     crit(sr, hr)
     monkeypatch.setattr("pcl_loss.criterion.check_white", None)  # not called again
     crit(sr, hr)
+    PCLCriterion(num_feat=2, data_range=255.0)(sr, (hr > 0.5).float())  # a black first batch
 
 
 @pytest.mark.slow
@@ -576,13 +473,3 @@ def test_inside_distributed_data_parallel_it_trains_as_beside_it(
     )
     assert all(same(one, other) for one, other in zip(inside, beside, strict=True))
     assert same(*inside)
-
-
-def test_without_sync_ranks_are_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_rank", lambda *_: 0)
-    for name in ("broadcast", "all_reduce"):
-        monkeypatch.setattr(torch.distributed, name, lambda *_: pytest.fail("a collective was called"))
-    run(criterion(sync=False), range(1))
-    with pytest.raises(pytest.fail.Exception, match="a collective was called"):
-        run(criterion(), range(1))

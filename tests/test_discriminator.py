@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import reference
@@ -113,6 +112,7 @@ def test_only_the_blocks_asked_for_are_computed(monkeypatch: pytest.MonkeyPatch,
     sizes, widths = [32, 16, 16, 8, 8, 4, 4, 2], [1, 1, 2, 2, 4, 4, 8, 8]
     expected = [(2, 2 * w, s, s) for w, s in zip(widths, sizes, strict=True)]
     assert [tuple(m.shape) for m in maps] == expected[:num_layers]
+    assert net.head.in_features == 16
 
 
 def test_only_high_frequencies_are_seen() -> None:
@@ -124,16 +124,6 @@ def test_only_high_frequencies_are_seen() -> None:
     weight = net.blocks[0].conv.weight
     expected = F.conv2d(torch.cat(haar_dwt(image)[1:], 1), weight, net.blocks[0].conv.bias, padding=1)
     torch.testing.assert_close(net.embed(image, 1)[0], F.leaky_relu(expected, 0.2))
-
-
-def test_it_has_eight_blocks_of_the_stated_widths_and_strides() -> None:
-    net = WaveletDiscriminator(num_in_ch=4, num_feat=5)
-    convs = [block.conv for block in net.blocks]
-    assert [c.in_channels for c in convs] == [12, 5, 5, 10, 10, 20, 20, 40]
-    assert [c.out_channels for c in convs] == [5, 5, 10, 10, 20, 20, 40, 40]
-    assert [c.stride for c in convs] == [(1, 1), (2, 2)] * 4
-    assert net.head.in_features == 40
-    assert WaveletDiscriminator(num_in_ch=4, num_feat=5, wavelet=False).blocks[0].conv.in_channels == 4
 
 
 def check_statistics_over_updates(norm: nn.BatchNorm2d) -> None:
@@ -211,39 +201,18 @@ def test_embed_compiles_without_a_graph_break(norm: str) -> None:
     assert all(p.grad is None for p in net.parameters())
 
 
-@pytest.mark.parametrize(
-    ("keywords", "message"),
-    [
-        ({"norm": "instance"}, r"norm must be one of \['batch', 'group', 'none'\], got 'instance'"),
-        ({"num_feat": 0}, "num_feat must be at least 1, got 0"),
-        ({"num_in_ch": 3.0}, r"num_in_ch must be an integer, got 3\.0"),
-        ({"wavelet": 1}, "wavelet must be True or False, got 1"),
-    ],
-)
-def test_bad_arguments_are_refused(keywords: dict[str, Any], message: str) -> None:
-    with pytest.raises((TypeError, ValueError), match=message):
-        WaveletDiscriminator(**keywords)
-
-
-@pytest.mark.parametrize("call", [lambda net, x: net(x), lambda net, x: net.embed(x, 4)], ids=["forward", "embed"])
-@pytest.mark.parametrize(
-    ("images", "message"),
-    [
-        (torch.zeros(2, 1, 32, 32), r"x has 1 channels, but 3 are expected.*num_in_ch=1"),
-        (torch.zeros(2, 3, 31, 64), "31x64, but at least 32x32"),
-        (torch.zeros(2, 3, 32, 32, dtype=torch.uint8), r"torch\.uint8.*float"),
-        (torch.zeros(0, 3, 32, 32), "no side may be 0"),
-    ],
-)
-def test_bad_images_are_refused(call: Callable[..., object], images: Tensor, message: str) -> None:
-    with pytest.raises((TypeError, ValueError), match=message):
-        call(tiny_discriminator(dtype=torch.float32), images)
-
-
-def test_what_embed_cannot_do_is_refused() -> None:
-    for num_layers in (0, 9):
-        with pytest.raises(ValueError, match=f"num_layers must be from 1 to 8, got {num_layers}"):
-            tiny_discriminator().embed(rand(1, 3, 32, 32), num_layers)
-    net = torch.nn.SyncBatchNorm.convert_sync_batchnorm(tiny_discriminator(dtype=torch.float32))
-    with pytest.raises(TypeError, match="cannot freeze a SyncBatchNorm"):
-        net.embed(torch.zeros(1, 3, 32, 32), 1)
+def test_what_does_not_fit_is_refused() -> None:
+    net = tiny_discriminator(dtype=torch.float32)
+    synced = nn.SyncBatchNorm.convert_sync_batchnorm(tiny_discriminator(dtype=torch.float32))
+    refused: list[tuple[Callable[[], object], str]] = [
+        (lambda: WaveletDiscriminator(norm="instance"), r"norm must be one of .*, got 'instance'"),
+        (lambda: WaveletDiscriminator(num_feat=0), "num_feat must be at least 1, got 0"),
+        (lambda: WaveletDiscriminator(wavelet=1), "wavelet must be True or False, got 1"),  # type: ignore[arg-type]
+        (lambda: net(torch.zeros(2, 1, 32, 32)), r"x has 1 channels, but 3 are expected.*num_in_ch=1"),
+        (lambda: net.embed(torch.zeros(2, 3, 31, 64), 4), "31x64, but at least 32x32"),
+        (lambda: net.embed(torch.zeros(1, 3, 32, 32), 9), "num_layers must be from 1 to 8, got 9"),
+        (lambda: synced.embed(torch.zeros(1, 3, 32, 32), 1), "cannot freeze a SyncBatchNorm"),
+    ]
+    for call, message in refused:
+        with pytest.raises((TypeError, ValueError), match=message):
+            call()

@@ -1,5 +1,6 @@
 """The adapter works as a term of the loss of EDSR-PyTorch, RCAN and HAN, by their call conventions."""
 
+import copy
 import io
 from pathlib import Path
 from types import SimpleNamespace
@@ -74,85 +75,63 @@ def test_a_run_without_pcl_is_not_loaded_and_the_way_on_is_named() -> None:
         Loss(options(), BRANCH).load_state_dict(without.state_dict())
 
 
-@pytest.mark.parametrize(("option", "keyword"), [("rgb_range", "data_range"), ("n_colors", "num_in_ch"), ("lr", "lr")])
-def test_an_option_that_the_codebase_lacks_is_named_and_may_be_said_by_hand(option: str, keyword: str) -> None:
+def test_an_option_that_the_codebase_lacks_is_named_and_may_be_said_by_hand() -> None:
     args = options()
-    value = getattr(args, option)
-    delattr(args, option)
-    with pytest.raises(ValueError, match=rf"no {option}; build PCL\(args, {keyword}="):
+    del args.rgb_range
+    with pytest.raises(ValueError, match=r"no rgb_range; build PCL\(args, data_range="):
         PCL(args)
-    PCL(args, **{keyword: value})
-
-
-def test_the_scale_is_needed_for_lr_negatives_alone() -> None:
-    args = options()
-    del args.scale
-    PCL(args)(*images())
-    with pytest.raises(ValueError, match=r"--scale is not one whole factor: \[\]"):
-        PCL(args, negatives=["lq"])(*images())
-
-
-def write_knobs(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    monkeypatch.chdir(folder)
-    (folder / "pcl.yml").write_text(text)
+    PCL(args, data_range=255)
 
 
 def test_knobs_beside_the_command_are_taken_and_named_in_the_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_knobs(
-        tmp_path, monkeypatch, "temperature: 0.5\nnegatives: [blur, batch]\nnum_feat: 4\nnorm: none\nlr: 2.0e-4\n"
-    )
+    monkeypatch.chdir(tmp_path)
+    Path("pcl.yml").write_text("temperature: 0.5\nnegatives: [blur, batch]\nnum_feat: 4\nlr: 2.0e-4\n")
     pcl = PCL(options())
-    assert pcl.pcl.temperature == 0.5
-    assert pcl.pcl.samples.negatives == ("blur", "batch")
-    assert pcl.pcl.data_range == 255.0
-    assert pcl.lr == 2e-4
+    assert (pcl.pcl.temperature, pcl.pcl.samples.negatives, pcl.lr) == (0.5, ("blur", "batch"), 2e-4)
     assert capsys.readouterr().out == (
         "[pcl_loss] contrastive loss and its discriminator are built, for images in 0-255; "
-        "pcl.yml sets temperature, negatives, num_feat, norm, lr\n"
+        "pcl.yml sets temperature, negatives, num_feat, lr\n"
     )
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("temprature: 1\n", r"unknown key 'temprature' in pcl.yml; allowed are: num_feat, .*temperature"),
-        ("embedding: 1\n", "unknown key 'embedding'"),
-        ("data_range: 1\n", "unknown key 'data_range'"),
-        ("lr: 1e-4\n", "lr must be a number, got '1e-4'.*takes 1.0e-4, not 1e-4"),
-        ("- temperature\n", "must hold lines `key: value`, got list"),
-        ("temperature: [\n", "pcl.yml is not YAML"),
-        ("\x93\n", "pcl.yml is not YAML"),
-        ("temperature: 0\n", "temperature must be above 0, got 0 .*pcl.yml has .*temperature"),
-        ("num_layers: 99\n", "num_layers|99"),
+        ("temprature: 1", r"unknown key 'temprature' in pcl.yml; allowed are: num_feat, .*temperature"),
+        ("data_range: 1", "unknown key 'data_range'"),
+        ("lr: 1e-4", "lr must be a number, got '1e-4'.*takes 1.0e-4, not 1e-4"),
+        ("- temperature", "must hold lines `key: value`, got list"),
+        ("temperature: [", "pcl.yml is not YAML"),
     ],
 )
 def test_a_wrong_knob_file_is_refused_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str
 ) -> None:
-    write_knobs(tmp_path, monkeypatch, "")
-    (tmp_path / "pcl.yml").write_bytes(text.encode("latin-1"))
+    monkeypatch.chdir(tmp_path)
+    Path("pcl.yml").write_text(text)
     with pytest.raises((TypeError, ValueError), match=message):
-        PCL(options())(*images())
+        PCL(options())
 
 
-def test_lr_that_is_not_handed_over_is_made_of_hr() -> None:
+def test_lr_is_made_of_hr_where_it_is_not_handed_over_and_counts_once_where_it_is() -> None:
     sr, hr = images()
-    torch.manual_seed(0)
-    made, given = PCL(options(), negatives=["lq"]), PCL(options(), negatives=["lq"])
-    given.load_state_dict(made.state_dict())
-    lq = F.interpolate(hr, (12, 12), mode="bicubic", antialias=True)
-    torch.testing.assert_close(made(sr, hr), given(sr, hr, lq), rtol=0, atol=0)
-
-
-def test_lr_that_is_handed_over_counts_once() -> None:
-    sr, hr = images()
-    made, handed = PCL(options(), negatives=["lq"]), PCL(options(), negatives=["lq"])
-    handed.load_state_dict(made.state_dict())
+    made, given, handed = (PCL(options(), negatives=["lq"]) for _ in range(3))
+    state = copy.deepcopy(made.state_dict())
     loss = nn.Module()
     loss.wrapped = nn.DataParallel(nn.ModuleList([nn.L1Loss(), handed]))
     set_lr(loss, torch.zeros(2, 3, 12, 12))
-    assert handed(sr, hr) != made(sr, hr)
-    handed.load_state_dict(made.state_dict())
-    torch.testing.assert_close(made(sr, hr), handed(sr, hr), rtol=0, atol=0)
+    values = []
+    for call in (
+        made,
+        lambda *x: given(*x, F.interpolate(hr, (12, 12), mode="bicubic", antialias=True)),
+        handed,
+        handed,
+    ):
+        for pcl in (made, given, handed):
+            pcl.load_state_dict(state)
+        values.append(call(sr, hr).item())
+    assert values[0] == values[1] == values[3] != values[2]
+    with pytest.raises(ValueError, match=r"--scale is not one whole factor: \[2, 3\]"):
+        PCL(options(scale=[2, 3]), negatives=["lq"])(sr, hr)

@@ -59,17 +59,6 @@ def test_the_fixed_embedding_holds_no_number_and_gives_the_image_its_gradient() 
     assert torch.autograd.gradcheck(lambda x: tuple(fixed.embed(x)), (x,), fast_mode=True)
 
 
-def test_what_the_fixed_embedding_cannot_do_is_refused() -> None:
-    with pytest.raises(ValueError, match="num_layers must be from 1 to 4, got 5"):
-        FixedEmbedding(num_layers=5)
-    with pytest.raises(ValueError, match="threshold must be above 0"):
-        FixedEmbedding(threshold=0.0)
-    with pytest.raises(ValueError, match="num_layers must be from 1 to 2, got 3"):
-        FixedEmbedding(num_layers=2).embed(rand(1, 3, 32, 32), 3)
-    with pytest.raises(ValueError, match="1 channels, but 3 are expected"):
-        FixedEmbedding().embed(rand(1, 1, 32, 32))
-
-
 def maps_by_hooks(features: nn.Sequential, x: torch.Tensor, count: int) -> list[torch.Tensor]:
     """The outputs of torchvision's own ReLUs, on the input normalised by hand."""
     found: list[torch.Tensor] = []
@@ -81,39 +70,32 @@ def maps_by_hooks(features: nn.Sequential, x: torch.Tensor, count: int) -> list[
     return found[:count]
 
 
-@pytest.mark.parametrize(("vgg", "count"), [("vgg19", 4), ("vgg11", 3), ("vgg16", 5)])
+@pytest.mark.parametrize(("vgg", "count"), [("vgg19", 4), ("vgg11", 3)])
 def test_the_maps_are_those_after_the_first_relus(vgg: str, count: int, tmp_path: Path) -> None:
     # torchvision's own layers, without the large classifier behind them.
-    layers = {"vgg11": "A", "vgg16": "D", "vgg19": "E"}[vgg]
+    layers = {"vgg11": "A", "vgg19": "E"}[vgg]
     features = torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs[layers]).eval()
     torch.save({f"features.{key}": value for key, value in features.state_dict().items()}, tmp_path / "vgg.pth")
     x = rand(2, 3, 48, 40, dtype=torch.float32)
-    maps = VGGEmbedding(vgg, count, tmp_path / "vgg.pth").embed(x, count)
+    embedding = VGGEmbedding(vgg, count, tmp_path / "vgg.pth")
+    maps = embedding.embed(x.requires_grad_(), count)
+    (grad,) = torch.autograd.grad(maps[-1].square().sum(), x)
+    assert grad.any()
+    assert not any(p.requires_grad for p in embedding.parameters())
     for ours, theirs in zip(maps, maps_by_hooks(features, x, count), strict=True):
         torch.testing.assert_close(ours, theirs)
-
-
-def test_only_the_image_receives_a_gradient() -> None:
-    vgg = VGGEmbedding("vgg11", 2, weights=None)
-    x = rand(1, 3, 32, 32, dtype=torch.float32).requires_grad_()
-    vgg.embed(x, 2)[1].square().sum().backward()
-    assert x.grad is not None
-    assert x.grad.abs().max() > 0
-    assert not any(p.requires_grad or p.grad is not None for p in vgg.parameters())
 
 
 def test_bad_arguments_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"vgg must be one of .*'vgg19'.*got 'vgg20'"):
         VGGEmbedding("vgg20", weights=None)
-    with pytest.raises(ValueError, match="num_layers must be from 1 to 8, got 9"):
-        VGGEmbedding("vgg11", 9, weights=None)
-    with pytest.raises(FileNotFoundError, match="No such file"):
-        VGGEmbedding("vgg11", weights=tmp_path / "none.pth")
+    with pytest.raises(ValueError, match="threshold must be above 0"):
+        FixedEmbedding(threshold=0.0)
+    with pytest.raises(ValueError, match="num_layers must be from 1 to 2, got 3"):
+        FixedEmbedding(num_layers=2).embed(rand(1, 3, 32, 32), 3)
     torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(ValueError, match=r"lacks features.*torchvision's VGG"):
+    with pytest.raises(RuntimeError, match=r"Missing key.*features"):
         VGGEmbedding("vgg11", weights=tmp_path / "other.pth")
     vgg = VGGEmbedding("vgg11", 2, weights=None)
-    with pytest.raises(ValueError, match="num_layers must be from 1 to 2, got 4"):
-        vgg.embed(torch.zeros(1, 3, 32, 32), 4)
     with pytest.raises(ValueError, match="takes RGB, not 1 channels"):
         vgg.embed(torch.zeros(1, 1, 32, 32), 2)

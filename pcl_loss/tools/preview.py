@@ -4,25 +4,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .. import preview
-from .._checks import MIN_SIZE
 from ..loss import PCLLoss
 from . import _images
 from ._checkpoints import load_discriminator, read_options
-from ._regions import parse_square
-
-KNOBS: dict[str, dict[str, Any]] = {
-    **{key: {"type": int, "metavar": "K"} for key in ("num_positives", "num_negatives", "num_layers")},
-    **{key: {"nargs": "+", "metavar": "NAME"} for key in ("positives", "negatives")},
-    **{key: {"type": float, "nargs": 2, "metavar": ("LOW", "HIGH")} for key in ("sharpness", "blur_sigma")},
-    "temperature": {"type": float, "metavar": "TAU"},
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,12 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--sr", type=Path, metavar="FILE", help="its super-resolved image")
     add("--lq", type=Path, metavar="FILE", help="its LR image, for the negative 'lq'")
     add("--net-d", type=Path, metavar="FILE", help="a trained E_D, net_d_*.pth: similarities to --sr")
-    add("--crop", metavar="TOP,LEFT,SIZE", help=f"a square (default: a detailed one, {preview.MAX_WINDOW} at most)")
     add("--seed", type=int, default=0, help="of the samples (default: 0)")
-    add("--opt", type=Path, metavar="FILE.yml", help="take the knobs from its train.pcl_opt")
-    knob = parser.add_argument_group("knobs of PCLLoss, before those of --opt").add_argument
-    for name, how in KNOBS.items():
-        knob(f"--{name.replace('_', '-')}", **how)
+    add("--opt", type=Path, metavar="FILE.yml", help="take the knobs of PCLLoss from its train.pcl_opt")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,11 +43,6 @@ def run(args: argparse.Namespace) -> int:
     if lq is not None and [scale * side for side in lq.shape[-2:]] != [height, width]:
         raise ValueError(f"{args.image} is {height}x{width}, which is no whole multiple of {args.lq}")
     window = preview.detailed_window(hr, multiple=scale)
-    if args.crop is not None:
-        window = parse_square(args.crop)
-        window.check_inside(height, width)
-        if window.height < MIN_SIZE or any(number % scale for number in window):
-            raise ValueError(f"--crop {args.crop}: take multiples of the scale, {scale}, and SIZE at least {MIN_SIZE}")
     sheet = preview.make_sheet(
         preview.cut(hr, window),
         pcl,
@@ -89,9 +70,8 @@ def _loss_of(args: argparse.Namespace) -> PCLLoss:
     options = {} if args.opt is None else read_options(args.opt)
     knobs = dict((options.get("train") or {}).get("pcl_opt") or {})
     if args.opt is not None and not knobs:
-        raise ValueError(f"{args.opt} has no block train.pcl_opt; give a training YAML with PCL, or the knobs as flags")
+        raise ValueError(f"{args.opt} has no block train.pcl_opt; give a training YAML with PCL")
     knobs.pop("type", None)
-    knobs |= {key: getattr(args, key) for key in KNOBS if getattr(args, key) is not None}
     if args.lq is not None:
         knobs["negatives"] = list(dict.fromkeys([*knobs.get("negatives", ["blur"]), "lq"]))
     return PCLLoss(**(knobs | {"data_range": 1.0, "seed": args.seed}))
