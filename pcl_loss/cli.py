@@ -22,9 +22,9 @@ VERBS = {
     "options": "write out the option files for EDSR, RCAN, HAN and SwinIR",
     "prepare": "make LR images and sub-images of a folder of HR images",
     "preview": "draw the positives, negatives and bands of an image, and their similarity to an SR image",
-    "doctor": "versions, repairs, gradients and speed: one block of text for a bug report",
+    "doctor": "versions, what is replaced in BasicSR, a training step: one block of text for a bug report",
     "patch": "put PCL into a checkout of EDSR-PyTorch, RCAN, HAN, a fork, BasicSR or traiNNer-redux",
-    "report": "test several networks on several sets: the paper's tables and figure",
+    "report": "test several networks on several sets: tables and a figure in the form of the paper",
     "convert": "turn checkpoints of the official EDSR, RCAN and HAN codes into BasicSR's, and back",
 }
 

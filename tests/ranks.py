@@ -38,7 +38,10 @@ def model_steps(rank: int, world_size: int) -> list[dict[str, dict[str, Tensor]]
     """What steps of a PCLModel make of E_D, and what this rank's own batch alone would have made of it."""
     from pcl_loss.basicsr_plugin import PCLModel, register
 
+    from basicsr.models.base_model import BaseModel  # isort: skip  (it needs what our import has put back)
+
     register()
+    BaseModel.model_to_device = lambda self, net: nn.parallel.DistributedDataParallel(net)  # BasicSR's own pins a GPU
     model = PCLModel(
         {
             "is_train": True,

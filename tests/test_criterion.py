@@ -422,9 +422,9 @@ def test_the_range_is_looked_at_once_and_not_before_a_batch_is_finite(monkeypatc
     with pytest.raises(ValueError, match="largest value"):
         crit(sr, 255 * hr)
     crit(sr, hr)
+    PCLCriterion(num_feat=2, data_range=255.0)(sr, (hr > 0.5).float())  # a black first batch
     monkeypatch.setattr("pcl_loss.criterion.check_white", None)  # not called again
     crit(sr, hr)
-    PCLCriterion(num_feat=2, data_range=255.0)(sr, (hr > 0.5).float())  # a black first batch
 
 
 @pytest.mark.slow

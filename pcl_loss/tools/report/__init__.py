@@ -25,19 +25,20 @@ from ..._checks import check_count
 from ...basicsr_plugin.lpips_metric import backbone_at_hand, fetch_backbone
 from .. import _panels
 from .._checkpoints import usable_device
-from .measure import BICUBIC, Net, find_net, find_pairs, measure_all
+from .measure import BICUBIC, Net, find_net, find_pairs, find_results, measure_all
 from .tables import figure_rows, report_text, tabulate, write_csv
 
 PathLike = str | os.PathLike[str]
 BACKBONE = "alex"  # of LPIPS, as papers report it
+LPIPS = ("auto", "always", "never")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `pcl-loss report`."""
     add = parser.add_argument
     text = (
-        "a checkpoint net_g_*.pth, or BasicSR's folder experiments/RUN (its last checkpoint); NAME+PCL is compared "
-        "with NAME. Repeat"
+        "a checkpoint net_g_*.pth, BasicSR's folder experiments/RUN (its last checkpoint), or a folder of SR images in "
+        "SET/; NAME+PCL is compared with NAME. Repeat"
     )
     add("--net", dest="nets", action="append", required=True, metavar="NAME=PATH", help=text)
     text = "folders of a test set; without LR, it is made from HR by MATLAB-like bicubic. Repeat"
@@ -47,8 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "a YAML with the net's network_g; without NAME, for nets with no YAML beside their checkpoint"
     add("--opt", dest="opts", action="append", default=[], metavar="[NAME=]FILE.yml", help=text)
     add("--device", help="of the nets, such as cuda:1 or cpu (default: a GPU if there is one)")
-    text = "download AlexNet's weights (233 MB) for LPIPS, which is measured where they and its package are at hand"
-    add("--lpips", action="store_true", help=text)
+    text = "auto: if its package and weights are at hand; always: download AlexNet's weights (233 MB) if need be"
+    add("--lpips", choices=LPIPS, default="auto", help=text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -80,13 +81,13 @@ def make_report(
     scale: int = 4,
     opts: Mapping[str, PathLike] | None = None,
     device: str | None = None,
-    lpips: bool = False,
+    lpips: str = "auto",
 ) -> str:
     """Measure nets on sets, write tables and figure as the module's docstring shows, and return the text of report.md.
 
     The arguments are the flags of `pcl-loss report`: `nets` and `sets` by name, `opts` too, where the empty name has
     the YAML of the nets that have no other. Raises OSError where a checkpoint, YAML, folder or image is missing,
-    ValueError or TypeError where a value cannot be used, ImportError for `lpips=True` without the package.
+    ValueError or TypeError where a value cannot be used, ImportError for `lpips='always'` without the package.
     """
     out = Path(out)
     check_count("scale", scale, 2, 8)
@@ -99,11 +100,15 @@ def make_report(
     found = [Net(BICUBIC)]
     for name, given in nets.items():
         path = Path(given)
-        found.append(find_net(name, path / "models" / "net_g_latest.pth" if path.is_dir() else path, yamls))
+        last = path / "models" / "net_g_latest.pth"
+        if path.is_dir() and not last.is_file():
+            found.append(find_results(name, path, pairs))
+        else:
+            found.append(find_net(name, last if path.is_dir() else path, yamls))
 
-    if lpips:
+    if lpips == "always":
         fetch_backbone(BACKBONE)
-    has_lpips = importlib.util.find_spec("lpips") is not None and backbone_at_hand(BACKBONE)
+    has_lpips = lpips != "never" and importlib.util.find_spec("lpips") is not None and backbone_at_hand(BACKBONE)
     backbone = BACKBONE if has_lpips else None
     scores = measure_all(found, pairs, out / "results", scale=scale, device=device, lpips=backbone)
     names = [net.name for net in found]

@@ -50,16 +50,19 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Net:
-    """What makes SR images; without a checkpoint it is MATLAB-like bicubic."""
+    """What makes SR images; without a checkpoint or images it is MATLAB-like bicubic."""
 
     name: str  # in the table
     checkpoint: Path | None = None  # BasicSR's file
     options: Mapping[str, Any] | None = None  # the `network_g` block of the checkpoint
     options_file: Path | None = None  # where that block was read
     param_key: str | None = None  # which of the checkpoint's networks; None where the file is the state dict itself
+    images: Mapping[Pair, Path] | None = None  # SR images that are there already
 
     def sr_files(self, pairs: Sequence[Pair], out: Path, scale: int) -> dict[Pair, Path]:
         """Where its SR images lie or belong: a set's in a folder that is named by all that they depend on."""
+        if self.images is not None:
+            return dict(self.images)
         files: dict[Pair, Path] = {}
         for set_name, group in itertools.groupby(pairs, key=lambda pair: pair.set_name):
             of_set = list(group)
@@ -114,6 +117,22 @@ def find_net(name: str, path: Path, opts: Mapping[str, Path]) -> Net:
     if not isinstance(options, dict) or "type" not in options:
         raise ValueError(f"{options_file} has no network_g block with a type; {advice}")
     return Net(name, path, options, options_file, choose_params(path, content))
+
+
+def find_results(name: str, folder: Path, pairs: Sequence[Pair]) -> Net:
+    """A net whose SR images lie in `folder/SET/` as BasicSR names them: one `IMAGE.png`, `IMAGE_test.png`, ... each."""
+    images: dict[Pair, Path] = {}
+    for set_name, group in itertools.groupby(pairs, key=lambda pair: pair.set_name):
+        found = find_images(f"the folder of {name}'s SR images of {set_name}", folder / set_name)
+        of_set = list(group)
+        # `a_b_test` is an image of `a_b`, if there is one, and not of `a`.
+        owners = {stem: max((p.name for p in of_set if stem.startswith(p.name)), key=len, default="") for stem in found}
+        for pair in of_set:
+            own = [found[stem] for stem, owner in owners.items() if owner == pair.name]
+            if len(own) != 1:
+                raise ValueError(f"{folder / set_name} must have one SR image {pair.name}*.png, has {len(own)}")
+            images[pair] = own[0]
+    return Net(name, images=images)
 
 
 def measure(sr: Image, hr: Image, scale: int, lpips: str | None) -> dict[str, float | None]:
@@ -195,6 +214,7 @@ def _module(net: Net, scale: int) -> nn.Module:
         problem = " ".join(str(error).split())[:200]
     if problem:
         raise ValueError(
-            f"{net.name} does not upscale RGB images by {scale}: {problem}; check --scale and {net.options_file}"
+            f"{net.name} does not upscale RGB images by {scale}: {problem}; check --scale and {net.options_file}, or "
+            f"give a folder of its SR images: --net {net.name}=DIR with DIR/SET/IMAGE.png"
         )
     return module

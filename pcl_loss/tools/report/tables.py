@@ -18,7 +18,7 @@ from .measure import BICUBIC, METRICS, Pair, Score
 
 DIGITS = {"psnr": 2, "ssim": 4, "niqe": 3, "lpips": 4}
 BETTER = {"psnr": "↑", "ssim": "↑", "niqe": "↓", "lpips": "↓"}
-NO_LPIPS = "LPIPS is n/a: pip install 'pcl_loss[metrics]', and `--lpips` downloads AlexNet's weights (233 MB)."
+NO_LPIPS = "LPIPS is n/a: pip install 'pcl_loss[metrics]', and `--lpips always` downloads AlexNet's weights (233 MB)."
 CROP = 64  # side of the figure's crops
 
 Cells = dict[tuple[str, str], float]  # by set and metric

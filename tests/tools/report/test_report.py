@@ -187,10 +187,25 @@ def test_lpips_is_measured_where_it_can_be(
     monkeypatch.setattr("pcl_loss.basicsr_plugin.lpips_metric.calculate_lpips", difference)
     monkeypatch.setattr(report, "fetch_backbone", lambda net: None)
     monkeypatch.setattr(report, "backbone_at_hand", lambda net: True)
-    call(A, SET14, "--lpips")
+    call(A, SET14, "--lpips", "always")
     (file,) = (place / "report" / "results" / "EDSR-S").glob("*/face.png")
     sr, hr = (cv2.imread(str(path)).astype(float) for path in (file, place / "Set14" / "HR" / "face.png"))
     assert table(capsys.readouterr().out, 2)["EDSR-S"][1] == f"{np.abs(sr - hr).mean():.4f}"
+
+
+def test_the_sr_images_of_basicsrs_own_test_are_read(place: Path) -> None:
+    folder = place / "visualization" / "Set5"
+    folder.mkdir(parents=True)
+    for image in ("cat", "cup"):
+        hr = cv2.imread(f"Set5/HR/{image}.png")
+        cv2.imwrite(str(folder / f"{image}x4_test_EDSR.png"), hr[: hr.shape[0] // 4 * 4, : hr.shape[1] // 4 * 4] ^ 1)
+    call("--net=mine=visualization", SET5)
+    hr = cv2.imread("Set5/HR/cup.png")
+    row = next(r for r in rows_of(place / "report" / "images.csv") if (r["net"], r["image"]) == ("mine", "cup"))
+    assert float(row["psnr"]) == pytest.approx(psnr(hr ^ 1, hr), abs=1e-3)
+    (folder / "cupx4_test_EDSR.png").unlink()
+    with pytest.raises(ValueError, match=r"must have one SR image cup\*\.png, has 0"):
+        call("--net=mine=visualization", SET5)
 
 
 def test_a_net_runs_again_only_on_a_set_where_something_has_changed(
