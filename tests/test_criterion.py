@@ -414,6 +414,18 @@ def test_images_of_another_range_are_refused_at_first_with_one_that_fits(
         PCLCriterion(num_feat=2, data_range=data_range)(sr, hr)
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_state_that_is_assigned_goes_on_as_the_one_that_was_saved(device: str) -> None:
+    saved = criterion(seed=1)
+    run(saved, range(2))
+    with torch.device(device):
+        assigned = criterion(seed=2)
+    assigned.load_state_dict(copy.deepcopy(saved.state_dict()), assign=True)
+    before = snapshot(assigned.embedding)
+    assert all(map(torch.equal, run(assigned, range(2, 4)), run(saved, range(2, 4))))
+    assert not same(snapshot(assigned.embedding), before)
+
+
 def test_the_range_is_looked_at_once_and_not_before_a_batch_is_finite(monkeypatch: pytest.MonkeyPatch) -> None:
     crit, (sr, hr) = PCLCriterion(num_feat=2), batch(0, torch.float32)
     spoilt = hr.clone()

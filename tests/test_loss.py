@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import ranks
 import reference
@@ -228,6 +229,20 @@ def test_the_balance_against_l1_is_the_same_on_every_range() -> None:
 def test_the_global_generator_is_left_alone() -> None:
     sr, hr, lq = images()
     few(negatives=("blur", "lq", "batch"))(sr, hr, tiny_discriminator(), lq)
+
+
+def test_a_last_batch_of_one_goes_on_with_the_negatives_that_are_not_of_the_batch() -> None:
+    net, (sr, hr, _) = WaveletDiscriminator(num_feat=2).double(), images(1)
+    both, blur = (few(negatives=names)(sr, hr, net, generator=generator()) for names in (["blur", "batch"], ["blur"]))
+    assert torch.equal(both, blur)
+
+
+def test_numbers_of_numpy_are_knobs() -> None:
+    net, (sr, hr, _) = WaveletDiscriminator(num_feat=2).double(), images()
+    numpy_knobs = {"temperature": np.float64(0.5), "num_negatives": np.int64(3), "blur_sigma": np.array([0.5, 1.0])}
+    plain_knobs = {"temperature": 0.5, "num_negatives": 3, "blur_sigma": (0.5, 1.0)}
+    values = [few(**knobs)(sr, hr, net, generator=generator()) for knobs in (numpy_knobs, plain_knobs)]
+    assert torch.equal(*values)
 
 
 def test_every_call_draws_anew_and_a_seed_repeats_the_run() -> None:
