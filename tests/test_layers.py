@@ -48,7 +48,7 @@ MAX_LINES = {
     "pcl_loss/**/*.py": 6894,
     "pcl_loss/basicsr_plugin/*.py": 2229,
     "pcl_loss/tools/**/*.py": 2191,
-    "tests/**/*.py": 10103,
+    "tests/**/*.py": 10106,
     "benchmarks/*.py scripts/*.py": 1678,
 }
 MAX_LINES_OF_CORE = 1715

@@ -66,14 +66,17 @@ def test_a_trained_net_g_is_tested_without_e_d_and_loads_in_a_stock_model(
 
 
 @pytest.mark.parametrize("module", ["pcl_loss", "pcl_loss.train"])
-def test_a_module_run_by_python_trains_under_the_callers_folder(module: str, small: Options, tmp_path: Path) -> None:
+def test_a_module_run_by_python_trains_under_the_callers_folder_and_ends(
+    module: str, small: Options, tmp_path: Path
+) -> None:
     small["train"]["total_iter"] = 1
-    # Workers import the entry point again where processes are spawned; here they are forked.
-    small["datasets"]["train"]["num_worker_per_gpu"] = 1
+    # Workers import the entry point again where processes are spawned; here they are forked. They leave SIGTERM to the
+    # main process, and persistent ones must not outlive it.
+    small["datasets"]["train"] |= {"num_worker_per_gpu": 1, "persistent_workers": True}
     (tmp_path / "tiny.yml").write_text(yaml.safe_dump(small))
     verb = ["train"] if module == "pcl_loss" else []
     command = [sys.executable, "-m", module, *verb, "-opt", "tiny.yml", "--force_yml", "name=forced"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=dict(os.environ))
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=dict(os.environ), timeout=150)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "experiments/forced/models/net_g_latest.pth").is_file()
 
