@@ -45,10 +45,10 @@ MAY_IMPORT_BASICSR = {"basicsr_plugin", "tools", "train", "test"}
 NOT_CORE = {"__main__", "_files", "cli", "edsr_plugin", "run", "test", "train", "trainner_plugin"}
 # Tracked lines, which only ever go down.
 MAX_LINES = {
-    "pcl_loss/**/*.py": 6894,
+    "pcl_loss/**/*.py": 6878,
     "pcl_loss/basicsr_plugin/*.py": 2229,
-    "pcl_loss/tools/**/*.py": 2191,
-    "tests/**/*.py": 10106,
+    "pcl_loss/tools/**/*.py": 2175,
+    "tests/**/*.py": 10097,
     "benchmarks/*.py scripts/*.py": 1678,
 }
 MAX_LINES_OF_CORE = 1715

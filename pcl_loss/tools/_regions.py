@@ -25,22 +25,6 @@ class Region(NamedTuple):
         rows, columns = slice(top, top + height), slice(left, left + width)
         return image[..., rows, columns] if isinstance(image, Tensor) else image[rows, columns]
 
-    def check_inside(self, height: int, width: int) -> None:
-        """Raise ValueError unless it has pixels, and all of them lie within an image of this size."""
-        inside = self.top + self.height <= height and self.left + self.width <= width
-        if min(self.top, self.left) < 0 or min(self.height, self.width) < 1 or not inside:
-            crop = f"{self.height}x{self.width} at {self.top},{self.left}"
-            raise ValueError(f"the crop of {crop} reaches beyond the image of {height}x{width}")
-
-
-def parse_square(text: str) -> Region:
-    """The region of a flag `--crop TOP,LEFT,SIZE`; raises ValueError if the form is another."""
-    try:
-        top, left, size = (int(number) for number in text.split(","))
-    except ValueError:
-        raise ValueError(f"a crop must be TOP,LEFT,SIZE, three whole numbers, got {text!r}") from None
-    return Region(top, left, size, size)
-
 
 def tiles(height: int, width: int, size: int, step: int) -> list[Region]:
     """Squares that cover an image row by row: one every `step` pixels, and a last one flush with the edge."""

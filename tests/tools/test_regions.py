@@ -3,10 +3,9 @@
 import itertools
 
 import numpy as np
-import pytest
 import torch
 
-from pcl_loss.tools._regions import Region, best_region, parse_square
+from pcl_loss.tools._regions import Region, best_region
 
 
 def test_an_array_and_a_tensor_are_cut_at_the_same_pixels() -> None:
@@ -25,17 +24,3 @@ def test_the_best_region_is_that_of_a_slow_search_and_the_first_of_equal_ones() 
     sums = {(y, x): sum(detail[y + dy, x + dx] for dy in range(4) for dx in range(4)) for y, x in places}
     assert best_region(detail, 4) == (*max(sums, key=lambda place: sums[place]), 4, 4)
     assert best_region(np.ones((6, 6), np.uint8), 4) == (0, 0, 4, 4)
-
-
-@pytest.mark.parametrize("region", [(0, 0, 10, 5), (6, 0, 4, 4), (0, 8, 4, 4), (-1, 0, 4, 4), (0, 0, 0, 4)])
-def test_a_region_that_leaves_the_image_is_refused(region: tuple[int, int, int, int]) -> None:
-    with pytest.raises(ValueError, match="reaches beyond the image of 9x11"):
-        Region(*region).check_inside(9, 11)
-    Region(5, 7, 4, 4).check_inside(9, 11)
-
-
-def test_a_square_is_read_from_a_flag() -> None:
-    assert parse_square("8,12,32") == (8, 12, 32, 32)
-    for text in ("0,0", "a,b,c", ""):
-        with pytest.raises(ValueError, match=f"TOP,LEFT,SIZE, three whole numbers, got '{text}'"):
-            parse_square(text)
