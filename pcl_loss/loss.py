@@ -33,7 +33,7 @@ PAPER: dict[str, Any] = {
 RECIPES: dict[str, dict[str, Any]] = {
     "paper": PAPER,
     "light": PAPER
-    | {"loss_weight": 2.0, "num_layers": 1, "positives": ("gt",), "num_negatives": 2, "energy_weight": 0.12},
+    | {"loss_weight": 1.2, "num_layers": 1, "positives": ("gt",), "num_negatives": 2, "energy_weight": 0.32},
 }
 """What a knob of `PCLLoss` is where it is not given."""
 
