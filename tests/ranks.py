@@ -105,7 +105,7 @@ def inside_or_beside_ddp(rank: int, inside: bool, update_every: int) -> dict[str
 def work(rank: int, world_size: int, directory: str) -> None:
     """The process of one rank; it leaves its results in a file."""
     from pcl_loss import ContrastiveDiscriminatorLoss, PCLCriterion
-    from pcl_loss.basicsr_plugin.gradients import GradientBalance
+    from pcl_loss.basicsr_plugin.speed import GradientBalance
 
     torch.set_num_threads(1)
     store = f"file://{directory}/store"

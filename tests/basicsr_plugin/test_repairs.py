@@ -16,10 +16,10 @@ from basicsr.models import base_model
 from basicsr.utils import options as basicsr_options
 from basicsr_fixtures import Options
 from cpu_ranks import TWO_RANKS
+from pcl_loss.basicsr_plugin.data_order import STOP_SIGNALS
 
 from pcl_loss.basicsr_plugin import repairs
 from pcl_loss.basicsr_plugin.checkpoints import FILES
-from pcl_loss.basicsr_plugin.data_order import STOP_SIGNALS
 
 PLACES = {
     "basicsr.utils.options": basicsr_options,

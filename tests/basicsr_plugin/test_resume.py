@@ -16,9 +16,9 @@ import yaml
 from basicsr.data.paired_image_dataset import PairedImageDataset
 from basicsr_fixtures import Batches, Build, Options, all_files, assert_equal_weights, train_on, weights, with_options
 from cpu_ranks import TWO_RANKS
+from pcl_loss.basicsr_plugin.data_order import STOP_SIGNALS, PlacedData
 
 from pcl_loss.basicsr_plugin import PCLModel, run_mixin
-from pcl_loss.basicsr_plugin.data_order import STOP_SIGNALS, PlacedData
 
 Run = Callable[..., str]
 
