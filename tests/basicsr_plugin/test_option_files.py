@@ -25,13 +25,17 @@ SMALL: dict[str, Options] = {
     "SwinIR": {"depths": [1], "embed_dim": 8, "num_heads": [2]},
 }
 ONE_PER_ROAD = (
-    "train/finetune_EDSR-L_x2_PCL.yml",
-    "train/train_HAN_x4_PCL.yml",
     "train/train_EDSR-S_x4_PCL_light.yml",
     "train/train_SwinIR_x4_PCL.yml",
     "ablation/config2_VGG_blur.yml",
     "ablation/config7_frozen_E_D.yml",
+    "test/test_HAN_x4.yml",
 )
+
+
+def files(*folders: str) -> list[Any]:
+    found = [path for path in option_files() if path.startswith(folders)]
+    return [pytest.param(path, marks=[] if path in ONE_PER_ROAD else pytest.mark.slow) for path in found]
 
 
 @pytest.fixture(scope="session")
@@ -58,12 +62,8 @@ def shrunk(path: str, sets: Path, tmp_path: Path) -> Options:
         dataset |= {"dataroot_gt": str(sets / "HR"), "dataroot_lq": str(sets / f"X{scale}")}
     if "train" not in options:
         return options
-    options["datasets"]["train"] |= {
-        "gt_size": 16 * scale,
-        "batch_size_per_gpu": 2,
-        "num_worker_per_gpu": 0,
-        "dataset_enlarge_ratio": 4,
-    }
+    options["datasets"]["train"] |= {"gt_size": 16 * scale, "batch_size_per_gpu": 2}
+    options["datasets"]["train"] |= {"num_worker_per_gpu": 0, "dataset_enlarge_ratio": 4}
     options["train"]["total_iter"] = 1
     options["logger"] |= {"print_freq": 1, "save_checkpoint_freq": 1}
     options["val"]["val_freq"] = 1
@@ -86,14 +86,7 @@ def network(options: Options) -> torch.nn.Module:
     return build_network(options["network_g"])
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(path, marks=[] if path in ONE_PER_ROAD else pytest.mark.slow)
-        for path in option_files()
-        if path.startswith(("train/", "ablation/"))
-    ],
-)
+@pytest.mark.parametrize("path", files("train/", "ablation/"))
 def test_every_training_file_trains_saves_and_resumes(
     path: str, sets: Path, tmp_path: Path, run_pipeline: Callable[..., str]
 ) -> None:
@@ -108,14 +101,7 @@ def test_every_training_file_trains_saves_and_resumes(
     assert "iter:       2" in log
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(path, marks=[] if path == "test/test_HAN_x4.yml" else pytest.mark.slow)
-        for path in option_files()
-        if path.startswith("test/")
-    ],
-)
+@pytest.mark.parametrize("path", files("test/"))
 def test_every_test_file_tests(path: str, sets: Path, tmp_path: Path, run_pipeline: Callable[..., str]) -> None:
     options = shrunk(path, sets, tmp_path)
     if not backbone_at_hand():

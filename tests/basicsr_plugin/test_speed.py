@@ -86,10 +86,19 @@ def test_fp16_skips_a_step_that_overflows_and_halves_its_scale(small: Options, b
 
 
 HAN = {"type": "HAN", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 8, "num_group": 2, "num_block": 1}
+HAN |= {"squeeze_factor": 4, "upscale": 4}
 
 
-@pytest.mark.parametrize("network_g", [{}, HAN | {"squeeze_factor": 4, "upscale": 4}], ids=["EDSR", "HAN"])
-@pytest.mark.parametrize("train", [{"channels_last": True}, {"compile": {"backend": "aot_eager"}}], ids=str)
+@pytest.mark.parametrize(
+    ("train", "network_g"),
+    [
+        ({"channels_last": True}, {}),
+        ({"channels_last": True}, HAN),
+        ({"compile": {"backend": "aot_eager"}}, {}),
+        pytest.param({"compile": {"backend": "aot_eager"}}, HAN, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_a_step_channels_last_or_compiled_is_the_eager_one(
     train: Options, network_g: Options, small: Options, build: Build, batches: Batches
 ) -> None:
