@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from basicsr.archs import build_network
 from basicsr.utils.matlab_functions import imresize
 from skimage import data
 
@@ -76,14 +77,8 @@ def shrunk(path: str, sets: Path, tmp_path: Path) -> Options:
         torch.save({"params": WaveletDiscriminator(num_feat=4).state_dict()}, tmp_path / "net_d.pth")
     if options["path"]["pretrain_network_g"] is not None:
         options["path"]["pretrain_network_g"] = str(tmp_path / "net_g.pth")
-        torch.save({"params": network(options).state_dict()}, tmp_path / "net_g.pth")
+        torch.save({"params": build_network(options["network_g"]).state_dict()}, tmp_path / "net_g.pth")
     return options
-
-
-def network(options: Options) -> torch.nn.Module:
-    from basicsr.archs import build_network
-
-    return build_network(options["network_g"])
 
 
 @pytest.mark.parametrize("path", files("train/", "ablation/"))
@@ -106,7 +101,7 @@ def test_every_test_file_tests(path: str, sets: Path, tmp_path: Path, run_pipeli
     options = shrunk(path, sets, tmp_path)
     if not backbone_at_hand():
         del options["val"]["metrics"]["lpips"]
-    torch.save({"params": network(options).state_dict()}, tmp_path / "net_g.pth")
+    torch.save({"params": build_network(options["network_g"]).state_dict()}, tmp_path / "net_g.pth")
     options["path"]["pretrain_network_g"] = str(tmp_path / "net_g.pth")
     log = run_pipeline(options, verb="test")
     for dataset in options["datasets"].values():
@@ -130,4 +125,4 @@ def test_a_network_has_its_full_size_and_is_trained_as_it_is_tested(path: str, c
     options, trained = (yaml.safe_load(option_files()[name]) for name in (path, path.replace("test", "train")))
     assert options["network_g"] == trained["network_g"]
     with torch.device("meta"):
-        assert sum(p.numel() for p in network(options).parameters()) == count
+        assert sum(p.numel() for p in build_network(options["network_g"]).parameters()) == count

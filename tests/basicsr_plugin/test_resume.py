@@ -78,18 +78,10 @@ def test_what_is_not_taken_up_would_be_noticed(
         test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit("PCL", 0, dropout, run_pipeline, tmp_path)
 
 
-@pytest.mark.parametrize(
-    "train",
-    [
-        {"amp": "fp16", "pcl_grad_ratio": 0.5, "pcl_every": 2},
-        {"channels_last": True, "compile": {"backend": "eager"}},
-    ],
-    ids=str,
-)
 def test_so_is_a_model_with_keys_of_its_own_also_outside_of_such_a_run(
-    train: Options, small: Options, build: Build, batches: Batches, tmp_path: Path
+    small: Options, build: Build, batches: Batches, tmp_path: Path
 ) -> None:
-    options = with_options(small, train)
+    options = with_options(small, {"amp": "fp16", "channels_last": True, "pcl_grad_ratio": 0.5, "pcl_every": 2})
     first, whole = build(options), build(options)
     train_on(whole, batches)
     train_on(first, batches[:3])

@@ -47,17 +47,13 @@ def test_every_item_comes_once_in_a_batch_of_one_scale_whose_index_is_at_its_end
     assert {index for _, _, index in batches} == {0, 1, 2}
 
 
-def module(tmp_path: Path, source: str) -> Any:
-    (tmp_path / "dataloader.py").write_text(source)
-    return SimpleNamespace(__file__=str(tmp_path / "dataloader.py"))
-
-
 @pytest.mark.parametrize(
     ("source", "missing"),
     [(OLD_LOADER, "numpy"), ("from torch._C import _update_worker_pids\n", "torch._C")],
 )
 def test_another_data_loader_or_another_failure_is_left_alone(tmp_path: Path, source: str, missing: str | None) -> None:
-    found = module(tmp_path, source)
+    (tmp_path / "dataloader.py").write_text(source)
+    found: Any = SimpleNamespace(__file__=str(tmp_path / "dataloader.py"))
     assert not old_torch.replace_data_loader(found, ImportError("gone", name=missing))
     assert not hasattr(found, "MSDataLoader")
 
