@@ -56,22 +56,19 @@ LOOKS_AROUND = """
 """
 
 
-@pytest.mark.parametrize("script", ["code/main.py", "here.py"])
-def test_a_script_sees_what_python_itself_would_show_it(tmp_path: Path, script: str) -> None:
-    write(tmp_path / script, LOOKS_AROUND)
+@pytest.mark.parametrize(
+    ("script", "ending"), [("code/main.py", "sys.exit(7)"), ("here.py", "raise ValueError('of the script')")]
+)
+def test_a_script_sees_what_python_itself_would_show_it_and_ends_as_it_does(
+    script: str, ending: str, tmp_path: Path
+) -> None:
+    write(tmp_path / script, LOOKS_AROUND + f"    {ending}\n")
     write(tmp_path / Path(script).parent / "beside.py", "")
     write(tmp_path / "code/__init__.py", "")
     flags = ("--loss", "1*L1+1*PCL", "-h", "--", "two words")
     plain, ours = python(tmp_path, script, *flags), python(tmp_path, *RUN, script, *flags)
     assert flags[-1] in plain.stdout
-    assert ours.stdout == plain.stdout
-
-
-@pytest.mark.parametrize("ending", ["sys.exit(7)", "raise ValueError('of the script')"])
-def test_the_exit_status_is_that_of_the_script(tmp_path: Path, ending: str) -> None:
-    write(tmp_path / "main.py", f"import sys\n{ending}\n")
-    plain, ours = python(tmp_path, "main.py"), python(tmp_path, *RUN, "main.py")
-    assert ours.returncode == plain.returncode
+    assert (ours.stdout, ours.returncode) == (plain.stdout, plain.returncode)
     assert ours.stderr.splitlines()[-1:] == plain.stderr.splitlines()[-1:]
 
 

@@ -1,8 +1,10 @@
 """A patch depends on its place in the run alone, and an image that cannot be read is named."""
 
+import importlib.util
 import pickle
 import random
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -127,3 +129,11 @@ def test_an_image_that_cannot_be_read_is_named_in_one_line(
         read(dataset)
     assert "\n" not in str(raised.value)
     assert read_item([5, 6], 1) == 6  # another kind of data set is read as it is
+
+
+def test_it_is_imported_where_a_signal_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows."""
+    monkeypatch.delattr(signal, "SIGHUP")
+    spec: Any = importlib.util.find_spec("pcl_loss.basicsr_plugin.data")
+    spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
+    assert {number.name for number in module.STOP_SIGNALS} == {"SIGTERM", "SIGINT"}
