@@ -28,7 +28,6 @@ SMALL: dict[str, Options] = {
 ONE_PER_ROAD = (
     "train/train_EDSR-S_x4_PCL_light.yml",
     "train/train_SwinIR_x4_PCL.yml",
-    "ablation/config2_VGG_blur.yml",
     "ablation/config7_frozen_E_D.yml",
     "test/test_HAN_x4.yml",
 )

@@ -94,7 +94,7 @@ HAN |= {"squeeze_factor": 4, "upscale": 4}
     [
         ({"channels_last": True}, {}),
         ({"channels_last": True}, HAN),
-        ({"compile": {"backend": "aot_eager"}}, {}),
+        ({"compile": {"backend": "eager"}}, {}),
         pytest.param({"compile": {"backend": "aot_eager"}}, HAN, marks=pytest.mark.slow),
     ],
     ids=str,
