@@ -250,6 +250,7 @@ def test_a_copy_that_waits_for_the_gpu_would_be_noticed(waits: Callable[..., lis
 # --- in several processes ---
 
 
+@pytest.mark.slow
 def test_all_ranks_have_the_mean_of_each_ranks_statistics_and_gradients_of_e_d(two_ranks: list[dict[str, Any]]) -> None:
     for one, other in zip(*(results["model_steps"] for results in two_ranks), strict=True):
         assert_equal_weights(one["net_d"], other["net_d"])

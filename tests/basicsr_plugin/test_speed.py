@@ -180,6 +180,7 @@ def test_a_norm_of_zero_or_not_finite_leaves_the_mean_alone(bad: float) -> None:
     assert all(torch.equal(value, before[key]) for key, value in balance.state_dict().items())
 
 
+@pytest.mark.slow
 def test_all_ranks_use_the_weight_of_their_mean_ratio(two_ranks: list[dict[str, Any]]) -> None:
     ratios = torch.stack([norms[:, 0] / norms[:, 1] for norms in (ranks.norms_of(0), ranks.norms_of(1))])
     mean, expected = 0.0, []
