@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import io
-import os
 import sys
 from collections.abc import Sequence
 
@@ -61,11 +60,6 @@ def _run(verb: str, flags: list[str]) -> int:
             parser = argparse.ArgumentParser(prog=f"pcl-loss {verb}", description=VERBS[verb])
             module.add_arguments(parser)
             status: int = module.run(parser.parse_args(flags))
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Its reader, such as `head`, has seen enough. Python would flush once more at the end, and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except KeyboardInterrupt:
         print(f"\npcl-loss {verb}: interrupted", file=sys.stderr)
         return 130

@@ -105,10 +105,8 @@ def _read_knobs() -> dict[str, Any]:
         return {}
     import yaml
 
-    try:
-        knobs = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML: {error}") from error
+    with path.open(encoding="utf-8") as file:
+        knobs = yaml.safe_load(file) or {}
     if not isinstance(knobs, dict):
         raise ValueError(f"{path} must hold lines `key: value`, got {type(knobs).__name__}")
     allowed = [*inspect.signature(PCLCriterion).parameters, *inspect.signature(PCLLoss).parameters]

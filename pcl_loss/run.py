@@ -8,7 +8,7 @@ resumes and ends at a signal as `pcl-loss train` does. Processes that the script
 from __future__ import annotations
 
 import argparse
-import atexit
+import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -21,8 +21,6 @@ from multiprocessing import spawn
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-
-from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from . import import_repair
 from .train import end_in_one_line
@@ -54,7 +52,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.path[0 : 0 if sys.flags.safe_path else 1] = list(dict.fromkeys(map(str, (folder, root))))
     sys.argv = [args.script, *args.arguments]
     prepare(folder.relative_to(root).parts[:1])
-    _say_once()
 
     def run() -> None:
         with runs:
@@ -116,7 +113,6 @@ class _Around(MetaPathFinder, Loader):
     def exec_module(self, module: ModuleType) -> None:
         """Fill a stand-in."""
         module.__dict__.update(__version__="unknown", __gitsha__="unknown")
-        import_repair.USED.append(module.__name__)
 
 
 def _import_basicsr(execute: Execute, basicsr: ModuleType) -> None:
@@ -131,6 +127,8 @@ def _import_plugin(execute: Execute, plugin: ModuleType) -> None:
     plugin.register()
     import_repair.put_back_colours()
     runs.enter_context(import_module(f"{PLUGIN}.repairs").whole_runs())
+    if os.environ.get("RANK", "0") == "0" and multiprocessing.parent_process() is None:
+        print(f"[pcl_loss] PCL is registered in {sys.modules['basicsr'].__path__[0]}", flush=True)
 
 
 def _import_data_loader(execute: Execute, module: ModuleType) -> None:
@@ -141,21 +139,6 @@ def _import_data_loader(execute: Execute, module: ModuleType) -> None:
 
         if not old_torch.replace_data_loader(module, error):
             raise
-
-
-def _say_once() -> None:
-    """Print what is in use when all is imported and built: at the first step of an optimizer, or else at the end."""
-
-    def say(*_: Any) -> None:
-        atexit.unregister(say)
-        hook.remove()
-        basicsr = sys.modules.get("basicsr")
-        where = f"PCL is registered in {basicsr.__path__[0]}" if basicsr else "no basicsr is in use"
-        print(f"[pcl_loss] {where}; repaired: {', '.join(import_repair.USED) or 'nothing'}", flush=True)
-
-    if os.environ.get("RANK", "0") == "0":
-        hook = register_optimizer_step_pre_hook(say)
-        atexit.register(say)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Callable
@@ -9,21 +10,20 @@ from collections.abc import Callable
 from . import _missing, import_repair  # noqa: F401  (at module level: the workers of a spawning data loader need it too)
 
 
-def main() -> None:
-    """Train as BasicSR's own train.py does, with its flags; experiments go under the caller's folder."""
+def main(verb: str = "train") -> None:
+    """Train as BasicSR's own train.py does, with its flags; experiments go under the caller's folder. Test likewise."""
     with _missing.named_in_errors():
-        import basicsr.train
-
+        pipeline = getattr(importlib.import_module(f"basicsr.{verb}"), f"{verb}_pipeline")
         from .basicsr_plugin import register
         from .basicsr_plugin.repairs import ERRORS, whole_runs
 
     register()
 
-    def train() -> None:
+    def run() -> None:
         with whole_runs():
-            basicsr.train.train_pipeline(os.getcwd())
+            pipeline(os.getcwd())
 
-    end_in_one_line("train", train, lambda: ERRORS)
+    end_in_one_line(verb, run, lambda: ERRORS)
 
 
 def end_in_one_line(verb: str, run: Callable[[], None], errors: Callable[[], tuple[type[Exception], ...]]) -> None:

@@ -110,21 +110,12 @@ def paired_data(registered: None, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture
 def baseline(paired_data: Path) -> Options:
     """The options of an L1 baseline, as its YAML would have them."""
-    dataset = {
-        "type": "PairedImageDataset",
-        "dataroot_gt": str(paired_data / "gt"),
-        "dataroot_lq": str(paired_data / "lq"),
-        "io_backend": {"type": "disk"},
-    }
-    train_set = dataset | {
-        "name": "pairs",
-        "gt_size": 64,
-        "use_hflip": True,
-        "use_rot": True,
-        "num_worker_per_gpu": 0,
-        "batch_size_per_gpu": 2,
-        "dataset_enlarge_ratio": 10,
-    }
+    folders = {"dataroot_gt": str(paired_data / "gt"), "dataroot_lq": str(paired_data / "lq")}
+    dataset = {"type": "PairedImageDataset", "io_backend": {"type": "disk"}} | folders
+    train_set = dataset | {"name": "pairs", "gt_size": 64, "use_hflip": True, "use_rot": True}
+    train_set |= {"num_worker_per_gpu": 0, "batch_size_per_gpu": 2, "dataset_enlarge_ratio": 10}
+    scheduler = {"type": "CosineAnnealingRestartLR", "periods": [100], "restart_weights": [1], "eta_min": 1e-7}
+    psnr = {"type": "calculate_psnr", "crop_border": 4, "test_y_channel": True}
     return {
         "name": "tiny",
         "model_type": "SRModel",
@@ -137,21 +128,12 @@ def baseline(paired_data: Path) -> Options:
         "train": {
             "ema_decay": 0.9,
             "optim_g": {"type": "Adam", "lr": 1e-3, "weight_decay": 0, "betas": [0.9, 0.99]},
-            "scheduler": {
-                "type": "CosineAnnealingRestartLR",
-                "periods": [100],
-                "restart_weights": [1],
-                "eta_min": 1e-7,
-            },
+            "scheduler": scheduler,
             "total_iter": 4,
             "warmup_iter": -1,
             "pixel_opt": {"type": "L1Loss", "loss_weight": 1.0, "reduction": "mean"},
         },
-        "val": {
-            "val_freq": 2,
-            "save_img": False,
-            "metrics": {"psnr": {"type": "calculate_psnr", "crop_border": 4, "test_y_channel": True}},
-        },
+        "val": {"val_freq": 2, "save_img": False, "metrics": {"psnr": psnr}},
         "logger": {"print_freq": 1, "save_checkpoint_freq": 2, "use_tb_logger": True},
     }
 
@@ -215,7 +197,7 @@ def batches() -> Batches:
     """Six batches of two training pairs, the LR made by averaging."""
     crops = [np.ascontiguousarray(data.astronaut()[y : y + 64, 100:228]) for y in range(0, 384, 64)]
     gts = [torch.from_numpy(crop).permute(2, 0, 1).float().div(255).unfold(2, 64, 64).movedim(2, 0) for crop in crops]
-    return [{"gt": gt.contiguous(), "lq": torch.nn.functional.avg_pool2d(gt, 4)} for gt in gts]
+    return [{"gt": gt.contiguous(), "lq": F.avg_pool2d(gt, 4)} for gt in gts]
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pcl_loss.functional import contrastive_discriminator_loss
 
-NUM_STEPS = 3
+NUM_STEPS = 2
 LR = 1e-2
 
 
@@ -26,8 +26,8 @@ def logit_inputs_of(rank: int) -> tuple[Tensor, Tensor]:
 
 
 def norms_of(rank: int) -> Tensor:
-    """Norms of the gradients of L_1 and of L_CL at every step, `(NUM_STEPS, 2)`."""
-    return 0.1 + rand(NUM_STEPS, 2, seed=600 + rank)
+    """Norms of the gradients of L_1 and of L_CL at three steps, `(3, 2)`."""
+    return 0.1 + rand(3, 2, seed=600 + rank)
 
 
 def start_weights() -> Tensor:
@@ -76,7 +76,7 @@ def model_steps(rank: int, world_size: int) -> list[dict[str, dict[str, Tensor]]
 
 
 def inside_or_beside_ddp(rank: int, inside: bool, update_every: int) -> dict[str, Tensor]:
-    """E_D after three steps of a network under DistributedDataParallel, with the criterion in it or not."""
+    """E_D after NUM_STEPS steps of a network under DistributedDataParallel, with the criterion in it or not."""
     from pcl_loss import PCLCriterion
 
     class WithLoss(nn.Module):
@@ -105,7 +105,7 @@ def inside_or_beside_ddp(rank: int, inside: bool, update_every: int) -> dict[str
 def work(rank: int, world_size: int, directory: str) -> None:
     """The process of one rank; it leaves its results in a file."""
     from pcl_loss import ContrastiveDiscriminatorLoss, PCLCriterion
-    from pcl_loss.basicsr_plugin.gradients import GradientBalance
+    from pcl_loss.basicsr_plugin.speed import GradientBalance
 
     torch.set_num_threads(1)
     store = f"file://{directory}/store"

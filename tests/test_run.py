@@ -34,10 +34,6 @@ def write(file: Path, text: str) -> str:
     return str(file)
 
 
-def our_lines(done: Done) -> list[str]:
-    return [line for line in done.stdout.splitlines() if line.startswith("[pcl_loss] ")]
-
-
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A codebase with a `basicsr/` of its own, as a fresh clone has it: BasicSR itself, without `version.py`."""
@@ -60,25 +56,19 @@ LOOKS_AROUND = """
 """
 
 
-@pytest.mark.parametrize("script", ["code/main.py", "here.py"])
-def test_a_script_sees_what_python_itself_would_show_it(tmp_path: Path, script: str) -> None:
-    write(tmp_path / script, LOOKS_AROUND)
+@pytest.mark.parametrize(
+    ("script", "ending"), [("code/main.py", "sys.exit(7)"), ("here.py", "raise ValueError('of the script')")]
+)
+def test_a_script_sees_what_python_itself_would_show_it_and_ends_as_it_does(
+    script: str, ending: str, tmp_path: Path
+) -> None:
+    write(tmp_path / script, LOOKS_AROUND + f"    {ending}\n")
     write(tmp_path / Path(script).parent / "beside.py", "")
     write(tmp_path / "code/__init__.py", "")
     flags = ("--loss", "1*L1+1*PCL", "-h", "--", "two words")
     plain, ours = python(tmp_path, script, *flags), python(tmp_path, *RUN, script, *flags)
     assert flags[-1] in plain.stdout
-    assert ours.stdout.splitlines() == [
-        *plain.stdout.splitlines(),
-        "[pcl_loss] no basicsr is in use; repaired: nothing",
-    ]
-
-
-@pytest.mark.parametrize("ending", ["sys.exit(7)", "raise ValueError('of the script')"])
-def test_the_exit_status_is_that_of_the_script(tmp_path: Path, ending: str) -> None:
-    write(tmp_path / "main.py", f"import sys\n{ending}\n")
-    plain, ours = python(tmp_path, "main.py"), python(tmp_path, *RUN, "main.py")
-    assert ours.returncode == plain.returncode
+    assert (ours.stdout, ours.returncode) == (plain.stdout, plain.returncode)
     assert ours.stderr.splitlines()[-1:] == plain.stderr.splitlines()[-1:]
 
 
@@ -130,15 +120,10 @@ OLD_SCRIPT = """
             for index in range(4):
                 imsave(f"{index}.png", np.full((2, 2), index, np.uint8))
         torch.distributed.barrier()
-        weight = torch.nn.Parameter(torch.ones(()))
-        optimizer = torch.optim.SGD([weight], lr=1.0)
         workers = set()
         for image, worker in DataLoader(Files(), num_workers=2, multiprocessing_context="spawn"):
             print(f"rank {rank}: image {image.mean().item():g} {image.dtype}", flush=True)
             workers.add(worker.item())
-            optimizer.zero_grad()
-            (weight * image.mean()).backward()
-            optimizer.step()
         assert len(workers - {os.getpid()}) == 2
         print(f"rank {rank}: done", flush=True)
 """
@@ -151,10 +136,6 @@ def test_two_processes_with_two_spawned_workers_each_have_what_was_put_back(tmp_
     for rank in (0, 1):
         assert sorted(re.findall(rf"rank {rank}: image (\d) torch.float64", done.stdout)) == list("0123")
         assert f"rank {rank}: done" in done.stdout
-    (line,) = our_lines(done)
-    assert line == "[pcl_loss] no basicsr is in use; repaired: scipy.misc.imread, scipy.misc.imsave"
-    # At the first step, when all is built.
-    assert done.stdout.index(line) < done.stdout.index("rank 0: done")
 
 
 def test_the_scripts_own_basicsr_knows_pcl_also_where_the_script_imports_us_first(checkout: Path) -> None:
@@ -172,11 +153,10 @@ def test_the_scripts_own_basicsr_knows_pcl_also_where_the_script_imports_us_firs
     write(checkout / "mine/__init__.py", "")
     done = python(checkout, *RUN, "mine/train.py")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[0] == f"{checkout / 'basicsr' / '__init__.py'} unknown"
-    (line,) = our_lines(done)
-    assert f"PCL is registered in {checkout / 'basicsr'};" in line
-    assert "torchvision.transforms.functional_tensor.rgb_to_grayscale" in line
-    assert "basicsr.version" in line
+    assert done.stdout.splitlines() == [
+        f"[pcl_loss] PCL is registered in {checkout / 'basicsr'}",
+        f"{checkout / 'basicsr' / '__init__.py'} unknown",
+    ]
 
 
 def train(checkout: Path, options: dict[str, Any], *command: str, status: int = 0) -> Done:
@@ -186,61 +166,39 @@ def train(checkout: Path, options: dict[str, Any], *command: str, status: int = 
     return done
 
 
-IN_BASICSR = {
-    "archs/drawing_arch.py": """
-        import torch
-        from basicsr.archs.edsr_arch import EDSR
-        from basicsr.utils.registry import ARCH_REGISTRY
+STOPPING_MODEL = """
+    import os, signal
+    from basicsr.models.sr_model import SRModel
+    from basicsr.utils.registry import MODEL_REGISTRY
 
-        @ARCH_REGISTRY.register()
-        class Drawing(EDSR):
-            def __init__(self, **keywords):
-                super().__init__(**keywords)
-                self.conv_first = torch.nn.Sequential(self.conv_first, torch.nn.Dropout(0.3))
-    """,
-    "models/stopping_model.py": """
-        import os, signal
-        from basicsr.models.sr_model import SRModel
-        from basicsr.utils.registry import MODEL_REGISTRY
-
-        @MODEL_REGISTRY.register()
-        class StoppingModel(SRModel):
-            def optimize_parameters(self, current_iter):
-                super().optimize_parameters(current_iter)
-                if current_iter == self.opt["train"].get("stop_at"):
-                    os.kill(os.getpid(), signal.SIGTERM)
-    """,
-}
-SCRIPT = (
-    "import os\nfrom basicsr.train import train_pipeline\nif __name__ == '__main__':\n    train_pipeline(os.getcwd())\n"
-)
+    @MODEL_REGISTRY.register()
+    class StoppingModel(SRModel):
+        def optimize_parameters(self, current_iter):
+            super().optimize_parameters(current_iter)
+            if current_iter == self.opt["train"].get("stop_at"):
+                os.kill(os.getpid(), signal.SIGTERM)
+"""
 
 
-@pytest.mark.parametrize("script", ["basicsr/train.py", pytest.param("mine/train.py", marks=pytest.mark.slow)])
 def test_a_basicsr_script_that_is_stopped_and_resumed_is_the_uninterrupted_one_bit_for_bit(
-    script: str, checkout: Path, baseline: dict[str, Any]
+    checkout: Path, baseline: dict[str, Any]
 ) -> None:
-    """Its own train pipeline, and one that it imports."""
-    for name, text in IN_BASICSR.items():
-        write(checkout / "basicsr" / name, text)
-    if script.startswith("mine"):
-        write(checkout / script, SCRIPT)
-        write(checkout / "mine/__init__.py", "")
-    baseline["train"] |= {"perceptual_opt": {"type": "PCLPerceptualLoss", "num_feat": 2}, "total_iter": 6}
+    write(checkout / "basicsr/models/stopping_model.py", STOPPING_MODEL)
+    baseline["train"] |= {"perceptual_opt": {"type": "PCLPerceptualLoss", "num_feat": 2}}
     baseline["datasets"]["train"] |= {"num_worker_per_gpu": 1, "dataset_enlarge_ratio": 2}
-    baseline["logger"] |= {"use_tb_logger": False, "save_checkpoint_freq": 6}
-    baseline |= {"model_type": "StoppingModel"}
-    baseline["network_g"]["type"] = "Drawing"
-    train(checkout, baseline | {"name": "whole"}, *RUN, script)
+    baseline["logger"] |= {"use_tb_logger": False, "save_checkpoint_freq": 4}
+    baseline |= {"model_type": "StoppingModel", "val": None}
+    command = (*RUN, "basicsr/train.py")
+    train(checkout, baseline | {"name": "whole"}, *command)
 
-    stopping = baseline | {"train": baseline["train"] | {"stop_at": 4}}
-    done = train(checkout, stopping, *RUN, script, status=143)
-    assert done.stderr.splitlines()[-1] == "pcl-loss run: SIGTERM: iteration 4 is saved, --auto_resume goes on"
+    stopping = baseline | {"train": baseline["train"] | {"stop_at": 2}}
+    done = train(checkout, stopping, *command, status=143)
+    assert done.stderr.splitlines()[-1] == "pcl-loss run: SIGTERM: iteration 2 is saved, --auto_resume goes on"
     assert "Traceback" not in done.stderr + done.stdout
-    done = train(checkout, baseline, *RUN, script, "--auto_resume")
-    assert "iter: 4." in done.stdout + done.stderr
-    resumed, whole = (all_files(checkout / "experiments" / name, 6) for name in ("tiny", "whole"))
-    assert any(name.startswith("pcl_6.pth") for name in whole)
+    done = train(checkout, baseline, *command, "--auto_resume")
+    assert "iter: 2." in done.stdout + done.stderr
+    resumed, whole = (all_files(checkout / "experiments" / name, 4) for name in ("tiny", "whole"))
+    assert any(name.startswith("pcl_4.pth") for name in whole)
     assert_equal_weights(resumed, whole)
 
 
@@ -251,6 +209,5 @@ def test_a_training_pipeline_of_another_kind_is_run_as_it_is_and_a_line_says_so(
     file.write_text(file.read_text().replace("load_resume_state", "find_resume_state"))
     baseline["logger"]["use_tb_logger"] = False
     done = train(checkout, baseline | {"val": None}, *RUN, "basicsr/train.py")
-    lines = [line for line in our_lines(done) if "load_resume_state" in line]
-    assert len(lines) == 1
+    assert done.stdout.count("has no load_resume_state as that of BasicSR") == 1
     assert (checkout / "experiments/tiny/training_states/4.state").exists()

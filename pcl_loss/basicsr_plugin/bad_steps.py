@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from basicsr.utils import get_root_logger
 from torch import Tensor
 
-MAX_BAD_STEPS = 100  # by default
-
 
 class BadStepsError(RuntimeError):
     """So many steps in a row were not finite that the run is over."""
@@ -27,11 +25,7 @@ class BadSteps:
         self._unread.append((iteration, files, flags))
 
     def read(self) -> None:
-        """Count the steps that were noted, and log the first bad one; waits for the device.
-
-        Raises:
-            BadStepsError: the limit is reached.
-        """
+        """Count the steps that were noted, and log the first bad one; waits for the device. Raises BadStepsError."""
         steps, self._unread = self._unread, []
         for iteration, files, flags in steps:
             _, is_bad, is_own = flags.tolist()

@@ -65,10 +65,7 @@ def states_of(model: Any) -> Options:
 def load_resume_state(opt: Options) -> Options | None:
     """The training state to go on from, on the CPU, or None: that of `path.resume_state`, or, with `--auto_resume`, of
     the newest iteration of which every file is whole. What is passed over is said. Its seed becomes that of `opt`.
-
-    Raises:
-        UnreadableFileError: the files of `path.resume_state` are not whole, or none of the training states that there
-            are has all its files.
+    Raises UnreadableFileError if the files of `path.resume_state`, or those of every iteration, are not whole.
     """
     path = opt["path"].get("resume_state")
     state: Options | None = None

@@ -9,7 +9,7 @@ from basicsr.archs.arch_util import Upsample, make_layer
 from basicsr.archs.rcan_arch import ResidualGroup
 from torch import Tensor, nn
 
-from .._checks import at_least_float32, check_count, check_positive
+from .._checks import at_least_float32, check_positive
 
 
 class LayerAttention(nn.Module):
@@ -63,7 +63,7 @@ class HAN(nn.Module):
         rgb_mean: the mean colour in [0, 1] that is subtracted first and added last; the default is DIV2K's.
 
     Raises:
-        TypeError, ValueError: a number is of another type or out of its range, or `rgb_mean` does not fit the channels.
+        TypeError, ValueError: a number is out of its range, or `rgb_mean` does not fit the channels.
     """
 
     mean: Tensor
@@ -82,10 +82,6 @@ class HAN(nn.Module):
         rgb_mean: Sequence[float] = (0.4488, 0.4371, 0.4040),
     ) -> None:
         super().__init__()
-        counts = {"num_in_ch": num_in_ch, "num_out_ch": num_out_ch, "num_feat": num_feat, "num_group": num_group}
-        counts |= {"num_block": num_block, "squeeze_factor": squeeze_factor, "upscale": upscale}
-        for name, count in counts.items():
-            check_count(name, count, 1)
         if squeeze_factor > num_feat:
             raise ValueError(f"squeeze_factor must be at most num_feat, {num_feat}, got {squeeze_factor}")
         if len(rgb_mean) != 1 and not num_in_ch == num_out_ch == len(rgb_mean):

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from basicsr.archs import build_network
 from basicsr.losses import build_loss
+from basicsr.utils import get_root_logger
 from torch import Tensor, nn
+from torch.utils.data import default_collate
 
+from .. import preview
 from .._distributed import average, broadcast
 from ..discriminator_step import DiscriminatorStep
 from ..embedding import FixedEmbedding
 from ..samples import seeded_generator
-from .collapse import CollapseWatch
-from .gradients import GradientBalance, gradient_at
 from .options_ours import complete_options, num_sr_channels
-from .preview_hook import add_sheet
-from .speed import SpeedMixin
+from .speed import GradientBalance, SpeedMixin, gradient_at
+
+FIRST_STEPS = 100  # in which E_D's statistics settle
+BOUND = 0.999  # of |cosine|, the mean over all layers: the samples look alike
 
 
 class PCLMixin(SpeedMixin):
@@ -43,8 +47,6 @@ class PCLMixin(SpeedMixin):
     `out_d_real`, `out_d_fake`. Between the iterations of `pcl_every` the values of the last one stand.
     """
 
-    _sheet_due: tuple[Any, str, int] | None = None  # TensorBoard's writer, the validation set's name, the iteration
-
     def __init__(self, opt: dict[str, Any]) -> None:
         if opt["is_train"]:
             complete_options(opt, is_pcl_model=True)
@@ -56,13 +58,11 @@ class PCLMixin(SpeedMixin):
         self._seed = self.opt.get("manual_seed") or 0
         ratio = train_opt["pcl_grad_ratio"]
         self.balance = None if ratio is None else GradientBalance(ratio).to(self.device)
-        self.watch = CollapseWatch()
-        self._num_steps = 0
-        # Of the last iteration that had the term: what is logged, and the norm of its gradient before any weight.
+        self._num_steps, self._has_collapsed = 0, False
+        # Of the last iteration that had the term.
         names = ["l_pcl", "l_cl", "pos_sim", "neg_sim", "margin", "grad_ratio"]
         names += [] if ratio is None else ["pcl_weight"]
         self._pcl_log = {name: torch.zeros((), device=self.device) for name in names}
-        self._grad_norm = torch.zeros((), device=self.device)
         self.cri_pcl = build_loss(train_opt["pcl_opt"]).to(self.device)
         if self.opt.get("network_d") is None:
             self.trains_net_d = False
@@ -110,7 +110,7 @@ class PCLMixin(SpeedMixin):
         if self.trains_net_d:
             log |= self._optimize_net_d()
         self._num_steps += 1
-        self._end_iteration(log | {"grad_norm": self._grad_norm})
+        self._end_iteration(log)
 
     def _sr_gradients(self, current_iter: int) -> tuple[list[Tensor], dict[str, Tensor]]:
         """As without PCL; and the contrastive loss's, weighed, where it is due."""
@@ -127,7 +127,6 @@ class PCLMixin(SpeedMixin):
             grad = gradient_at(self.output, [loss], self.scaler)
             # The pixel loss's comes first, if there is one.
             l_pcl, norm, norm_pix = loss.detach(), grad.norm(), grads[0].norm()
-            self._grad_norm = norm
             if self.balance is not None:
                 weight = self._pcl_log["pcl_weight"] = self.balance(norm_pix, norm)
                 l_pcl, grad, norm = weight * l_pcl, weight * grad, weight * norm
@@ -150,25 +149,47 @@ class PCLMixin(SpeedMixin):
 
     @property
     def log_dict(self) -> dict[str, float]:
-        """As `SpeedMixin`; says once if the term has stopped to act."""
+        """As `SpeedMixin`; says once if all samples look alike to the embedding."""
         log = super().log_dict
-        grad_norm = log.pop("grad_norm")
-        if log["l_pcl"]:  # 0 up to `pcl_start_iter`
-            self.watch.look(self._num_steps, log, grad_norm)
+        is_collapsed = min(abs(log["pos_sim"]), abs(log["neg_sim"])) > BOUND and self._num_steps >= FIRST_STEPS
+        if is_collapsed and not self._has_collapsed:
+            get_root_logger().warning(
+                f"The contrastive term has collapsed (pos_sim {log['pos_sim']:.4f}, neg_sim {log['neg_sim']:.4f}): it "
+                "hardly acts on the SR network. Lower train.optim_d.lr, set network_d's norm to group, or take the "
+                "recipe light in pcl_opt."
+            )
+        self._has_collapsed |= is_collapsed
         return log
 
     def nondist_validation(self, dataloader: Any, current_iter: int, tb_logger: Any, save_img: bool) -> None:
         """As the base model; with `val.pcl_preview` the first image's sheet goes to TensorBoard."""
-        if self.is_train and tb_logger is not None and self.opt["val"].get("pcl_preview"):
-            self._sheet_due = tb_logger, dataloader.dataset.opt["name"], current_iter
         super().nondist_validation(dataloader, current_iter, tb_logger, save_img)
+        if self.is_train and tb_logger is not None and self.opt["val"].get("pcl_preview"):
+            self.feed_data(default_collate([dataloader.dataset[0]]))
+            self.test()
+            self._add_sheet(tb_logger, dataloader.dataset.opt["name"], current_iter)
 
-    def test(self) -> None:
-        """As `SpeedMixin`; then the sheet, if it is due: validation deletes the images one by one."""
-        super().test()
-        if self._sheet_due is not None:
-            due, self._sheet_due = self._sheet_due, None
-            add_sheet(self, self._seed, *due)
+    def _add_sheet(self, tb_logger: Any, name: str, iteration: int) -> None:
+        try:
+            if not hasattr(self, "gt") or self.output.shape != self.gt.shape:
+                raise ValueError("the validation set has no ground truth of the size of SR")
+            scale = self.opt.get("scale", 1)
+            window = preview.detailed_window(self.gt, multiple=scale)
+            sheet = preview.make_sheet(
+                preview.cut(self.gt, window),
+                self.cri_pcl,
+                sr=preview.cut(self.output, window),
+                lq=preview.cut(self.lq, window, scale),
+                embedding=self.embedding,
+                # The same samples at every validation: what changes from sheet to sheet is the networks' doing.
+                generator=seeded_generator(self._seed, 0),
+            )
+        except (ValueError, RuntimeError) as error:
+            # A picture is no reason to end a training: not for an image too small, nor for a GPU that is full.
+            get_root_logger().warning(f"val.pcl_preview: no sheet for {name}: {error}")
+            return
+        pixels = preview.to_pixels(preview.draw(sheet, f"{name}, iteration {iteration}"))
+        tb_logger.add_image(f"pcl_preview/{name}", pixels, iteration, dataformats="HWC")
 
     def save(self, epoch: int, current_iter: int) -> None:
         """Save E_D, if there is one, and then what the base model saves, of which the training state comes last."""
@@ -182,10 +203,8 @@ class PCLMixin(SpeedMixin):
 
 
 def pcl_model(base: Any) -> Any:
-    """The class `PCL<Base>` that gives a BasicSR model the contrastive term.
-
-    Raises:
-        TypeError: `base` does not derive from BasicSR's `SRModel`, or has an `optimize_parameters` of its own.
+    """The class `PCL<Base>` that gives a BasicSR model the contrastive term. Raises TypeError if `base` does not derive
+    from BasicSR's `SRModel`, or has an `optimize_parameters` of its own.
     """
     from basicsr.models.sr_model import SRModel  # codebases lack it
 
@@ -196,3 +215,21 @@ def pcl_model(base: Any) -> Any:
         )
     name = "PCLModel" if base is SRModel else f"PCL{base.__name__}"
     return type(name, (PCLMixin, base), {"__module__": __name__, "__doc__": f"{base.__name__} with {PCLMixin.__doc__}"})
+
+
+# Some codebases lack the first, older copies the second.
+if find_spec("basicsr.models.sr_model"):
+    from basicsr.models.sr_model import SRModel
+
+    PCLModel = pcl_model(SRModel)
+
+    class SpeedSRModel(SpeedMixin, SRModel):
+        """BasicSR's `SRModel` with the keys of `SpeedMixin`: the baseline of a run with PCL that has them."""
+
+    if find_spec("basicsr.models.swinir_model"):
+        from basicsr.models.swinir_model import SwinIRModel
+
+        PCLSwinIRModel = pcl_model(SwinIRModel)
+
+        class SpeedSwinIRModel(SpeedMixin, SwinIRModel):
+            """BasicSR's `SwinIRModel` with the keys of `SpeedMixin`."""

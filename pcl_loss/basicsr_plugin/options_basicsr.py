@@ -6,7 +6,9 @@ A class of another codebase may take what these refuse: it is judged by being bu
 from __future__ import annotations
 
 import difflib
+import os
 import re
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -117,10 +119,11 @@ def check_kinds(opt: Options, is_train: bool) -> None:
     needed = ["name", "model_type", "num_gpu", "datasets", "path", *(["train", "logger"] if is_train else ["val"])]
     check("", opt, KINDS, needed)
     model, train, val = entry_of(MODEL_REGISTRY, opt["model_type"]), opt.get("train") or {}, opt.get("val")
-    for phase, dataset in opt["datasets"].items():
-        loader = ["batch_size_per_gpu", "num_worker_per_gpu"] if phase == "train" else []
-        is_checked = is_own(entry_of(DATASET_REGISTRY, dataset))
-        check(f"datasets.{phase}", dataset, KINDS if is_checked else {}, ["name", "type", *loader])
+    sets = {f"datasets.{phase}": dataset for phase, dataset in opt["datasets"].items()}
+    own_sets = {where: dataset for where, dataset in sets.items() if is_own(entry_of(DATASET_REGISTRY, dataset))}
+    for where, dataset in sets.items():
+        loader = ["batch_size_per_gpu", "num_worker_per_gpu"] if where == "datasets.train" else []
+        check(where, dataset, KINDS if where in own_sets else {}, ["name", "type", *loader])
     if not is_own(model):
         return
     check("", opt, {}, ["network_g"])
@@ -143,3 +146,15 @@ def check_kinds(opt: Options, is_train: bool) -> None:
             blocks[f"val.metrics.{name}"] = block
     for where, block in blocks.items():
         check(where, block, KINDS, ["type", "lr"] if "optim" in where else ["type"])
+    if os.environ.get("RANK", "0") == "0":
+        _warn_of_slips({"": opt, "train": train, "val": val or {}, "logger": opt.get("logger") or {}} | own_sets)
+
+
+def _warn_of_slips(blocks: dict[str, Options]) -> None:
+    """Say which keys are slips of those that BasicSR's own classes read: a run starts with them, as without PCL."""
+    for where, block in blocks.items():
+        for key in block.keys() - KINDS.keys():
+            meant = nearest(key, KINDS, 0.87)
+            if meant and not str(key).startswith("network_"):
+                name = f"{where}.{key}".lstrip(".")
+                print(f"[pcl_loss] nobody reads {name}; did you mean {meant}?", file=sys.stderr, flush=True)

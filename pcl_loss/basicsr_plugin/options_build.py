@@ -17,8 +17,7 @@ from .._files import load
 from ..criterion import PCLPerceptualLoss
 from ..embedding import FixedEmbedding
 from ..loss import PCLLoss
-from .data_order import kept_rng_state
-from .images import read_item
+from .data import kept_rng_state, read_item
 from .options_basicsr import check_kinds, entry_of, is_own, nearest, shown
 from .options_loading import Options, OptionsError, named
 from .options_ours import complete_options

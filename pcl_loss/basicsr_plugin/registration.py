@@ -24,53 +24,41 @@ ENTRIES: tuple[tuple[Any, tuple[Any, ...]], ...] = (
 )
 
 OPTIONAL = (
-    (MODEL_REGISTRY, ("models.sr_model",), ".sr_models", ("PCLModel", "SpeedSRModel")),
-    (
-        MODEL_REGISTRY,
-        ("models.sr_model", "models.swinir_model"),
-        ".sr_models",
-        ("PCLSwinIRModel", "SpeedSwinIRModel"),
-    ),
-    (ARCH_REGISTRY, ("archs.rcan_arch",), ".han_arch", ("HAN",)),
+    ("models.sr_model", MODEL_REGISTRY, ".model", ("PCLModel", "SpeedSRModel")),
+    ("models.swinir_model", MODEL_REGISTRY, ".model", ("PCLSwinIRModel", "SpeedSwinIRModel")),
+    ("archs.rcan_arch", ARCH_REGISTRY, ".han_arch", ("HAN",)),
 )
-"""What is built on modules of BasicSR that other codebases' copies lack: those modules, ours, and its entries."""
-
-_said: list[str] = []
+"""A module of BasicSR that other codebases' copies lack, and what of ours is built on it."""
 
 
 def register() -> None:
     """Register our losses, networks, models and metrics into BasicSR, and replace what `repairs` lists. What is built
     on a part that the BasicSR in use lacks, such as RCAN or `SwinIRModel`, is left out, and a line says so.
 
-    Call it before `basicsr.train.train_pipeline`. Calling it twice is harmless.
-
-    Raises:
-        RuntimeError: another package has registered one of our names.
+    Call it before `basicsr.train.train_pipeline`. Calling it twice is harmless; another package's entry under one of
+    our names is an error.
     """
     missing = []
     for registry, entries in ENTRIES:
         _register(registry, *entries)
-    for registry, needed, ours, names in OPTIONAL:
-        if lacks := lacking(*needed):
-            missing.append(f"no {lacks[0]} (so no {', '.join(names)})")
+    for needed, registry, ours, names in OPTIONAL:
+        if lacks(needed):
+            missing.append(f"no {needed} (so no {', '.join(names)})")
         else:
             module = importlib.import_module(ours, __package__)
             _register(registry, *(getattr(module, name) for name in names))
     repairs.apply()
-    if missing and not _said and os.environ.get("RANK", "0") == "0":
-        _said.append(f"[pcl_loss] the BasicSR in {basicsr.__path__[0]} has {', '.join(missing)}; the rest is there")
-        print(*_said, flush=True)
+    if missing and os.environ.get("RANK", "0") == "0":
+        where = f"the BasicSR in {basicsr.__path__[0]}"
+        print(f"[pcl_loss] {where} has {', '.join(missing)}; the rest is there", flush=True)
 
 
-def lacking(*modules: str) -> list[str]:
-    """Those of these modules that the BasicSR in use has not."""
-    return [name for name in modules if not find_spec(f"basicsr.{name}")]
+def lacks(module: str) -> bool:
+    """Whether the BasicSR in use has no such module."""
+    return find_spec(f"basicsr.{module}") is None
 
 
 def _register(registry: Any, *entries: Any) -> None:
     for entry in entries:
-        name = entry.__name__
-        if name not in registry:
+        if registry._obj_map.get(entry.__name__) is not entry:
             registry.register(entry)
-        elif registry.get(name) is not entry:
-            raise RuntimeError(f"BasicSR already knows another {name}: {registry.get(name)}")

@@ -26,12 +26,11 @@ import yaml
 from basicsr.models import base_model
 from basicsr.models.base_model import BaseModel
 from basicsr.utils import get_root_logger
-from basicsr.utils.registry import MODEL_REGISTRY
 
 from .._files import UnreadableFileError, keep_with_checkpoints
 from .bad_steps import BadStepsError
 from .checkpoints import FILES, load_resume_state, states_of
-from .data_order import STOP_SIGNALS
+from .data import STOP_SIGNALS
 from .options_build import check_options
 from .options_loading import OptionsError, load_options
 from .run_mixin import Run, StoppedError, in_run
@@ -45,7 +44,6 @@ class Replaced:
     replaces: str
     why: str
     in_a_run: bool = False
-    applied: bool = False
 
 
 REPLACED = [
@@ -72,8 +70,6 @@ def apply() -> None:
             module.load_resume_state = load_resume_state
     base_model.torch = FILES
     keep_with_checkpoints(BaseModel, states_of, lambda model: model.opt["path"]["models"], get_root_logger, FILES.save)
-    for entry in REPLACED:
-        entry.applied = not entry.in_a_run
 
 
 def _has(module: ModuleType, name: str, *parameters: str) -> bool:
@@ -91,19 +87,9 @@ class ParseOptions:
         self.theirs = theirs
 
     def __call__(self, root_path: str, is_train: bool = True, *rest: Any, **keywords: Any) -> Any:
-        """What BasicSR's returns: the options, or, since 1.3.4, those and the flags.
-
-        Raises:
-            OptionsError: the options cannot be used; nothing was written.
+        """What BasicSR's returns: the options, or, since 1.3.4, those and the flags. Raises OptionsError if they cannot
+        be used; nothing was written.
         """
-        parsed = self._parse(root_path, is_train, *rest, **keywords)
-        if is_train and self.runs is not None:
-            self.runs.close()
-            pipeline = sys.modules[sys._getframe(1).f_globals["__name__"]]  # a script has one of its own
-            self.runs.enter_context(whole_run(pipeline))
-        return parsed
-
-    def _parse(self, root_path: str, is_train: bool, *rest: Any, **keywords: Any) -> Any:
         parser = argparse.ArgumentParser(add_help=False)
         parser.add_argument("-opt")
         parser.add_argument("--force_yml", nargs="+", default=[])
@@ -119,20 +105,12 @@ class ParseOptions:
             with replaced(sys, argv=[sys.argv[0], "-opt", str(plain), *others]):
                 parsed = self.theirs(root_path, is_train, *rest, **keywords)
         if isinstance(parsed, tuple):
-            parsed[1].opt = _copyable(flags.opt)
+            parsed[1].opt = flags.opt  # which BasicSR copies
+        if is_train and self.runs is not None:
+            self.runs.close()
+            pipeline = sys.modules[sys._getframe(1).f_globals["__name__"]]  # a script has one of its own
+            self.runs.enter_context(whole_run(pipeline))
         return parsed
-
-
-def _copyable(file: str) -> str:
-    """An option file that BasicSR can copy into its experiment, which it reads in the default encoding."""
-    text = Path(file).read_text(encoding="utf-8")
-    try:
-        Path(file).read_text()
-        return file
-    except UnicodeDecodeError:
-        copy = Path(tempfile.mkdtemp(), Path(file).name)
-        copy.write_bytes(text.encode("ascii", "backslashreplace"))
-        return str(copy)
 
 
 @contextmanager
@@ -159,10 +137,7 @@ def whole_runs() -> Iterator[None]:
 def whole_run(pipeline: ModuleType) -> Iterator[None]:
     """While open, the model of `basicsr.train`, or of a module of its kind, has `RunMixin` around it, its data come by
     their place in the run, and signals that end a run leave a checkpoint. Of a pipeline that is made in another way the
-    model alone is changed, and a line says so.
-
-    Raises:
-        StoppedError: a signal has ended the run.
+    model alone is changed, and a line says so. Raises StoppedError if a signal has ended the run.
     """
     run = Run()
     ours = _functions_of(pipeline, run)
@@ -198,14 +173,8 @@ def _functions_of(pipeline: ModuleType, run: Run) -> dict[str, Any]:
         return loader, run.take_data(opt, loader, sampler), *rest
 
     def build_model(opt: dict[str, Any]) -> BaseModel:
-        models = MODEL_REGISTRY._obj_map
-        name = opt["model_type"] if opt["model_type"] in models else f"{opt['model_type']}_basicsr"
-        theirs = models[name]
-        models[name] = in_run(theirs, run)
-        try:
-            model: BaseModel = build(opt)  # type: ignore[misc]
-        finally:
-            models[name] = theirs
+        model: BaseModel = build(opt)  # type: ignore[misc]
+        model.__class__ = in_run(type(model), run)
         return model
 
     return {

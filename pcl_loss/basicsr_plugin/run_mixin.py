@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from signal import Signals
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from basicsr.utils import get_root_logger
@@ -18,15 +18,12 @@ from torch.utils.data import DataLoader
 
 from .._distributed import average
 from ..discriminator_step import not_finite, put_back, skips_on_device
-from .bad_steps import MAX_BAD_STEPS, BadSteps
+from .bad_steps import BadSteps
 from .checkpoints import FILES, KEY
-from .data_order import PlacedData, kept_rng_state, rng_state, set_rng_state
+from .data import PlacedData, kept_rng_state, rng_state, set_rng_state
+from .options_ours import SPEED_DEFAULTS
 
-if TYPE_CHECKING:
-    from basicsr.models.base_model import BaseModel as Base
-else:
-    # A mixin comes before the model in a class's bases: what `super()` finds is the model's.
-    Base = object
+Base: Any = object  # a mixin comes before the model in a class's bases: what `super()` finds is the model's
 
 
 class StoppedError(Exception):
@@ -115,11 +112,7 @@ class RunMixin(Base):
     """Of this iteration, 0 or 1 each: the step is left out; the batch is bad; and this rank's batch is."""
 
     def update_learning_rate(self, current_iter: int, *rest: Any, **keywords: Any) -> None:
-        """As the model; the first call of an iteration, where signals are obeyed.
-
-        Raises:
-            StoppedError: a signal has ended the run.
-        """
+        """As the model; the first call of an iteration, where signals are obeyed by a StoppedError."""
         self.run.has_begun = True
         if number := self.run.signal():
             if self.run.saved != current_iter - 1:
@@ -139,7 +132,7 @@ class RunMixin(Base):
         step on its device, as a fused Adam can, waits for it.
         """
         if self.bad_steps is None:
-            self.bad_steps = BadSteps(self.opt["train"].get("max_bad_steps") or MAX_BAD_STEPS)
+            self.bad_steps = BadSteps((SPEED_DEFAULTS | self.opt["train"])["max_bad_steps"])
             for optimizer in self.optimizers:
                 optimizer.register_step_pre_hook(self._before_step)
                 optimizer.register_step_post_hook(self._after_step)
@@ -191,11 +184,7 @@ class RunMixin(Base):
             put_back(kept, self._flags[0])
 
     def get_current_log(self) -> Any:
-        """As the model; the steps up to here are looked at.
-
-        Raises:
-            BadStepsError: `train.max_bad_steps` of them in a row were left out.
-        """
+        """As the model; the steps up to here are looked at, which may raise BadStepsError."""
         if self.bad_steps is not None:
             self.bad_steps.read()
         return super().get_current_log()

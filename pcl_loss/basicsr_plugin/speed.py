@@ -1,27 +1,69 @@
-"""SpeedMixin: half precision, channels last and compiled networks for BasicSR's models; and the iteration they run."""
+"""SpeedMixin: half precision, channels last and compiled networks for BasicSR's models; and the iteration they run.
+
+A step's losses meet at the SR output, where `GradientBalance` weighs the contrastive gradient with the pixel loss's.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from functools import reduce
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .._checks import at_least_float32
 from .._distributed import average
-from .gradients import gradient_at
 from .options_loading import OptionsError
 from .options_ours import AMP_DTYPES, complete_speed
 
-if TYPE_CHECKING:
-    from basicsr.models.sr_model import SRModel as Base
-else:
-    Base = object
+Base: Any = object  # a mixin comes before the model in a class's bases: what `super()` finds is the model's
 
 # What `optimize_parameters` uses. A codebase's own `SRModel` may build more.
 USED_LOSSES = {"cri_pix", "cri_perceptual", "cri_pcl", "cri_cld"}
+# E_D moves L_CL's gradient by several per cent a step in its first iterations: a slower mean would lag behind it.
+MOMENTUM = 0.4
+
+
+def gradient_at(sr: Tensor, losses: Iterable[Tensor], scaler: torch.amp.GradScaler) -> Tensor:
+    """The gradient of the sum of 0-dim losses, which may share a graph, at the SR images `(N, C, H, W)` that they were
+    computed from. It passes the losses' networks at the scaler's scale, within fp16's range, and comes without it.
+    """
+    loss = reduce(torch.add, losses)
+    (grad,) = torch.autograd.grad(scaler.scale(loss), sr)
+    return grad / scaler.scale(loss.new_ones(()))
+
+
+class GradientBalance(nn.Module):
+    """Weighs L_CL so that its gradient at the SR output has `ratio` times the norm of the pixel loss's.
+
+    `weight = ratio * exp(mean of log(|dL_pix/dSR| / |dL_CL/dSR|))`, an exponential mean over the steps of momentum
+    `max(0.4, 1 / number of updates)`: the first update counts alone. Under torch.distributed the mean goes over the
+    ranks too, of which each must make the same calls.
+    """
+
+    log_ratio: Tensor
+    num_updates: Tensor
+
+    def __init__(self, ratio: float) -> None:
+        super().__init__()
+        self.ratio = ratio
+        self.register_buffer("log_ratio", torch.zeros(()))
+        self.register_buffer("num_updates", torch.zeros((), dtype=torch.long))
+
+    @torch.no_grad()
+    def forward(self, pix_norm: Tensor, cl_norm: Tensor) -> Tensor:
+        """Take up the norms of a step, 0-dim, and return the weight of its L_CL, 0-dim; nothing waits for a GPU. A step
+        whose ratio is 0 or not finite leaves the mean alone.
+        """
+        log_ratio = (pix_norm.float() / cl_norm.float()).log()
+        average([log_ratio])
+        is_finite = log_ratio.isfinite()
+        self.num_updates += is_finite
+        momentum = self.num_updates.clamp_min(1).float().reciprocal().clamp_min(MOMENTUM)
+        self.log_ratio.copy_(torch.where(is_finite, self.log_ratio.lerp(log_ratio, momentum), self.log_ratio))
+        return self.ratio * self.log_ratio.exp()
 
 
 class SpeedMixin(Base):

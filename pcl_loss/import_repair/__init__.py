@@ -24,9 +24,6 @@ BASICSR: Moved = {"torchvision.transforms.functional_tensor": {GRAY: ("torchvisi
 
 OLD_CODE: Moved = {"scipy.misc": {"imread": ("imageio.v2", "imread"), "imsave": ("imageio.v2", "imwrite")}}
 
-USED: list[str] = []
-"""What was asked for and put back."""
-
 
 def install(moved: Moved = BASICSR) -> None:
     """Put modules back; calling it twice is harmless."""
@@ -43,7 +40,6 @@ def _offer(module: ModuleType, names: Mapping[str, tuple[str, str]]) -> Any:
         home, its_name = names[name]
         value = getattr(import_module(home), its_name)
         setattr(module, name, value)
-        USED.append(f"{module.__name__}.{name}")
         return value
 
     return put_back

@@ -13,8 +13,6 @@ from typing import Any
 from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader, Dataset
 
-from . import USED
-
 
 def replace_data_loader(module: ModuleType, error: ImportError) -> bool:
     """Make `module`, which failed with `error`, the `dataloader` of those codebases; False if it is another."""
@@ -22,7 +20,6 @@ def replace_data_loader(module: ModuleType, error: ImportError) -> bool:
     if not (error.name or "").startswith("torch") or "class MSDataLoader" not in source.read_text(errors="replace"):
         return False
     module.__dict__["MSDataLoader"] = MSDataLoader
-    USED.append("dataloader.MSDataLoader")
     _restore_schedulers()
     return True
 
@@ -72,4 +69,3 @@ def _restore_schedulers() -> None:
         if isinstance(scheduler, type) and "_get_closed_form_lr" in vars(scheduler):
             scheduler.get_lr = scheduler._get_closed_form_lr  # type: ignore[attr-defined]
     warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
-    USED.append("the schedulers of PyTorch 1.0")

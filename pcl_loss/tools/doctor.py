@@ -92,7 +92,7 @@ def _look_at_versions(diagnosis: Diagnosis) -> None:
         diagnosis.check("BasicSR knows us", False, f"{type(error).__name__}: {error}")
         return
     for entry in repairs.REPLACED:
-        when = "in a run of `pcl-loss train` or `run`" if entry.in_a_run else "yes" if entry.applied else "not needed"
+        when = "in a run of `pcl-loss train` or `run`" if entry.in_a_run else "yes"
         diagnosis.lines.append(f"  {entry.replaces}.{entry.name} ({entry.why}): {when}")
 
 

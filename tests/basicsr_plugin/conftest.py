@@ -1,5 +1,3 @@
-import itertools
-import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -59,19 +57,3 @@ def logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(get_root_logger(), "propagate", True)
     return caplog
-
-
-@pytest.fixture
-def bad_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every image but the first that are read has a pixel that is not a number."""
-    import basicsr.data.paired_image_dataset as module
-
-    decode, numbers = module.imfrombytes, itertools.count()
-
-    def decode_and_spoil(*args: Any, **keywords: Any) -> Any:
-        image = decode(*args, **keywords)
-        if next(numbers) >= 6:
-            image[::10, ::10] = math.nan
-        return image
-
-    monkeypatch.setattr(module, "imfrombytes", decode_and_spoil)

@@ -99,12 +99,6 @@ def test_layer_attention_equals_the_loops_where_it_is_soft():
     torch.testing.assert_close(attention(layers[None])[0], torch.cat(attended), rtol=0, atol=1e-12)
 
 
-def test_paper_size_has_16071745_parameters():
-    with torch.device("meta"):
-        net = HAN(3, 3)
-    assert sum(p.numel() for p in net.parameters()) == 16_071_745
-
-
 def test_state_dict_has_rcan_s_names_and_the_attentions_only():
     rcan, own = RCAN(**TINY).state_dict(), tiny().state_dict()
     assert {key: own[key].shape for key in rcan} == {key: value.shape for key, value in rcan.items()}
@@ -125,15 +119,13 @@ def test_under_autocast_layer_attention_survives_energies_beyond_half_precision(
 
 
 @pytest.mark.parametrize(
-    ("overrides", "error", "message"),
+    ("overrides", "message"),
     [
-        ({"upscale": 5}, ValueError, "scale 5 is not supported"),
-        ({"num_group": 2.0}, TypeError, "num_group must be an integer"),
-        ({"squeeze_factor": 16}, ValueError, "squeeze_factor must be at most num_feat, 8, got 16"),
-        ({"num_out_ch": 4}, ValueError, "num_out_ch 4"),
-        ({"img_range": 0}, ValueError, "img_range must be above 0"),
+        ({"squeeze_factor": 16}, "squeeze_factor must be at most num_feat, 8, got 16"),
+        ({"num_out_ch": 4}, "num_out_ch 4"),
+        ({"img_range": 0}, "img_range must be above 0"),
     ],
 )
-def test_impossible_options_are_refused(overrides, error, message):
-    with pytest.raises(error, match=message):
+def test_impossible_options_are_refused(overrides, message):
+    with pytest.raises(ValueError, match=message):
         tiny(**overrides)

@@ -79,8 +79,8 @@ def test_it_hands_over_rgb_from_minus_1_to_1_without_the_border(order: str, fake
 def test_grey_counts_as_colour(fake: None) -> None:
     grey = image(0, 40, 48)
     calculate_lpips(grey, grey, crop_border=0)
-    calculate_lpips(np.dstack([grey] * 3), grey[..., None].repeat(3, 2), crop_border=0)
-    assert all(torch.equal(got, seen()[0]) for got in seen())
+    for got in seen():
+        assert torch.equal(got, (torch.from_numpy(grey).float() / 127.5 - 1).expand(1, 3, 40, 48))
 
 
 def test_basicsr_calls_it_from_a_yaml_quietly_and_with_the_runs_random_numbers_left_alone(
@@ -102,9 +102,7 @@ def test_basicsr_calls_it_from_a_yaml_quietly_and_with_the_runs_random_numbers_l
     [
         ({"net": "resnet"}, "net 'resnet' is unknown; take one of alex, vgg, squeeze"),
         ({"test_y_channel": True}, "remove test_y_channel"),
-        ({"input_order": "WHC"}, "WHC"),
         ({"crop_border": 5}, "crop_border 5"),
-        ({"crop_border": -1}, "crop_border -1"),
         ({"img2": image(1, 40, 40, 3)}, "different shapes"),
         ({"input_order": "CHW"}, "check input_order"),
     ],

@@ -5,11 +5,9 @@ import io
 import logging
 import math
 import random
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -29,46 +27,26 @@ Parse = Callable[..., Options]
 Refused = Callable[..., str]
 
 
-@pytest.fixture
-def folders(small: Options, paired_data: Path, tmp_path: Path) -> Path:
-    """A copy of the pairs that a test may spoil; `small` has it."""
-    folder = Path(shutil.copytree(paired_data, tmp_path / "pairs"))
-    for dataset in small["datasets"].values():
-        dataset |= {"dataroot_gt": str(folder / "gt"), "dataroot_lq": str(folder / "lq")}
-    return folder
-
-
-def test_a_missing_and_an_empty_folder_are_named(small: Options, folders: Path, refused: Refused) -> None:
-    for path in (*(folders / "gt").iterdir(), *(folders / "lq").iterdir()):
-        path.unlink()
+def test_a_folder_without_images_is_named(small: Options, refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    small["datasets"]["train"] |= {"dataroot_gt": str(tmp_path / "empty"), "dataroot_lq": str(tmp_path / "empty")}
     assert refused(small).startswith("datasets.train: there are no images; put them there")
-    shutil.rmtree(folders / "lq")
-    assert f"No such file or directory: '{folders}/lq'" in refused(small)
 
 
 WEIGHTS = [
-    ("params", 4, None, ""),
-    ("params_ema", 4, None, "net.pth (it has params_ema), path.param_key_g params: it has no key 'params'"),
-    ("params_ema", 4, "params_ema", ""),
-    ("params", 5, None, "size mismatch for conv_first.weight"),
+    (4, "params", "net.pth (it has params_ema), path.param_key_g params: it has no key 'params'"),
+    (4, "params_ema", ""),
+    (5, "params_ema", "size mismatch for conv_first.weight"),
 ]
 
 
-@pytest.mark.parametrize(("name", "num_feat", "key", "words"), WEIGHTS)
+@pytest.mark.parametrize(("num_feat", "key", "words"), WEIGHTS)
 def test_weights_that_a_network_cannot_take_say_what_they_have(
-    small: Options,
-    parse: Parse,
-    refused: Refused,
-    name: str,
-    num_feat: int,
-    key: str | None,
-    words: str,
-    tmp_path: Path,
+    small: Options, parse: Parse, refused: Refused, num_feat: int, key: str, words: str, tmp_path: Path
 ) -> None:
     block = {name: value for name, value in small["network_g"].items() if name != "type"}
-    small["network_g"]["num_feat"] = 4
-    torch.save({name: EDSR(**block | {"num_feat": num_feat}).state_dict()}, tmp_path / "net.pth")
-    small["path"] |= {"pretrain_network_g": str(tmp_path / "net.pth")} | ({"param_key_g": key} if key else {})
+    torch.save({"params_ema": EDSR(**block | {"num_feat": num_feat}).state_dict()}, tmp_path / "net.pth")
+    small["path"] |= {"pretrain_network_g": str(tmp_path / "net.pth"), "param_key_g": key}
     if words:
         assert words in refused(small)
     else:
@@ -108,19 +86,6 @@ def test_the_number_of_gpus_is_left_to_a_distributed_run(
     parse(small, "--launcher", "pytorch")
 
 
-def test_weights_that_cannot_be_downloaded_are_named(
-    small: Options, refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def offline(url: str, *_: Any, **__: Any) -> None:
-        raise URLError("no network")
-
-    monkeypatch.setattr(torch.hub, "_hub_dir", None)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
-    small["network_d"] = {"type": "VGGEmbedding", "vgg": "vgg16"}
-    assert refused(small).startswith("network_d: ")
-
-
 def test_nothing_is_logged_or_drawn(small: Options, parse: Parse, monkeypatch: pytest.MonkeyPatch) -> None:
     # BasicSR opens its log file where it first asks for its log, and never later.
     class Talkative(EDSR):
@@ -152,7 +117,7 @@ def paths(options: Options, above: tuple[str, ...] = ()) -> list[tuple[str, ...]
     return [(*above, key) for key in options] + below
 
 
-@pytest.mark.parametrize("cases", [50, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cases", [25, pytest.param(1000, marks=pytest.mark.slow)])
 def test_whatever_stands_at_a_key_ends_in_options_or_in_one_line(small: Options, parse: Parse, cases: int) -> None:
     small["train"] |= {"pcl_every": 1, "pcl_start_iter": 0, "amp": None, "max_bad_steps": 100}
     small["train"]["pcl_opt"] |= {"temperature": 1.0, "num_layers": 2, "negatives": ["blur"]}

@@ -41,23 +41,21 @@ def test_numbers_are_those_that_one_writes(tmp_path: Path) -> None:
     assert load_options(file) == {"a": 0.5, "b": -3, "c": 0, "d": 1e-4, "e": 5000.0, "f": "0x10"}
 
 
-def test_a_missing_file_and_one_that_is_no_text_are_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["gone.yml", "bytes.yml"])
+def test_a_missing_file_and_one_that_is_no_text_are_named(name: str, tmp_path: Path) -> None:
     (tmp_path / "bytes.yml").write_bytes(b"\xff\xfe\x00")
-    for name in ("gone.yml", "bytes.yml"):
-        with pytest.raises(OptionsError, match=f"{name} cannot be read: "):
-            load_options(tmp_path / name)
+    with pytest.raises(OptionsError, match=f"{name} cannot be read: "):
+        load_options(tmp_path / name)
 
 
 def test_a_tag_that_asks_for_code_runs_nothing(refused: Callable[..., str]) -> None:
     assert "could not determine a constructor for the tag" in refused("name: !!python/object/apply:os.mkdir [owned]\n")
 
 
-@pytest.mark.parametrize("flag", ["--force_yml", "--force"])  # argparse takes an abbreviation
-def test_force_yml_runs_nothing(small: Options, parse: Callable[..., Options], flag: str) -> None:
-    with contextlib.suppress(OptionsError):
-        parse(small, flag, "name=!!python/object/apply:os.mkdir [owned]")
-    with contextlib.suppress(OptionsError):
-        parse(small, flag, "train:pixel_opt=[__import__('os').mkdir('owned')]")
+def test_force_yml_runs_nothing(small: Options, parse: Callable[..., Options]) -> None:
+    for override in ("name=!!python/object/apply:os.mkdir [owned]", "name=[__import__('os').mkdir('owned')]"):
+        with contextlib.suppress(OptionsError):
+            parse(small, "--force", override)  # argparse takes an abbreviation
     assert [path.name for path in Path().iterdir()] == ["run.yml"]
 
 

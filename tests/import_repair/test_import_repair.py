@@ -18,6 +18,5 @@ def test_importing_the_repair_imports_neither_torchvision_nor_basicsr() -> None:
 
 
 @pytest.mark.skipif(find_spec("basicsr") is None, reason="BasicSR is not installed")
-def test_basicsr_imports_after_the_repair_which_says_what_was_needed() -> None:
-    code = "from pcl_loss import import_repair as r; import basicsr; r.install(); print(*r.USED)"
-    assert run(code) == "torchvision.transforms.functional_tensor.rgb_to_grayscale"
+def test_basicsr_imports_after_the_repair() -> None:
+    assert run("from pcl_loss import import_repair as r; r.install(); import basicsr; print('there')") == "there"

@@ -1,4 +1,7 @@
-"""Training data whose crops and flips depend on their place in the run alone: not on workers, nor on interruptions."""
+"""Training data: images are read by name, and drawn by their place in the run.
+
+Crops and flips depend neither on workers nor on interruptions.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,34 @@ import torch
 from basicsr.utils.dist_util import get_dist_info
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from .images import read_item
+from .options_loading import OptionsError
 
 # Windows has no SIGHUP.
 STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGINT") if hasattr(signal, name))
+
+
+class ImageError(OptionsError):
+    """An image cannot be read; the message names its file, or its key in an LMDB."""
+
+    def __init__(self, message: str) -> None:
+        # What a worker of a data loader hands over is its traceback, whose last line has the message.
+        super().__init__(message.strip().splitlines()[-1].rpartition(f"{type(self).__name__}: ")[2])
+
+
+def read_item(dataset: Any, index: int, where: str = "datasets.train") -> Any:
+    """`dataset[index]`, of a data set of BasicSR's kind, which lists its images as `paths`.
+    Raises ImageError if it cannot be read.
+    """
+    paths = getattr(dataset, "paths", None)
+    entry = paths[index] if isinstance(paths, list) else ()
+    files = [str(file) for file in (entry.values() if isinstance(entry, dict) else [entry] if entry else [])]
+    try:
+        return dataset[index]
+    except Exception as error:
+        if not files:
+            raise
+        text = " ".join(str(error).split())[:300]
+        raise ImageError(f"{where}, {' and '.join(files)}: {text}") from error
 
 
 def rng_state(cuda: bool = True) -> dict[str, Any]:

@@ -1,18 +1,30 @@
-"""A patch depends on its place in the run alone."""
+"""A patch depends on its place in the run alone, and an image that cannot be read is named."""
 
+import importlib.util
 import pickle
 import random
+import shutil
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from basicsr.data import build_dataset
 from basicsr.data.data_sampler import EnlargedSampler
 from torch.utils.data import DataLoader, Dataset
 
-from pcl_loss.basicsr_plugin import data_order
-from pcl_loss.basicsr_plugin.data_order import PlacedData, PlacedDataset, PlacedSampler
+from pcl_loss.basicsr_plugin.data import (
+    ImageError,
+    PlacedData,
+    PlacedDataset,
+    PlacedSampler,
+    read_item,
+    rng_state,
+    set_rng_state,
+)
 
 
 class Draws(Dataset[Any]):
@@ -85,12 +97,12 @@ def test_data_that_begin_at_a_place_go_on_with_what_was_left(num_batches: int) -
     assert torch.equal(draws(resumed, range(epoch, 3)), torch.cat([rows, draws(whole, range(2, 3))])[2 * num_batches :])
 
 
-def test_the_runs_own_generators_are_left_alone() -> None:
-    before = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()
+def test_the_runs_own_generators_are_left_alone_and_come_back_through_a_file(tmp_path: Path) -> None:
+    torch.save(rng_state(), tmp_path / "state")
     draws(data_of(4), range(2))
-    assert random.getstate() == before[0]
-    assert np.array_equal(np.random.get_state()[1], before[1])
-    assert torch.equal(torch.get_rng_state(), before[2])
+    expected = random.random(), np.random.rand(), torch.rand(()).item()
+    set_rng_state(torch.load(tmp_path / "state", weights_only=True))
+    assert (random.random(), np.random.rand(), torch.rand(()).item()) == expected
 
 
 def test_data_sets_reach_a_spawned_worker() -> None:
@@ -100,9 +112,28 @@ def test_data_sets_reach_a_spawned_worker() -> None:
     assert dataset.num_images == 4
 
 
-def test_generators_come_back_through_a_file(tmp_path: Path) -> None:
-    torch.save(data_order.rng_state(), tmp_path / "state")
-    expected = random.random(), np.random.rand(), torch.rand(3)
-    data_order.set_rng_state(torch.load(tmp_path / "state", weights_only=True))
-    assert (random.random(), np.random.rand()) == expected[:2]
-    assert torch.equal(torch.rand(3), expected[2])
+def read_with_a_worker(dataset: Any) -> None:
+    list(DataLoader(PlacedDataset(dataset), sampler=[(1, (0, 0, 0, 1))], num_workers=1))
+
+
+@pytest.mark.parametrize("read", [lambda dataset: read_item(dataset, 1), read_with_a_worker])
+def test_an_image_that_cannot_be_read_is_named_in_one_line(
+    read: Callable[[Any], None], baseline: dict[str, Any], paired_data: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(paired_data, tmp_path / "pairs"))
+    folders = {"dataroot_gt": str(folder / "gt"), "dataroot_lq": str(folder / "lq")}
+    dataset = build_dataset(baseline["datasets"]["train"] | folders | {"phase": "train", "scale": 4})
+    broken = dataset.paths[1]["gt_path"]
+    Path(broken).write_bytes(b"notes")
+    with pytest.raises(ImageError, match=rf"^datasets\.train.*{broken}") as raised:
+        read(dataset)
+    assert "\n" not in str(raised.value)
+    assert read_item([5, 6], 1) == 6  # another kind of data set is read as it is
+
+
+def test_it_is_imported_where_a_signal_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows."""
+    monkeypatch.delattr(signal, "SIGHUP")
+    spec: Any = importlib.util.find_spec("pcl_loss.basicsr_plugin.data")
+    spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
+    assert {number.name for number in module.STOP_SIGNALS} == {"SIGTERM", "SIGINT"}
