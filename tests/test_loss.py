@@ -322,7 +322,7 @@ KNOBS = [
 CALLS = [
     ({}, (SR, HR, None), r"PCLCriterion.*pcl_opt.*PCLModel.*PCLPerceptualLoss"),
     ({}, (SR, HR, nn.DataParallel(tiny_discriminator())), r"DataParallel has none.*net_d\.module"),
-    ({}, (SR, images(size=64)[1]), r"same shape, got \(2, 3, 32, 32\) and \(2, 3, 64, 64\).*scale"),
+    ({}, (SR, images(size=64)[1]), r"sr \(2, 3, 32, 32\) and hr \(2, 3, 64, 64\).*same shape.*scale"),
     ({}, ((255 * SR).byte(), HR), r"sr has dtype torch\.uint8.*sr\.float\(\) / 255"),
     ({}, (SR[..., :31, :], HR[..., :31, :]), "sr is 31x32, but at least 32x32 is needed; use larger patches"),
     ({}, (SR[0], HR[0]), r"sr has shape \(3, 32, 32\).*unsqueeze"),

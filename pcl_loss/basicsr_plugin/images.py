@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from .._checks import check_pixels
+from .._files import check_pixels
 from .options_basicsr import is_own
 from .options_loading import OptionsError
 
