@@ -25,8 +25,7 @@ def average(tensors: Sequence[Tensor]) -> None:
     flat = torch.cat([tensor.detach().flatten() for tensor in tensors])
     torch.distributed.all_reduce(flat)
     flat /= torch.distributed.get_world_size()
-    means = flat.split([tensor.numel() for tensor in tensors])
-    for tensor, mean in zip(tensors, means, strict=True):
+    for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
         tensor.detach().copy_(mean.view_as(tensor))
 
 

@@ -64,6 +64,21 @@ def load(path: str | Path) -> Any:
         raise UnreadableFileError(f"{path} {reason}") from error
 
 
+def check_pixels(name: str, pixels: Any, num_bits: int) -> None:
+    """Raise `ValueError` unless a decoded image, None or a NumPy array, has 8 bits per channel, or 16 of which it uses
+    more than `num_bits`: below, it would keep few grey levels in 8 bits, or none.
+    """
+    if pixels is None:
+        raise ValueError(f"{name} is no image that can be read; give a PNG or a JPEG")
+    if str(pixels.dtype) not in ("uint8", "uint16"):
+        values = f"pixels of type {pixels.dtype} from {pixels.min():g} to {pixels.max():g}"
+        raise ValueError(f"{name} has {values}; save it with 8 or 16 bits per channel")
+    if str(pixels.dtype) == "uint16" and pixels.max() < 2**num_bits:
+        raise ValueError(
+            f"{name} has 16 bits, but its largest value is {pixels.max()} of 65535; scale it to that range"
+        )
+
+
 def save(content: Any, path: Path) -> None:
     """As `torch.save`, all or nothing."""
     with replacing(path) as file:

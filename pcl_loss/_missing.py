@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-OF_BASICSR = ("basicsr", "cv2", "skimage", "torchvision", "tqdm")
-EXTRAS = dict.fromkeys(OF_BASICSR, "basicsr") | {"lpips": "metrics", "matplotlib": "plots", "piq": "metrics"}
-"""A library's import name, and the extra."""
+# By a library's import name.
+EXTRAS = dict.fromkeys(("basicsr", "cv2", "skimage", "torchvision", "tqdm"), "basicsr")
+EXTRAS |= {"lpips": "metrics", "matplotlib": "plots", "piq": "metrics"}
 
 
 class MissingExtraError(ModuleNotFoundError):

@@ -25,10 +25,8 @@ class PCLCriterion(nn.Module):
     """The contrastive loss for a training loop that knows no discriminator: `loss = l1(sr, hr) + pcl(sr, hr)`.
 
     Every training call returns the loss with the E_D of the call before, and then takes one Adam step of E_D (eq 7) on
-    `sr.detach()`. The loss may be back-propagated any time later, also after further calls.
-
-    E_D's parameters require no gradient: optimizers, gradient clipping and `DistributedDataParallel` around a module
-    that contains this one pass them by. A batch that is not finite leaves no trace in E_D.
+    `sr.detach()`. The loss may be back-propagated any time later, also after further calls. A batch that is not finite
+    leaves no trace in E_D. E_D's parameters require no gradient: other optimizers and wrappers pass them by.
 
     Under torch.distributed every rank must make the same calls; E_D then starts equal, and its gradients and statistics
     are averaged. To resume, every rank must load the state, which holds E_D, its Adam and the number of calls.
@@ -37,19 +35,16 @@ class PCLCriterion(nn.Module):
         embedding: in place of a new `WaveletDiscriminator`. Those of its parameters that require a gradient are trained
             here from now on; it must then also map images to logits. `'fixed'` is a new `FixedEmbedding`, which is also
             what `recipe='light'` takes where none is given: there is no E_D then.
-        num_in_ch: channels of the images, for a new embedding.
-        num_feat, norm, wavelet: of the new `WaveletDiscriminator`.
+        num_in_ch, num_feat, norm, wavelet: of a new embedding, `num_in_ch` being the channels of the images.
         lr, betas: of E_D's Adam.
         update_every: average E_D's gradients over so many calls before a step, as loops that accumulate do.
         sync: average E_D over the ranks of torch.distributed.
         **pcl: keywords of `PCLLoss`.
 
-    Raises:
-        TypeError, ValueError: an argument is of a wrong type or out of range, or would be ignored.
+    Raises TypeError or ValueError if an argument is of a wrong type or out of range, or would be ignored.
     """
 
-    range_knob = "data_range"
-    """How a user calls the images' white."""
+    range_knob = "data_range"  # how a user calls the images' white
     embedding: Any
     _num_good: Tensor
 
@@ -93,21 +88,16 @@ class PCLCriterion(nn.Module):
             raise TypeError(f"embedding must be 'fixed' or have a method embed: {type(embedding).__name__} has none")
         check_count("num_layers", self.pcl.num_layers, 1, getattr(embedding, "num_layers", None))
         self.embedding = embedding
+        self._adam = nn.ModuleDict()
+        self._follow_embedding()
+        self._in_step_with_ranks = False
         # Since E_D's last step: the calls, and those whose gradients were finite.
         self._num_pending = 0
         self.register_buffer("_num_good", torch.zeros(()))
         self._range_is_checked = False
         self.log: dict[str, Tensor] = {}
-        """Detached 0-dim tensors of the last call: `PCLLoss.stats`, `l_pcl` (the value returned), and, from the last
-        training of E_D, `l_d`, `out_d_real` and `out_d_fake`."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """As `nn.Module`; another `embedding` is taken up as one given at the start."""
-        super().__setattr__(name, value)
-        if name == "embedding":
-            self._adam = nn.ModuleDict()
-            self._in_step_with_ranks = False
-            self._follow_embedding()
+        """Detached 0-dim tensors of the last call: `PCLLoss.stats`, `l_pcl` (the value returned), and, from E_D's last
+        step, `l_d`, `out_d_real` and `out_d_fake`."""
 
     def forward(self, sr: Tensor, hr: Tensor, lq: Tensor | None = None) -> Tensor:
         """The weighted loss, 0-dim; only `sr` receives a gradient. Arguments and errors are those of `PCLLoss`.
@@ -115,12 +105,12 @@ class PCLCriterion(nn.Module):
         E_D is trained, in float32 or wider, if the module is in training mode, gradients are enabled and `sr` requires
         one. Raises ValueError if, on the first call, `hr` is plainly of another range.
         """
-        if not self._range_is_checked and not torch.compiler.is_compiling():
-            self._range_is_checked = check_white(self.range_knob, hr, self.pcl.data_range)
         if self.sync and is_distributed() and not self._in_step_with_ranks:
             broadcast([*self.embedding.parameters(), *self.embedding.buffers()])
             self._in_step_with_ranks = True
         loss = self.pcl(sr, hr, self.embedding, lq)
+        if not self._range_is_checked and not torch.compiler.is_compiling():
+            self._range_is_checked = check_white(self.range_knob, hr, self.pcl.data_range)
         log = {key: value for key, value in self.log.items() if key in ("l_d", "out_d_real", "out_d_fake")}
         log |= {"l_pcl": loss.detach(), **self.pcl.stats}
         if self.is_trained and self.training and torch.is_grad_enabled() and sr.requires_grad:
@@ -140,7 +130,11 @@ class PCLCriterion(nn.Module):
             if param.requires_grad:
                 param.requires_grad_(False)
                 if _key(name) not in self._adam or self._adam[_key(name)].exp_avg.shape != param.shape:
-                    self._adam[_key(name)] = _AdamState(param)
+                    # What Adam knows of it, and the sum of the gradients that wait for its next step.
+                    state = self._adam[_key(name)] = nn.Module()
+                    state.register_buffer("step", torch.zeros((), device=param.device))
+                    for kind in ("exp_avg", "exp_avg_sq", "grad"):
+                        state.register_buffer(kind, torch.zeros_like(param))
         return {name: param for name, param in named.items() if _key(name) in self._adam}
 
     def _train_embedding(self, sr: Tensor, hr: Tensor) -> dict[str, Tensor]:
@@ -171,7 +165,7 @@ class PCLCriterion(nn.Module):
 
     def _step(self, params: Iterable[nn.Parameter], states: Sequence[Any]) -> None:
         """Adam's, on the mean of the gradients that were finite; nothing moves where none was."""
-        # Made for one step, since parameters come and go; fused, it can skip a step without waiting for the device.
+        # Fused, it can skip a step without waiting for the device.
         optimizer = torch.optim.Adam(params, self.lr, self.betas, fused=True)
         for param, state in zip(params, states, strict=True):
             state.step = state.step.float()  # also after a move to float64
@@ -196,22 +190,9 @@ class PCLCriterion(nn.Module):
 
         def move(tensor: Tensor) -> Tensor:
             moved = fn(tensor)
-            is_half = tensor.is_floating_point() and moved.dtype.itemsize < 4
-            return tensor.to(moved.device) if is_half else moved
+            return tensor.to(moved.device) if moved.is_floating_point() and moved.itemsize < 4 else moved
 
         return super()._apply(move, recurse)
-
-
-class _AdamState(nn.Module):
-    """What Adam knows of one parameter, and the sum of the gradients that wait for its next step."""
-
-    exp_avg: Tensor
-
-    def __init__(self, param: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("step", torch.zeros((), device=param.device))
-        for name in ("exp_avg", "exp_avg_sq", "grad"):
-            self.register_buffer(name, torch.zeros_like(param))
 
 
 class PCLPerceptualLoss(PCLCriterion):
@@ -223,14 +204,13 @@ class PCLPerceptualLoss(PCLCriterion):
 
     def __init__(self, *, scale: int | None = None, **keywords: Any) -> None:
         super().__init__(**keywords)
-        self.scale = None if scale is None else check_count("scale", scale, 2)
+        self.scale: Any = None if scale is None else check_count("scale", scale, 2)
         if "lq" in self.pcl.samples.negatives and scale is None:
             raise ValueError("negatives contains 'lq', but a perceptual loss has no LR image; set scale=, or drop 'lq'")
 
     def forward(self, x: Tensor, gt: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         """The weighted contrastive loss of `x`, and None, because there is no style loss; arguments as the base's."""
-        needs_lq = self.scale is not None and "lq" in self.pcl.samples.negatives
-        return super().forward(x, gt, downsample(gt, self.scale or 1) if needs_lq else None), None
+        return super().forward(x, gt, downsample(gt, self.scale) if "lq" in self.pcl.samples.negatives else None), None
 
 
 def downsample(gt: Tensor, scale: int) -> Tensor:

@@ -22,11 +22,8 @@ class WaveletDiscriminator(nn.Module):
     Eight blocks conv3x3 - norm - LeakyReLU(0.2) with 1, 1, 2, 2, 4, 4, 8 and 8 times `num_feat` channels, stride 2
     in every second one, then global average pooling and a linear head.
 
-    Args:
-        num_in_ch: channels of the images.
-        num_feat: channels of the first block.
-        norm: `'batch'`, `'group'` or `'none'`.
-        wavelet: feed the bands LH, HL and HH; False feeds the image itself.
+    `num_in_ch` are the channels of the images, `num_feat` those of the first block; `norm` is `'batch'`, `'group'` or
+    `'none'`; without `wavelet` the image itself is fed. Raises TypeError or ValueError if one of them does not fit.
     """
 
     def __init__(self, num_in_ch: int = 3, num_feat: int = 64, norm: str = "batch", wavelet: bool = True) -> None:
@@ -41,8 +38,7 @@ class WaveletDiscriminator(nn.Module):
             _Block(channels[i], channels[i + 1], stride=1 + i % 2, norm=norm) for i in range(len(WIDTHS))
         )
         self.head = nn.Linear(channels[-1], 1)
-        self.num_layers = len(self.blocks)
-        """How many maps `embed` has."""
+        self.num_layers = len(self.blocks)  # how many maps `embed` has
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits `(N, 1)`, high for real images.
@@ -57,10 +53,9 @@ class WaveletDiscriminator(nn.Module):
     def embed(self, x: Tensor, num_layers: int = 4) -> list[Tensor]:
         """The frozen view: the maps behind the first blocks, as fixed functions of `x`.
 
-        Computed with a copy of the blocks' weights and running statistics as they are now: the maps of an image do not
-        depend on its batch mates, only `x` can receive a gradient, and a later step does not invalidate a pending
-        backward. Returns the first `num_layers` maps, 1 to 8, `(N, C_l, H_l, W_l)`, behind the activations, shallowest
-        first. Raises TypeError or ValueError unless `x` is as in `forward`.
+        Computed with a copy of the weights and running statistics: an image's maps do not depend on its batch mates,
+        only `x` can receive a gradient, and a later step does not invalidate a pending backward. Returns the first
+        `num_layers` maps, 1 to 8, `(N, C_l, H_l, W_l)`, behind the activations. Errors are those of `forward`.
         """
         check_count("num_layers", num_layers, 1, len(self.blocks))
         layout = layout_of(x)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,18 +46,13 @@ class DiscriminatorStep:
         self._buffers = [(buffer, buffer.clone()) for buffer in net.buffers()]
 
     def loss(
-        self,
-        net_d: Callable[[Tensor], Tensor],
-        hr: Tensor,
-        sr: Tensor,
-        data_range: float,
-        cri_cld: Callable[..., Tensor],
+        self, net_d: Callable[[Tensor], Tensor], hr: Tensor, sr: Tensor, data_range: float, cri_cld: Callable[..., Any]
     ) -> Tensor:
         """`cri_cld` of the logits that `net_d` gives real and super-resolved images `(N, C, H, W)`, 0-dim."""
         images = torch.cat([at_least_float32(hr), at_least_float32(sr)]) / data_range
         # One forward over both, so that batch norm treats them alike.
         real, fake = net_d(images).chunk(2)
-        l_d = cri_cld(real, fake)
+        l_d: Tensor = cri_cld(real, fake)
         self.log = {"l_d": l_d.detach(), "out_d_real": real.detach().mean(), "out_d_fake": fake.detach().mean()}
         return l_d
 
@@ -76,13 +72,11 @@ class DiscriminatorStep:
     @staticmethod
     def apply(optimizer: torch.optim.Optimizer, skip: Tensor) -> None:
         """The optimizer's step, or nothing if `skip`, 0-dim; for that, all but a fused one wait for the device."""
-        if not skips_on_device(optimizer):
-            if not skip.item():
+        if skips_on_device(optimizer):
+            optimizer.found_inf = skip.float()  # type: ignore[attr-defined]  # what a GradScaler hands over
+            try:
                 optimizer.step()
-            return
-        # What a GradScaler hands over.
-        optimizer.found_inf = skip.float()  # type: ignore[attr-defined]
-        try:
+            finally:
+                del optimizer.found_inf  # type: ignore[attr-defined]
+        elif not skip.item():
             optimizer.step()
-        finally:
-            del optimizer.found_inf  # type: ignore[attr-defined]

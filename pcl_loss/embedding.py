@@ -14,9 +14,7 @@ from ._missing import download, named_in_errors
 # The map of the smallest image, 32 x 32, is then 17 x 17.
 MAX_SCALES = 4
 
-VGGS = ("vgg11", "vgg13", "vgg16", "vgg19")
-# What torchvision's ImageNet weights were trained with.
-IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+VGGS = {"vgg11": "A", "vgg13": "B", "vgg16": "D", "vgg19": "E"}  # torchvision's names of their layers
 
 
 @runtime_checkable
@@ -37,10 +35,8 @@ class FixedEmbedding(nn.Module):
     of the four pixels at a distance of `2**(s - 1)`, of the image that the scales before have smoothed. A flat pixel,
     whose bands are far below the threshold, points along the constant in every image: its noise does not count.
 
-    Args:
-        num_in_ch: channels of the images.
-        num_layers: how many scales there are, at most 4.
-        threshold: the size of a band, of images in [0, 1], that counts as much as the constant.
+    `num_in_ch` are the channels of the images, `num_layers` the scales, at most 4; a band as large as `threshold`, of
+    images in [0, 1], counts as much as the constant. Raises TypeError or ValueError if one of them does not fit.
     """
 
     def __init__(self, num_in_ch: int = 3, num_layers: int = 1, threshold: float = 0.01) -> None:
@@ -74,13 +70,9 @@ class FixedEmbedding(nn.Module):
 class VGGEmbedding(nn.Module):
     """A frozen VGG: the embedding of the paper's config 2, and of most contrastive losses before it.
 
-    Args:
-        vgg: `'vgg11'`, `'vgg13'`, `'vgg16'` or `'vgg19'`.
-        num_layers: how many convolution + ReLU pairs to keep.
-        weights: `'imagenet'` (torchvision's, downloaded once, into torch's cache), a file with such a state
-            dict, or None for random ones.
-
-    Raises TypeError or ValueError if an argument does not fit, FileNotFoundError if there are no such weights.
+    `vgg` is `'vgg11'`, `'vgg13'`, `'vgg16'` or `'vgg19'`, `num_layers` how many convolution + ReLU pairs are kept, and
+    `weights` `'imagenet'` (torchvision's, downloaded once, into torch's cache), a file with such a state dict, or None
+    for random ones. Raises TypeError or ValueError if one of them does not fit, FileNotFoundError without the weights.
     """
 
     mean: Tensor
@@ -95,17 +87,15 @@ class VGGEmbedding(nn.Module):
         with named_in_errors():
             import torchvision
 
-        with torch.device("meta"):  # the classifier, nine tenths of a VGG, is never made
-            features = getattr(torchvision.models, vgg)(weights=None).features
+        # Without the classifier, nine tenths of a VGG.
+        features = torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs[VGGS[vgg]])
         relus = [index for index, layer in enumerate(features) if isinstance(layer, nn.ReLU)]
         self.num_layers = check_count("num_layers", num_layers, 1, len(relus))
-        self.features = features[: relus[num_layers - 1] + 1].to_empty(device="cpu")
-        for layer in self.features:
-            if isinstance(layer, nn.Conv2d):
-                layer.reset_parameters()
-            elif isinstance(layer, nn.ReLU):
-                layer.inplace = False  # a map that was handed out stays as it is
-        for name, values in IMAGENET.items():
+        self.features = features[: relus[num_layers - 1] + 1]
+        for index in relus[:num_layers]:
+            self.features[index].inplace = False  # a map that was handed out stays as it is
+        # What torchvision's ImageNet weights were trained with.
+        for name, values in (("mean", (0.485, 0.456, 0.406)), ("std", (0.229, 0.224, 0.225))):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
         if weights == "imagenet":
             url = torchvision.models.get_weight(f"{vgg.upper()}_Weights.IMAGENET1K_V1").url
@@ -113,8 +103,7 @@ class VGGEmbedding(nn.Module):
         if weights is not None:
             state = torch.load(weights, map_location="cpu", weights_only=True)
             self.load_state_dict({key: value for key, value in state.items() if key in self.state_dict()})
-        self.requires_grad_(False)
-        self.eval()
+        self.requires_grad_(False).eval()
 
     def embed(self, x: Tensor, num_layers: int | None = None) -> list[Tensor]:
         """The maps after the first convolution + ReLU pairs (by default all): `(N, C_l, H_l, W_l)`, shallowest first.

@@ -19,27 +19,20 @@ ENERGY_FLOOR = 0.01
 
 
 def unit_norm_scale(maps: Tensor) -> Tensor:
-    """The factor `1 / max(norm, 1e-12)` of every pixel of maps `(..., C, H, W)`, and 0 where all channels are 0.
-
-    `(..., 1, H, W)`; its gradient is finite everywhere, and 0 at an all-zero pixel.
+    """The factor `1 / max(norm, 1e-12)` of every pixel of maps `(..., C, H, W)`, `(..., 1, H, W)`; where all channels
+    are 0 it is 0, and so is its gradient.
     """
     norm = torch.linalg.vector_norm(maps, dim=-3, keepdim=True)
     return torch.where(norm > 0, norm.clamp_min(NORM_EPS).reciprocal(), 0.0)
 
 
 def similarity(anchor: Tensor, samples: Tensor) -> Tensor:
-    """Equation 9: `(N, K)`, in [-1, 1], of an anchor's map `(N, C, H, W)` and its samples' `(K, N, C, H, W)`.
-
-    Computed in float32 or wider.
-    """
+    """Equation 9: `(N, K)`, in [-1, 1], of an anchor's map `(N, C, H, W)` and its samples' `(K, N, C, H, W)`."""
     with torch.autocast(anchor.device.type, enabled=False):
-        dtype = torch.promote_types(torch.promote_types(anchor.dtype, samples.dtype), torch.float32)
-        anchor, samples = anchor.to(dtype), samples.to(dtype)
-        anchor = anchor * unit_norm_scale(anchor)
-        samples = samples * unit_norm_scale(samples)
-        pixels = anchor.shape[-2] * anchor.shape[-1]
+        anchor, samples = (at_least_float32(maps) for maps in (anchor, samples))
+        anchor, samples = (maps * unit_norm_scale(maps) for maps in (anchor, samples))
         products = torch.bmm(samples.flatten(2).transpose(0, 1), anchor.flatten(1).unsqueeze(2))
-        return products.squeeze(2) / pixels
+        return products.squeeze(2) / (anchor.shape[-2] * anchor.shape[-1])
 
 
 def info_nce(pos_sim: Tensor, neg_sim: Tensor, temperature: float) -> Tensor:
@@ -50,10 +43,7 @@ def info_nce(pos_sim: Tensor, neg_sim: Tensor, temperature: float) -> Tensor:
 
 
 def info_nce_slopes(pos_sim: Tensor, neg_sim: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """The derivatives of the mean of `info_nce` over the positives: `(..., K_P)` and `(..., K_N)`.
-
-    `-sigmoid(z_p) / (K_P tau)`, `z_p` being what softplus gets, and `softmax_k(n / tau) sum_p sigmoid(z_p) / K_P tau`.
-    """
+    """The derivatives of the mean of `info_nce` over the positives: `(..., K_P)` and `(..., K_N)`."""
     z = torch.logsumexp(neg_sim / temperature, -1, keepdim=True) - pos_sim / temperature
     towards = z.sigmoid() / (pos_sim.shape[-1] * temperature)
     away = (neg_sim / temperature).softmax(-1) * towards.sum(-1, keepdim=True)
@@ -61,25 +51,19 @@ def info_nce_slopes(pos_sim: Tensor, neg_sim: Tensor, temperature: float) -> tup
 
 
 def contrastive_loss(
-    anchor: Sequence[Tensor],
-    positives: Sequence[Tensor],
-    negatives: Sequence[Tensor],
-    temperature: float = 1.0,
+    anchor: Sequence[Tensor], positives: Sequence[Tensor], negatives: Sequence[Tensor], temperature: float = 1.0
 ) -> Tensor:
     """The contrastive loss L_CL of the paper, equations 8 to 10, and nothing else.
 
-    `L_CL = 1 / (N L) sum_i sum_l L_il`, `L_il` being the mean of `info_nce` over the positives, and a similarity the
-    mean over the pixels of the cosine between the channel vectors of two maps. A map is normalised as
-    `f / max(norm, 1e-12)`; a pixel whose channels are all 0 has similarity 0 and receives a zero gradient.
+    The mean over images and layers of `info_nce`'s mean over the positives, a similarity being the mean over the pixels
+    of the cosine between the channel vectors of two maps. A map is normalised as `f / max(norm, 1e-12)`; a pixel whose
+    channels are all 0 has similarity 0 and receives a zero gradient.
 
-    Args:
-        anchor: L maps `(N, C_l, H_l, W_l)`, any floating dtype; the arithmetic is in float32 or wider.
-        positives: L maps `(K_P, N, C_l, H_l, W_l)`, `K_P >= 1`.
-        negatives: L maps `(K_N, N, C_l, H_l, W_l)`, `K_N >= 0`; without negatives the value is 0.
-        temperature: tau, above 0.
+    `anchor` are L maps `(N, C_l, H_l, W_l)`, any floating dtype; `positives` and `negatives` L each, `(K, N, C_l, H_l,
+    W_l)`, of which there need be no negatives: the value is then 0. `temperature` is tau, above 0.
 
-    Returns 0-dim, differentiable with respect to every map; equal similarities give `log(1 + K_N)`. Raises ValueError
-    if a list, a shape or the temperature does not fit.
+    Returns 0-dim, in float32 or wider, differentiable with respect to every map. Raises ValueError if a list, a shape
+    or the temperature does not fit.
     """
     temperature = check_positive("temperature", temperature)
     if not anchor:
@@ -97,12 +81,10 @@ def contrastive_loss(
 
 
 def contrastive_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """The contrastive discriminator loss of equation 7, as a loss to minimise.
+    """Equation 7 as a loss to minimise: each real against all fakes, and the mirror image.
 
-    `mean_r [-log(exp(r) / (exp(r) + sum_f exp(f)))] + mean_f [-log(exp(-f) / (exp(-f) + sum_r exp(-r)))]`: each real
-    against all fakes, and the mirror image.
-
-    Flattens the logits. Returns 0-dim, float32 or wider. Raises ValueError if either side is empty.
+    `mean_r [-log(exp(r) / (exp(r) + sum_f exp(f)))] + mean_f [-log(exp(-f) / (exp(-f) + sum_r exp(-r)))]` of logits of
+    any shape. Returns 0-dim, float32 or wider. Raises ValueError if either side is empty.
     """
     counts = real_logits.numel(), fake_logits.numel()
     if 0 in counts:
@@ -119,10 +101,8 @@ def energy_loss(sr_bands: Tensor, hr_bands: Tensor) -> Tensor:
 
     The mean over bands and windows of `|log e(SR) - log e(HR)|`, with `e = sqrt(mean of b^2 + 0.01)` over a window of
     8 x 8 at every 4 pixels. `b` is the band less the mean of the four pixels at a distance of 4: what repeats every 4
-    pixels, such as a grid, has no energy.
-
-    Bands are `(N, C, H, W)`, `H, W >= 16`, over a `FixedEmbedding`'s threshold. Returns `(N,)`, in float32 or wider; 0,
-    and minimal, for equal bands.
+    pixels, such as a grid, has no energy. Bands are `(N, C, H, W)`, `H, W >= 16`, over a `FixedEmbedding`'s threshold.
+    Returns `(N,)`, in float32 or wider.
     """
 
     def log_energies(bands: Tensor) -> Tensor:
@@ -143,14 +123,12 @@ def known_contrastive_loss(
 
     The gradient at the anchor is finished here, so that no sample's map waits for the backward pass; that raises
     RuntimeError with `create_graph=True`. `anchor` are L maps `(N, C_l, H_l, W_l)`; `samples` are, of every layer,
-    tensors `(k, N, C_l, H_l, W_l)` with K samples in all, the positives first. Returns the losses `(N, L)`, and the
-    similarities `(N, L, K)`.
+    tensors `(k, N, C_l, H_l, W_l)`, K in all, the positives first. Returns losses `(N, L)`, similarities `(N, L, K)`.
     """
     needs_gradient = torch.is_grad_enabled() and any(f.requires_grad for f in anchor)
     with torch.no_grad(), torch.autocast(anchor[0].device.type, enabled=False):
         layers = [
-            _layer(f, chunks, num_positives, temperature, needs_gradient)
-            for f, chunks in zip(anchor, samples, strict=True)
+            _layer(*maps, num_positives, temperature, needs_gradient) for maps in zip(anchor, samples, strict=True)
         ]
         all_losses, all_sims, gradients = zip(*layers, strict=True)
         losses, sims = torch.stack(all_losses, 1), torch.stack(all_sims, 1)
@@ -172,10 +150,7 @@ class _KnownGradient(torch.autograd.Function):
     def backward(ctx: Any, grad_values: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             # Silently, a gradient of this gradient would be 0.
-            raise RuntimeError(
-                "the contrastive loss has no second derivative; leave create_graph=True away, or use "
-                "functional.contrastive_loss on the embedding's maps"
-            )
+            raise RuntimeError("PCLLoss has no second derivative: drop create_graph=True, or use functional instead")
         columns = zip(ctx.saved_tensors, grad_values.unbind(1), ctx.dtypes, strict=True)
         return None, None, *((grad * weight[:, None, None, None]).to(dtype) for grad, weight, dtype in columns)
 

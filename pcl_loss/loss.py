@@ -30,12 +30,9 @@ PAPER: dict[str, Any] = {
     "blur_sigma": (0.5, 1.5),
     "energy_weight": 0.0,
 }
-RECIPES: dict[str, dict[str, Any]] = {
-    "paper": PAPER,
-    "light": PAPER
-    | {"loss_weight": 1.2, "num_layers": 1, "positives": ("gt",), "num_negatives": 2, "energy_weight": 0.32},
-}
-"""What a knob of `PCLLoss` is where it is not given."""
+LIGHT = {"loss_weight": 1.2, "num_layers": 1, "positives": ("gt",), "num_negatives": 2, "energy_weight": 0.32}
+# What a knob of `PCLLoss` is where it is not given.
+RECIPES: dict[str, dict[str, Any]] = {"paper": PAPER, "light": PAPER | LIGHT}
 
 # Images in a chunk on a CPU: fewer cost more in calls, more leave the cache.
 CPU_IMAGES = 2
@@ -48,9 +45,7 @@ class PCLLoss(nn.Module):
     `functional.energy_loss` of a `FixedEmbedding`'s finest bands. `loss_weight` is thereby the paper's alpha for images
     in 0-255, and keeps its balance against L_1 on images of any range.
 
-    A knob that is None has the value of the recipe; one that is given wins over it.
-
-    Args:
+    Args, of which one that is None has the value of the recipe:
         loss_weight: alpha of equation 11.
         recipe: `'paper'`, or `'light'`, few samples and the energy term, for a `FixedEmbedding`; see `RECIPES`.
         temperature: tau of equation 8. Smaller pushes harder.
@@ -58,14 +53,12 @@ class PCLLoss(nn.Module):
         num_positives: number of sharpened images; `'gt'` adds one more positive.
         num_negatives: number of blurred images, and the most that `'batch'` adds; `'lq'` adds one.
         positives: out of `'gt'` and `'sharpen'`.
-        negatives: out of `'blur'`, `'lq'` (the LR image enlarged to HR's size) and `'batch'` (the ground truth of
-            the next images of the batch, at most all others).
-        sharpness: range of the sharpening factor; 1 is the image itself.
-        blur_sigma: range of the Gaussian's sigma, in pixels.
-        energy_weight: of the energy term, which has no random numbers and is 0 where SR is HR; at least 0.
+        negatives: out of `'blur'`, `'lq'` (the LR image enlarged) and `'batch'` (the next images' ground truth).
+        sharpness, blur_sigma: ranges of the sharpening factor, of which 1 is the image itself, and of the Gaussian's
+            sigma, in pixels.
+        energy_weight: of the energy term, which is 0 where SR is HR; at least 0.
         data_range: the images' white: 1.0 or 255.0.
-        chunk_size: how many samples are embedded at once; None: all on a GPU, those of two images on a CPU. It changes
-            memory and speed, not the result.
+        chunk_size: how many samples are embedded at once, for memory; None: all on a GPU, two images' on a CPU.
         seed: of the samples, at least 0.
     """
 
@@ -104,11 +97,11 @@ class PCLLoss(nn.Module):
         self.chunk_size = None if chunk_size is None else checks.check_count("chunk_size", chunk_size, 1)
         self.seed = checks.check_count("seed", seed, 0)
         self.num_calls = 0
+        # Whether the value is less that of SR = HR, and all images of a batch have one draw.
         self.is_relative = False
-        """Whether the value is less that of SR = HR, and all images of a batch have one draw."""
         self.stats: dict[str, Tensor] = {}
-        """Detached 0-dim tensors of the last call: `l_cl` (without weight), `pos_sim`, `neg_sim`, `margin` (their
-        difference), the same per layer, `l_cl_1` being the shallowest layer's, and `l_energy` if it has a weight."""
+        """Of the last call, detached and 0-dim: `l_cl` (without weight), `pos_sim`, `neg_sim`, `margin` (their
+        difference), the same per layer, `l_cl_1` being the shallowest's, and `l_energy` if it has a weight."""
 
     def forward(
         self,
@@ -120,12 +113,9 @@ class PCLLoss(nn.Module):
     ) -> Tensor:
         """The weighted loss, 0-dim; only `sr` can receive a gradient.
 
-        Args:
-            sr: super-resolved images, the anchor: `(N, C, H, W)` in `[0, data_range]`, `H, W >= 32`; not clamped.
-            hr: their ground truth, the same shape and range.
-            embedding: what embeds, usually a `WaveletDiscriminator`.
-            lq: the LR images, `(N, C, h, w)`, the same range; needed for the negative source `'lq'`.
-            generator: of the samples' random numbers; by default seeded from (`seed`, number of the call, rank).
+        `sr` and `hr`, its ground truth, are `(N, C, H, W)` in `[0, data_range]`, `H, W >= 32`, not clamped; `lq`, LR
+        images `(N, C, h, w)` in the same range, is needed for the negatives `'lq'`. `generator` gives the samples'
+        random numbers; by default it is seeded from (`seed`, number of the call, rank).
 
         Raises TypeError or ValueError if an image is not such a tensor or missing, or `embedding` does not embed;
         RuntimeError in a backward pass with `create_graph=True`.
@@ -148,11 +138,10 @@ class PCLLoss(nn.Module):
             anchor = self._embed(self._unit(sr[images]), embedding)
             samples = self._sample_maps(hr[images], None if lq is None else lq[images], draws[:, images], embedding)
             for layer, maps in zip(samples, gt_maps, strict=False):
-                # GT, a positive or not, and the images that follow: `(1 + K_N, n, C_l, H_l, W_l)`.
-                shifted = maps[images.start :].unfold(0, images.stop - images.start, 1)
-                shifted = shifted[: 1 + len(maps) - len(hr)].movedim(-1, 1)
-                layer[:0] = [shifted[:1]] if "gt" in self.samples.positives else []
-                layer.append(shifted[1:])
+                # GT, a positive or not, and the images that follow, each `(1, n, C_l, H_l, W_l)`.
+                shifted = [maps[None, images.start + k : images.stop + k] for k in range(1 + len(maps) - len(hr))]
+                layer[:0] = shifted[:1] if "gt" in self.samples.positives else []
+                layer += shifted[1:]
             compared = samples, self.samples.total_positives, self.temperature
             of_chunk, of_samples = known_contrastive_loss(anchor, *compared)
             if self.is_relative:
@@ -170,7 +159,13 @@ class PCLLoss(nn.Module):
                 energies.append(energy_loss(bands[0][:, :-1], bands[1][:, :-1]))
         layer_losses = torch.cat(losses).mean(0)
         value = layer_losses.mean()
-        self.stats = _stats(layer_losses.detach(), torch.cat(sims).mean(0), self.samples.total_positives)
+        pos_and_neg = torch.cat(sims).mean(0).tensor_split([self.samples.total_positives], 1)
+        pos_sims, neg_sims = (of_layers.mean(1) for of_layers in pos_and_neg)
+        per_layer = {"l_cl": layer_losses.detach(), "pos_sim": pos_sims, "neg_sim": neg_sims}
+        per_layer["margin"] = pos_sims - neg_sims
+        self.stats = {name: values.mean() for name, values in per_layer.items()}
+        for name, values in per_layer.items():
+            self.stats |= {f"{name}_{layer}": value for layer, value in enumerate(values.unbind(), 1)}
         if energies:
             l_energy = torch.cat(energies).mean()
             value = value + self.energy_weight * l_energy
@@ -178,7 +173,7 @@ class PCLLoss(nn.Module):
         return self.loss_weight * self.data_range / ALPHA_RANGE * value
 
     def get_extra_state(self) -> Tensor:
-        """The number of calls so far, so that a resumed run draws the samples of an uninterrupted one."""
+        """The number of calls so far: a resumed run draws the samples of an uninterrupted one."""
         return torch.tensor(self.num_calls)
 
     def set_extra_state(self, state: Tensor) -> None:
@@ -223,11 +218,10 @@ class PCLLoss(nn.Module):
         check_images("sr", sr, min_size=MIN_SIZE)
         check_images("hr", hr, min_size=MIN_SIZE)
         if sr.shape != hr.shape:
-            shapes = f"{tuple(sr.shape)} and {tuple(hr.shape)}"
-            raise ValueError(f"sr and hr must have the same shape, got {shapes}; check the scale")
-        if "lq" in self.samples.negatives and lq is None:
-            raise ValueError("negatives contains 'lq', but no lq was passed; call with lq=..., or drop 'lq'")
-        if lq is not None and "lq" in self.samples.negatives:
+            raise ValueError(f"sr {tuple(sr.shape)} and hr {tuple(hr.shape)} must have the same shape; check the scale")
+        if "lq" in self.samples.negatives:
+            if lq is None:
+                raise ValueError("negatives contains 'lq', but no lq was passed; call with lq=..., or drop 'lq'")
             check_images("lq", lq)
             if lq.shape[:2] != hr.shape[:2]:
                 raise ValueError(f"lq {tuple(lq.shape)} must have the batch size and channels of hr {tuple(hr.shape)}")
@@ -239,10 +233,8 @@ class PCLLoss(nn.Module):
 class ContrastiveDiscriminatorLoss(nn.Module):
     """Equation 7, what E_D is trained with; see `functional.contrastive_discriminator_loss`.
 
-    Args:
-        loss_weight: factor of the loss.
-        gather: under torch.distributed, compare with the logits of all ranks, of which each must hold as many; for
-            gradients that are then averaged over the ranks, as `DistributedDataParallel` does.
+    `gather`, under torch.distributed, compares with the logits of all ranks, of which each must hold as many; for
+    gradients that are then averaged over the ranks, as `DistributedDataParallel` does.
     """
 
     def __init__(self, loss_weight: float = 1.0, gather: bool = False) -> None:
@@ -255,12 +247,3 @@ class ContrastiveDiscriminatorLoss(nn.Module):
         if self.gather:
             real_logits, fake_logits = gather(real_logits), gather(fake_logits)
         return self.loss_weight * contrastive_discriminator_loss(real_logits, fake_logits)
-
-
-def _stats(losses: Tensor, sims: Tensor, num_positives: int) -> dict[str, Tensor]:
-    pos_sims, neg_sims = sims[:, :num_positives].mean(1), sims[:, num_positives:].mean(1)
-    per_layer = {"l_cl": losses, "pos_sim": pos_sims, "neg_sim": neg_sims, "margin": pos_sims - neg_sims}
-    stats = {name: values.mean() for name, values in per_layer.items()}
-    for name, values in per_layer.items():
-        stats |= {f"{name}_{layer}": value for layer, value in enumerate(values.unbind(), 1)}
-    return stats

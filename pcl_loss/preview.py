@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ._checks import MIN_SIZE, at_least_float32, check_images
 from ._missing import named_in_errors
 from .embedding import Embedding
-from .functional import NORM_EPS, info_nce
+from .functional import info_nce, similarity
 from .loss import PCLLoss
 from .samples import seeded_generator
 from .wavelet import haar_dwt
@@ -52,12 +52,9 @@ def make_sheet(
     """The samples that `pcl` would make of one image, and what can be measured of them; nothing is changed by it.
 
     Images are as `PCLLoss` takes them, one each. The negatives `'batch'` are left out with a note; so is `'lq'` without
-    `lq`. By default `generator` is that of the first call. Raises TypeError or ValueError if an image does not fit.
+    `lq`. By default `generator` is that of the first call. Raises TypeError or ValueError if `hr` does not fit.
     """
     check_images("hr", hr, min_size=MIN_SIZE)
-    for name, image, shape in (("hr", hr, (1, *hr.shape[1:])), ("sr", sr, hr.shape), ("lq", lq, hr.shape[:2])):
-        if image is not None and image.shape[: len(shape)] != shape:
-            raise ValueError(f"{name} has shape {tuple(image.shape)}; a sheet of this image needs {tuple(shape)}")
     gt, sr, lq = (None if x is None else at_least_float32(x.detach()) / pcl.data_range for x in (hr, sr, lq))
     assert gt is not None
     with torch.autocast(gt.device.type, enabled=False):
@@ -76,12 +73,8 @@ def make_sheet(
         psnr = -10 * (images - gt).square().mean(dim=(1, 2, 3)).log10()
         l_cl, similarities = None, []
         if embedding is not None and sr is not None:
-            anchors = embedding.embed(sr, pcl.num_layers)
-            each = []
-            for image in images:  # one at a time: large windows must not exhaust a GPU during training
-                layers = zip(anchors, embedding.embed(image[None], pcl.num_layers), strict=True)
-                each.append(torch.stack([F.cosine_similarity(*pair, 1, NORM_EPS).mean() for pair in layers]))
-            sims = torch.stack(each, 1)
+            layers = zip(*(embedding.embed(x, pcl.num_layers) for x in (sr, images)), strict=True)
+            sims = torch.cat([similarity(anchor, maps[:, None]) for anchor, maps in layers])
             of = [[kind in sources for kind, *_ in found] for sources in (pcl.samples.positives, pcl.samples.negatives)]
             l_cl = float(info_nce(sims[:, of[0]], sims[:, of[1]], pcl.temperature).mean())
             similarities = sims.mean(0).tolist()
@@ -105,15 +98,14 @@ def cut(images: Tensor, window: Window, shrink: int = 1) -> Tensor:
 
 
 def detailed_window(hr: Tensor, size: int = MAX_WINDOW, multiple: int = 1) -> Window:
-    """The window of at most `size` pixels a side where an image `(1, C, H, W)` has the most high-frequency energy; its
-    edges are multiples of `multiple`, the scale of an LR image.
+    """The window of at most `size` pixels a side where an image `(1, C, H, W)` has the most detail; its edges are
+    multiples of `multiple`, the scale of an LR image.
     """
-    step = math.lcm(2, multiple)  # whole 2x2 blocks of the Haar transform
-    height, width = (min(side, size // step * step) for side in hr.shape[-2:])
-    energy = torch.stack(haar_dwt(hr.detach())[1:]).double().square().sum(dim=(0, 2))
-    # A last block that is half padding is in no window but the whole image.
-    rows, columns = ((side + part % 2) // 2 for side, part in zip(hr.shape[-2:], (height, width), strict=True))
-    sums = F.avg_pool2d(energy[:, :rows, :columns], (math.ceil(height / 2), math.ceil(width / 2)), step // 2)[0]
+    step = multiple * math.ceil(8 / multiple)
+    height, width = (min(side, size // multiple * multiple) for side in hr.shape[-2:])
+    hr = at_least_float32(hr.detach())
+    detail = (hr - F.avg_pool2d(hr, 3, 1, 1, count_include_pad=False)).square().mean(1)
+    sums = F.avg_pool2d(detail, (height, width), step)[0]
     row, column = divmod(int(sums.argmax()), sums.shape[1])
     return row * step, column * step, height, width
 
@@ -139,12 +131,11 @@ def draw(sheet: Sheet, title: str = "") -> Any:
     figure = Figure(figsize=size, dpi=100, layout="constrained")
     head = [title, "" if sheet.l_cl is None else f"$L_{{CL}}$ = {sheet.l_cl:.4f}", *sheet.notes]
     figure.suptitle("     ".join(filter(None, head)), fontsize=10)
-    axes = figure.subplots(2 * len(groups), columns, squeeze=False)
-    for ax in axes.flat:
-        ax.set_axis_off()
+    grid = figure.add_gridspec(2 * len(groups), columns)
     for line, group in enumerate(groups):
         for column, index in enumerate(group):
-            image, bands = axes[2 * line : 2 * line + 2, column]
+            panels = (grid[2 * line + below, column] for below in (0, 1))
+            image, bands = (figure.add_subplot(panel, xticks=[], yticks=[]) for panel in panels)
             kind, number = sheet.kinds[index], sheet.draws[index]
             image.set_title(TITLES[kind] + ("" if number is None else f" {number:.2f}"), fontsize=9)
             pixels = sheet.images[index].clamp(0, 1).nan_to_num().movedim(0, -1)
@@ -153,9 +144,6 @@ def draw(sheet: Sheet, title: str = "") -> Any:
             similarity = f"\ns = {sheet.similarities[index]:.4f}" if sheet.similarities else ""
             image.set_xlabel(f"PSNR {sheet.psnr[index]:.1f} dB{similarity}", fontsize=8)
             bands.set_xlabel(f"energy {sheet.energy[index]:.2f} x GT", fontsize=8)
-            for ax in (image, bands):
-                ax.set_axis_on()
-                ax.set(xticks=[], yticks=[])
     return figure
 
 

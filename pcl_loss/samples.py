@@ -40,8 +40,8 @@ class SampleDraw:
         check_positive("blur_sigma[0]", self.blur_sigma[0])
         counts = {"gt": 1, "sharpen": self.num_positives, "blur": self.num_negatives, "lq": 1, "batch": 0}
         order = [source for source in counts if source in self.positives + self.negatives]
+        # The source of every sample that `make` makes, in its order: the positives come first.
         self.kinds: tuple[str, ...] = tuple(source for source in order for _ in range(counts[source]))
-        """The source of every sample that `make` makes, in its order: the positives come first."""
         self.total_positives = sum(kind in POSITIVE_SOURCES for kind in self.kinds)
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
@@ -86,7 +86,10 @@ def sharpen(images: Tensor, factor: Tensor) -> Tensor:
     `clamp(s + factor * (x - s), 0, 1)`, `s` being `x` smoothed by the kernel `[1 1 1; 1 5 1; 1 1 1] / 13`; the
     outermost pixels stay as they are, as in kornia. `factor` is `(K, N)`, on the CPU or the images' device.
     """
-    factor = move_without_waiting(factor.to(images.dtype), images.device)[..., None, None, None]
+    factor = factor.to(images.dtype)[..., None, None, None]
+    if factor.device.type == "cpu" and images.is_cuda and torch.cuda.is_available():
+        factor = factor.pin_memory()  # a copy from pageable memory waits for the GPU's queue
+    factor = factor.to(images.device, non_blocking=True)
     # The kernel is a 3x3 box and 4 times the pixel, and a box a sum of rows and then of columns: far cheaper on a CPU
     # than a depthwise convolution, and no sharpened image needs one of its own.
     rows = images[..., :-2, :] + images[..., 1:-1, :] + images[..., 2:, :]
@@ -99,15 +102,14 @@ def sharpen(images: Tensor, factor: Tensor) -> Tensor:
 def blur(images: Tensor, sigma: Tensor, max_sigma: float) -> Tensor:
     """Images under an isotropic Gaussian, `(K, N, C, H, W)`, in [0, 1]: the negatives of equation 6.
 
-    `sigma` is `(K, N)`, in pixels, above 0, on the CPU or the images' device. Raises ValueError if an image is too
-    small to be mirrored at its borders by three `max_sigma`.
+    `sigma` is `(K, N)`, in pixels, above 0, on the CPU or the images' device. Raises ValueError if an image is smaller
+    than three `max_sigma`.
     """
     from kornia.filters import gaussian_blur2d
 
     radius = math.ceil(3 * max_sigma)
     if radius >= min(images.shape[-2:]):
-        size = f"{images.shape[-2]}x{images.shape[-1]}"
-        fix = f"too far for images of {size}; lower blur_sigma or use larger patches"
+        fix = f"too far for images of {images.shape[-2]}x{images.shape[-1]}; lower blur_sigma or use larger patches"
         raise ValueError(f"a Gaussian of sigma {max_sigma} reaches {radius} pixels to each side, {fix}")
     repeated = images.expand(len(sigma), *images.shape).flatten(0, 1)
     blurred = gaussian_blur2d(repeated, 2 * radius + 1, sigma.flatten()[:, None].expand(-1, 2))
@@ -118,10 +120,3 @@ def blur(images: Tensor, sigma: Tensor, max_sigma: float) -> Tensor:
 def upsample(lq: Tensor, size: tuple[int, int]) -> Tensor:
     """LR images enlarged to `size` by bicubic interpolation, `(N, C, *size)`, clamped to [0, 1]."""
     return F.interpolate(lq, size=size, mode="bicubic", align_corners=False).clamp(0, 1)
-
-
-def move_without_waiting(x: Tensor, device: torch.device) -> Tensor:
-    """`x` on the device. A GPU's queue is not waited for, as a plain copy from the CPU's pageable memory does."""
-    if x.device.type == "cpu" and device.type == "cuda" and torch.cuda.is_available():
-        x = x.pin_memory()
-    return x.to(device, non_blocking=True)

@@ -9,15 +9,14 @@ from ._checks import check_images
 
 
 def haar_dwt(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """One level of the orthonormal two-dimensional Haar transform.
+    """One level of the orthonormal Haar transform: `(ll, lh, hl, hh)`, each `(N, C, ceil(H / 2), ceil(W / 2))`.
 
     With the 2x2 block `a b / c d`: `ll = (a + b + c + d) / 2`, `lh = (a + b - c - d) / 2` (change along the
     height), `hl = (a - b + c - d) / 2` (change along the width), `hh = (a - b - c + d) / 2`. On even sizes these
-    are PyWavelets' `cA, (cH, cV, cD) = dwt2(x, 'haar')`, and the energy is kept.
+    are PyWavelets' `cA, (cH, cV, cD) = dwt2(x, 'haar')`.
 
     `x` is `(N, C, H, W)`, any floating dtype and range, `H, W >= 2`; an odd side is padded by one reflected row or
-    column. Returns `(ll, lh, hl, hh)`, each `(N, C, ceil(H / 2), ceil(W / 2))`. Raises TypeError or ValueError if `x`
-    is not a float tensor of such a shape.
+    column. Raises TypeError or ValueError if it is not such a tensor.
     """
     check_images("x", x, min_size=2)
     top, bottom = _halves(x, dim=-2)

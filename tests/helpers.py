@@ -91,18 +91,6 @@ def skip_kornias_sigma_check(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.import_module("kornia.filters.gaussian"), "is_compiling", lambda: True)
 
 
-class Recorder:
-    """An embedding that notes what it is given."""
-
-    def __init__(self, net: WaveletDiscriminator) -> None:
-        self.net = net
-        self.inputs: list[Tensor] = []
-
-    def embed(self, x: Tensor, num_layers: int) -> list[Tensor]:
-        self.inputs.append(x.detach().clone())
-        return self.net.embed(x, num_layers)
-
-
 def check_gradient_by_finite_differences(
     loss: Callable[[Tensor], Tensor], at: Tensor, *, directions: int = 6, pixels: int = 6, eps: float = 1e-6
 ) -> None:

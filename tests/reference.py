@@ -52,9 +52,8 @@ def contrastive_loss(
     total = 0.0
     for layer in range(num_layers):
         for i in range(num_images):
-            total += layer_loss(
-                anchor[layer][i], [p[i] for p in positives[layer]], [n[i] for n in negatives[layer]], tau
-            )
+            samples = ([sample[i] for sample in of_kind[layer]] for of_kind in (positives, negatives))
+            total += layer_loss(anchor[layer][i], *samples, tau)
     return total / (num_images * num_layers)
 
 
@@ -162,10 +161,9 @@ def pcl_loss(
 ) -> float:
     """Equations 8 to 10 of one E_D, embedding every image on its own; `positives[i]` are those of image i."""
     total = 0.0
-    for image, image_positives, image_negatives in zip(sr.detach().numpy(), positives, negatives, strict=True):
+    for image, *samples in zip(sr.detach().numpy(), positives, negatives, strict=True):
         f = embed(net, image, num_layers)
-        p = [embed(net, sample, num_layers) for sample in image_positives]
-        n = [embed(net, sample, num_layers) for sample in image_negatives]
+        p, n = ([embed(net, sample, num_layers) for sample in of_kind] for of_kind in samples)
         for layer in range(num_layers):
             total += layer_loss(f[layer], [s[layer] for s in p], [s[layer] for s in n], temperature)
     return total / (len(sr) * num_layers)

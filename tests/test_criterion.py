@@ -11,17 +11,8 @@ from typing import Any
 import pytest
 import ranks
 import torch
-from device_waits import WaitCounter
-from helpers import (
-    check_gradient_by_finite_differences,
-    rand,
-    same,
-    skip_kornias_sigma_check,
-    snapshot,
-    tiny_discriminator,
-)
+from helpers import check_gradient_by_finite_differences, rand, same, snapshot, tiny_discriminator
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from pcl_loss import FixedEmbedding, PCLCriterion, PCLLoss, PCLPerceptualLoss, WaveletDiscriminator
@@ -43,14 +34,13 @@ def batch(step: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Te
     return sr.requires_grad_(), hr
 
 
-def run(crit: PCLCriterion, steps: range) -> list[Tensor]:
+def run(crit: PCLCriterion, steps: range) -> list[Any]:
     """Call and back-propagate once per step; the losses and the gradients at sr."""
     results = []
     for step in steps:
         sr, hr = batch(step)
         loss = crit(sr, hr)
         loss.backward()
-        assert sr.grad is not None
         results += [loss.detach(), sr.grad]
     return results
 
@@ -60,7 +50,7 @@ def all_moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> bool:
     return all(not torch.equal(before[name], after[name]) for name in before if name != "head.bias")
 
 
-def all_equal(a: list[Tensor], b: list[Tensor]) -> bool:
+def all_equal(a: list[Any], b: list[Any]) -> bool:
     return len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
@@ -71,24 +61,13 @@ def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
     return torch.load(file, weights_only=True)
 
 
-class SRNet(nn.Module):
-    """The smallest SR network."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 3, 3, padding=1)
-
-    def forward(self, lq: Tensor) -> Tensor:
-        return self.conv(F.interpolate(lq, scale_factor=2, mode="bicubic"))
-
-
 @pytest.mark.parametrize("norm", ["batch", "group", "none"])
 def test_neither_step_reaches_the_others_network(norm: str) -> None:
-    crit, net = criterion(norm=norm), SRNet().double()
+    crit, net = criterion(norm=norm), nn.Conv2d(3, 3, 3, padding=1).double()
     seen: list[Tensor] = []
     crit.embedding.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     hr = rand(2, 3, 32, 32, seed=1).requires_grad_()
-    loss = crit(net(rand(2, 3, 16, 16)), hr)
+    loss = crit(net(rand(2, 3, 32, 32)), hr)
     assert len(seen) == 1, "E_D was not trained, so the check could not fail"
     assert not seen[0].requires_grad, "E_D's step hangs on the SR network's graph"
     before = snapshot(crit.embedding)
@@ -143,14 +122,6 @@ def test_e_d_is_trained_only_in_training_with_gradients_on_and_wanted() -> None:
     assert all_moved(before, snapshot(crit.embedding))
 
 
-def test_the_loss_is_that_of_the_e_d_before_its_step() -> None:
-    sr, hr = batch()
-    crit = criterion()
-    untrained = copy.deepcopy(crit.embedding)
-    assert torch.equal(crit(sr, hr), PCLLoss(**FEW)(sr, hr, untrained))
-    assert not torch.equal(crit(sr, hr), PCLLoss(**FEW)(sr, hr, untrained))
-
-
 def discriminator_gradients(net: nn.Module, sr: Tensor, hr: Tensor) -> list[Tensor]:
     """Of equation 7, with E_D in training mode on the joint batch."""
     net.requires_grad_()
@@ -187,26 +158,14 @@ def test_images_of_0_255_train_e_d_as_those_of_0_1() -> None:
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8)
 
 
-def test_log_holds_detached_scalars_of_the_last_step() -> None:
-    crit = criterion()
-    sr, hr = batch()
-    loss = crit(sr, hr)
-    assert {"l_pcl", "l_cl", "pos_sim", "neg_sim", "margin", "l_d", "out_d_real", "out_d_fake"} <= set(crit.log)
-    assert torch.equal(crit.log["l_pcl"], loss.detach())
-    assert all(value.shape == () and not value.requires_grad for value in crit.log.values())
-    l_d = crit.log["l_d"]
-    crit.eval()(sr, hr)
-    assert torch.equal(crit.log["l_d"], l_d)
-
-
 @pytest.mark.usefixtures("untouched_global_rng")
 def test_building_and_calling_it_leave_the_global_generator_alone() -> None:
     run(PCLCriterion(num_feat=2, negatives=("blur", "batch")).double(), range(2))
 
 
-@pytest.mark.parametrize("light", [True, False])
-def test_the_state_holds_tensors_alone_under_keys_that_never_change(light: bool) -> None:
-    crit = PCLCriterion(recipe="light") if light else PCLCriterion(num_feat=2, update_every=2)
+@pytest.mark.parametrize("keywords", [{"recipe": "light"}, {"num_feat": 2, "update_every": 2}])
+def test_the_state_holds_tensors_alone_under_keys_that_never_change(keywords: dict[str, Any]) -> None:
+    crit = PCLCriterion(**keywords)
     before = crit.state_dict()
     run(crit.double(), range(3))
     after = through_a_file(crit.state_dict())
@@ -221,15 +180,8 @@ def go_on_by_file(crit: PCLCriterion, **keywords: Any) -> PCLCriterion:
     return resumed
 
 
-ROADS: list[Callable[..., PCLCriterion]] = [
-    go_on_by_file,
-    lambda crit, **_: copy.deepcopy(crit),
-    lambda crit, **_: pickle.loads(pickle.dumps(crit)),
-]
-
-
-@pytest.mark.parametrize("road", ROADS)
-@pytest.mark.parametrize(("update_every", "norm"), [(1, "batch"), (3, "batch"), (2, "none")])
+@pytest.mark.parametrize("road", [go_on_by_file, lambda crit, **_: pickle.loads(pickle.dumps(crit))])
+@pytest.mark.parametrize(("update_every", "norm"), [(3, "batch"), (2, "none")])
 def test_a_run_that_goes_on_elsewhere_is_bit_identical_and_leaves_the_first_alone(
     road: Callable[..., PCLCriterion], update_every: int, norm: str
 ) -> None:
@@ -254,31 +206,13 @@ def test_an_outside_optimizer_leaves_e_d_alone() -> None:
     assert same(snapshot(crit), snapshot(alone))
 
 
-def new_embedding(crit: PCLCriterion) -> None:
-    crit.embedding = WaveletDiscriminator(num_feat=3).double()
-
-
-def new_head(crit: PCLCriterion) -> None:
-    crit.embedding.head = nn.Linear(crit.embedding.head.in_features, 1).double()
-
-
-def replaced_by_a_move(crit: PCLCriterion) -> None:
-    torch.__future__.set_overwrite_module_params_on_conversion(True)
-    try:
-        crit.float().double()
-    finally:
-        torch.__future__.set_overwrite_module_params_on_conversion(False)
-
-
-@pytest.mark.parametrize("change", [new_embedding, new_head, replaced_by_a_move])
-def test_what_takes_the_place_of_e_d_or_a_part_of_it_is_trained(change: Callable[[PCLCriterion], None]) -> None:
+def test_a_new_head_of_e_d_is_trained() -> None:
     crit = criterion()
     run(crit, range(1))
-    change(crit)
+    crit.embedding.head = nn.Linear(crit.embedding.head.in_features, 1).double()
     before = snapshot(crit.embedding)
     run(crit, range(1, 3))
     assert all_moved(before, snapshot(crit.embedding))
-    assert not any(p.requires_grad for p in crit.parameters())
 
 
 def test_an_embedding_without_trainable_parameters_is_never_trained() -> None:
@@ -298,6 +232,8 @@ def test_a_given_embedding_is_used_and_trained_but_for_its_frozen_and_unused_par
     expected, before = PCLLoss(**FEW)(sr, hr, net), snapshot(net)
     crit = PCLCriterion(net, **FEW)
     assert torch.equal(crit(sr, hr), expected)
+    assert torch.equal(crit.log["l_pcl"], expected.detach())
+    assert all(value.shape == () and not value.requires_grad for value in crit.log.values())
     after = snapshot(net)
     assert crit.embedding is net
     for name in ("spare", "blocks.0.conv.weight"):
@@ -305,12 +241,11 @@ def test_a_given_embedding_is_used_and_trained_but_for_its_frozen_and_unused_par
     assert all_moved(before, after)
 
 
-@pytest.mark.parametrize("convert", [lambda m: m.half(), lambda m: m.bfloat16(), lambda m: m.to(torch.float16)])
-def test_half_precision_is_declined_by_e_d_and_its_optimizer(convert: Callable[[nn.Module], nn.Module]) -> None:
+def test_half_precision_is_declined_by_e_d_and_its_optimizer() -> None:
     crit = criterion().float()
     crit(*batch(0, torch.float32))
     before = snapshot(crit)
-    convert(nn.ModuleDict({"criterion": crit}))
+    nn.ModuleDict({"criterion": crit}).half().to(torch.bfloat16)
     assert same(before, snapshot(crit))
     assert {value.dtype for value in crit.state_dict().values() if value.is_floating_point()} == {torch.float32}
 
@@ -331,25 +266,6 @@ def test_under_autocast_e_d_is_trained_in_float32_and_the_loss_is_near_the_exact
     assert same(snapshot(inside), snapshot(outside))
 
 
-@pytest.mark.usefixtures("fake_cuda")
-def test_a_training_call_runs_on_the_device_of_the_images_and_waits_for_nothing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    skip_kornias_sigma_check(monkeypatch)
-    # Backward does not run on fake CUDA tensors: gradients of the right shapes stand in for it.
-    monkeypatch.setattr(torch.autograd, "grad", lambda loss, params, **_: tuple(torch.zeros_like(p) for p in params))
-    with FakeTensorMode():
-        with torch.device("cuda"):
-            crit = PCLCriterion(num_feat=2, negatives=("blur", "lq", "batch"), update_every=2)
-            sr, hr, lq = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32), torch.rand(2, 3, 8, 8)
-        crit(sr.requires_grad_(), hr, lq)
-        with WaitCounter() as counter:
-            values = [crit(sr, hr, lq) for _ in range(2)]
-        assert not counter.waits
-        assert {value.device.type for value in [*values, *crit.log.values()]} == {"cuda"}
-        assert "l_d" in crit.log
-
-
 def test_the_light_recipe_and_a_loss_without_sync_never_ask_another_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_rank", lambda *_: 0)
@@ -365,20 +281,15 @@ def test_the_light_recipe_and_a_loss_without_sync_never_ask_another_rank(monkeyp
     assert not {"l_d", "out_d_real", "out_d_fake"} & set(crit.log)
 
 
-LIGHT, GIVEN = {"recipe": "light"}, {"embedding": WaveletDiscriminator(num_feat=2)}
-
-
 @pytest.mark.parametrize(
     ("keywords", "error", "message"),
     [
         ({"lr": "1e-4"}, TypeError, "lr must be a number, got '1e-4' of type str$"),
         ({"betas": (0.9, 1.0)}, ValueError, r"betas must be two numbers.*1\.0"),
-        ({"sync": "no"}, TypeError, "sync must be True or False, got 'no'"),
         ({"num_layers": 9}, ValueError, "num_layers must be from 1 to 8, got 9"),
         ({"embedding": nn.Conv2d(3, 3, 3)}, TypeError, "embedding must be 'fixed' or have .*Conv2d has none"),
-        (LIGHT | {"norm": "none"}, ValueError, "norm='none' would be ignored by this embedding; drop it"),
-        (LIGHT | {"lr": 1e-3}, ValueError, "lr=0.001 .*drop it"),
-        (GIVEN | {"num_in_ch": 1}, ValueError, "num_in_ch=1 .*drop it"),
+        ({"recipe": "light", "lr": 1e-3}, ValueError, "lr=0.001 would be ignored by this embedding; drop it"),
+        ({"embedding": tiny_discriminator(), "num_in_ch": 1}, ValueError, "num_in_ch=1 .*drop it"),
     ],
 )
 def test_bad_and_useless_knobs_are_refused(keywords: dict[str, Any], error: type[Exception], message: str) -> None:

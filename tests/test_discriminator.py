@@ -9,47 +9,16 @@ from helpers import check_gradient_by_finite_differences, rand, randn, tiny_disc
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pcl_loss import WaveletDiscriminator, haar_dwt, samples
+from pcl_loss import WaveletDiscriminator, haar_dwt
 from pcl_loss.discriminator import QuickStartBatchNorm2d, _Block
-from pcl_loss.functional import contrastive_discriminator_loss, similarity
+from pcl_loss.functional import contrastive_discriminator_loss
 
 KINDS = [("batch", True), ("group", True), ("none", True), ("batch", False), ("none", False)]
-
-
-def maps_of_forward(net: WaveletDiscriminator, x: Tensor) -> list[Tensor]:
-    """The blocks' outputs during the network's own forward pass."""
-    maps: list[Tensor] = []
-    hooks = [block.register_forward_hook(lambda *args: maps.append(args[2].clone())) for block in net.blocks]
-    net(x)
-    for hook in hooks:
-        hook.remove()
-    return maps
 
 
 def weights_of(net: nn.Module) -> Callable[[list[Tensor]], Tensor]:
     """A fixed random projection, so that a gradient of all maps can be checked as that of one number."""
     return lambda maps: torch.stack([(m * randn(*m.shape, seed=i)).mean() for i, m in enumerate(maps)]).sum()
-
-
-def frozen_with_detached_weights(self: _Block, x: Tensor, layout: torch.memory_format) -> Tensor:
-    """Mutant: detached, but not copied, so that an optimizer step writes into what the backward needs."""
-    bias = None if self.conv.bias is None else self.conv.bias.detach()
-    y = F.conv2d(x, self.conv.weight.detach(), bias, self.conv.stride, self.conv.padding)
-    if isinstance(self.norm, nn.BatchNorm2d):
-        norm = self.norm
-        gamma, beta = norm.weight.detach(), norm.bias.detach()
-        y = F.batch_norm(y, norm.running_mean, norm.running_var, gamma, beta, False, eps=norm.eps)
-    return F.leaky_relu(y, 0.2)
-
-
-def check_gradient_reaches_the_image_alone(net: WaveletDiscriminator) -> None:
-    project = weights_of(net)
-    check_gradient_by_finite_differences(lambda x: project(net.embed(x, 4)), rand(2, 3, 32, 32), eps=1e-7)
-    image = rand(2, 3, 32, 32).requires_grad_()
-    project(net.embed(image, 4)).backward()
-    assert image.grad is not None
-    for name, param in net.named_parameters():
-        assert param.grad is None, f"{name} received a gradient"
 
 
 def check_survives_a_training_step(net: WaveletDiscriminator) -> None:
@@ -71,7 +40,14 @@ def check_survives_a_training_step(net: WaveletDiscriminator) -> None:
 
 @pytest.mark.parametrize(("norm", "wavelet"), KINDS)
 def test_the_frozen_view_gives_a_gradient_to_the_image_alone(norm: str, wavelet: bool) -> None:
-    check_gradient_reaches_the_image_alone(tiny_discriminator(norm, wavelet))
+    net = tiny_discriminator(norm, wavelet)
+    project = weights_of(net)
+    check_gradient_by_finite_differences(lambda x: project(net.embed(x, 4)), rand(2, 3, 32, 32), eps=1e-7)
+    image = rand(2, 3, 32, 32).requires_grad_()
+    project(net.embed(image, 4)).backward()
+    assert image.grad is not None
+    for name, param in net.named_parameters():
+        assert param.grad is None, f"{name} received a gradient"
 
 
 @pytest.mark.parametrize(("norm", "wavelet"), KINDS)
@@ -80,15 +56,9 @@ def test_an_optimizer_step_leaves_a_pending_backward_as_it_was(norm: str, wavele
 
 
 def test_detached_but_shared_weights_in_embed_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_Block, "frozen", frozen_with_detached_weights)
+    monkeypatch.setattr(Tensor, "clone", lambda x, **_: x)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        check_survives_a_training_step(tiny_discriminator())
-
-
-def test_no_grad_in_embed_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(WaveletDiscriminator, "embed", torch.no_grad()(WaveletDiscriminator.embed))
-    with pytest.raises(AssertionError, match="no gradient at all"):
-        check_gradient_reaches_the_image_alone(tiny_discriminator())
+        check_survives_a_training_step(tiny_discriminator("none"))
 
 
 @pytest.mark.parametrize(("norm", "wavelet"), KINDS)
@@ -146,49 +116,9 @@ def test_pytorchs_fixed_momentum_would_be_noticed() -> None:
         check_statistics_over_updates(nn.BatchNorm2d(3).double())
 
 
-def check_running_statistics_embed_like_batch_statistics(
-    net: WaveletDiscriminator, crops: Tensor, updates: int
-) -> None:
-    """Raise unless, so many updates after the start, similarities with both kinds of statistics are within 0.1."""
-    generator = torch.Generator().manual_seed(0)
-    draw = samples.SampleDraw(1, 1, ["sharpen"], ["blur"], (1.5, 3.0), (0.5, 1.5))
-    sharp, blurred = draw.make(crops, None, draw.draw(len(crops), generator))
-    with torch.no_grad():
-        for _ in range(updates):
-            net(torch.cat([crops, blurred]))
-        images = torch.cat([crops, sharp, blurred])
-        running = net.embed(images, 4)
-        batch = maps_of_forward(net, images)[:4]
-    for ours, theirs in zip(running, batch, strict=True):
-        for sample in (1, 2):
-            a, b = (
-                similarity(layer.chunk(3)[0], layer.chunk(3)[sample][None]).mean().item() for layer in (ours, theirs)
-            )
-            assert abs(a - b) < 0.1
-
-
-@pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize("updates", [1, 10])
-def test_from_the_first_update_on_running_statistics_embed_like_batch_statistics(
-    crops: Tensor, updates: int, seed: int
-) -> None:
-    torch.manual_seed(seed)
-    check_running_statistics_embed_like_batch_statistics(WaveletDiscriminator(num_feat=16), crops, updates)
-
-
-def test_the_collapse_under_pytorchs_fixed_momentum_would_be_noticed(
-    monkeypatch: pytest.MonkeyPatch, crops: Tensor
-) -> None:
-    monkeypatch.setattr(QuickStartBatchNorm2d, "forward", nn.BatchNorm2d.forward)
-    torch.manual_seed(0)
-    with pytest.raises(AssertionError):
-        check_running_statistics_embed_like_batch_statistics(WaveletDiscriminator(num_feat=16), crops, updates=10)
-
-
-@pytest.mark.parametrize("norm", ["batch", "group", "none"])
-def test_embed_compiles_without_a_graph_break(norm: str) -> None:
+def test_embed_compiles_without_a_graph_break() -> None:
     torch.compiler.reset()
-    net = tiny_discriminator(norm)
+    net = tiny_discriminator()
     image = rand(2, 3, 32, 32).requires_grad_()
     compiled = torch.compile(net.embed, fullgraph=True, backend="aot_eager")
     project = weights_of(net)
@@ -206,7 +136,6 @@ def test_what_does_not_fit_is_refused() -> None:
     synced = nn.SyncBatchNorm.convert_sync_batchnorm(tiny_discriminator(dtype=torch.float32))
     refused: list[tuple[Callable[[], object], str]] = [
         (lambda: WaveletDiscriminator(norm="instance"), r"norm must be one of .*, got 'instance'"),
-        (lambda: WaveletDiscriminator(num_feat=0), "num_feat must be at least 1, got 0"),
         (lambda: WaveletDiscriminator(wavelet=1), "wavelet must be True or False, got 1"),  # type: ignore[arg-type]
         (lambda: net(torch.zeros(2, 1, 32, 32)), r"x has 1 channels, but 3 are expected.*num_in_ch=1"),
         (lambda: net.embed(torch.zeros(2, 3, 31, 64), 4), "31x64, but at least 32x32"),

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_criterion import SRNet, all_equal, batch, criterion, run
+from test_criterion import all_equal, batch, criterion, run
 from torch import Tensor
-from torch.nn import functional as F
 
 from pcl_loss import PCLCriterion
 from pcl_loss.discriminator_step import DiscriminatorStep
@@ -70,10 +69,7 @@ def test_statistics_that_are_not_restored_would_be_noticed(monkeypatch: pytest.M
         check_a_spoilt_batch_leaves_no_trace("batch", "sr", math.nan)
 
 
-@pytest.mark.parametrize(
-    ("optimizer", "keywords"),
-    [(torch.optim.Adam, {"fused": True}), (torch.optim.Adam, {"fused": False}), (torch.optim.RMSprop, {})],
-)
+@pytest.mark.parametrize(("optimizer", "keywords"), [(torch.optim.Adam, {"fused": True}), (torch.optim.RMSprop, {})])
 def test_any_optimizer_takes_the_step_or_leaves_it_out(optimizer: Any, keywords: dict[str, Any]) -> None:
     weights = torch.ones(3, requires_grad=True)
     weights.grad = torch.ones(3)
@@ -82,27 +78,3 @@ def test_any_optimizer_takes_the_step_or_leaves_it_out(optimizer: Any, keywords:
     assert torch.equal(weights, torch.ones(3))
     DiscriminatorStep.apply(optimizer, torch.tensor(False))
     assert (weights < 1).all()
-
-
-def test_in_a_loop_with_fp16_an_overflowing_batch_costs_one_step() -> None:
-    net, crit = SRNet(), criterion(norm="batch").float()
-    optimizer = torch.optim.SGD(net.parameters(), 1e-4)
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8)
-    taken = []
-    optimizer.register_step_post_hook(lambda *_: taken.append(None))
-    for step in range(30):
-        _, hr = batch(step, torch.float32)
-        lq = F.avg_pool2d(hr, 2)
-        if step == 10:
-            lq[0, 0, 3, 3] = 1e30
-        optimizer.zero_grad()
-        with torch.autocast("cpu", torch.float16):
-            sr = net(lq)
-            loss = F.l1_loss(sr, hr) + crit(sr, hr)
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-    assert len(taken) == 29
-    assert scaler.get_scale() == 2.0**7
-    assert all(value.isfinite().all() for value in [*net.parameters(), *everything(crit)])
-    assert {value.item() for key, value in crit.state_dict().items() if key.endswith(".step")} == {29.0}

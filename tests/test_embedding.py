@@ -89,8 +89,6 @@ def test_the_maps_are_those_after_the_first_relus(vgg: str, count: int, tmp_path
 def test_bad_arguments_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"vgg must be one of .*'vgg19'.*got 'vgg20'"):
         VGGEmbedding("vgg20", weights=None)
-    with pytest.raises(ValueError, match="threshold must be above 0"):
-        FixedEmbedding(threshold=0.0)
     with pytest.raises(ValueError, match="num_layers must be from 1 to 2, got 3"):
         FixedEmbedding(num_layers=2).embed(rand(1, 3, 32, 32), 3)
     torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "other.pth")

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,6 @@ from helpers import (
 )
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
-from torch.nn import functional as F
 
 from pcl_loss import ContrastiveDiscriminatorLoss, FixedEmbedding, PCLLoss, WaveletDiscriminator, functional
 from pcl_loss.discriminator import _Block
@@ -50,15 +48,6 @@ def few(**keywords: Any) -> PCLLoss:
     return PCLLoss(**{"num_positives": 2, "num_negatives": 2, **keywords})
 
 
-def embed_without_grad(self: WaveletDiscriminator, x: Tensor, num_layers: int = 4) -> list[Tensor]:
-    """Mutant: what the published code does to the anchor."""
-    with torch.no_grad():
-        return original_embed(self, x, num_layers)
-
-
-original_embed = WaveletDiscriminator.embed
-
-
 def check_sr_alone_receives_a_gradient(net: WaveletDiscriminator, **keywords: Any) -> None:
     """Raise unless the gradient at `sr` is not 0 and equals finite differences, and nothing else receives any."""
     sr, hr, lq = images()
@@ -83,7 +72,7 @@ def test_sr_alone_receives_a_gradient_and_it_equals_finite_differences(norm: str
 
 
 def test_the_published_codes_no_grad_around_the_anchor_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(WaveletDiscriminator, "embed", embed_without_grad)
+    monkeypatch.setattr(WaveletDiscriminator, "embed", torch.no_grad()(WaveletDiscriminator.embed))
     with pytest.raises(AssertionError, match="no gradient at all"):
         check_sr_alone_receives_a_gradient(tiny_discriminator())
 
@@ -180,18 +169,16 @@ def test_half_images_give_the_value_of_their_float32_copies(dtype: torch.dtype) 
     sr, hr, lq = images(dtype=dtype)
     net, pcl = tiny_discriminator(dtype=torch.float32), few(negatives=("blur", "lq", "batch"))
     value = pcl(sr.requires_grad_(), hr, net, lq, generator())
-    value.backward()
-    expected = pcl(sr.float(), hr.float(), net, lq.float(), generator())
+    (grad,) = torch.autograd.grad(value, sr)
     assert value.dtype == torch.float32
-    assert torch.equal(value, expected)
-    assert sr.grad is not None
-    assert sr.grad.dtype == dtype
-    assert sr.grad.isfinite().all()
+    assert torch.equal(value, pcl(sr.float(), hr.float(), net, lq.float(), generator()))
+    assert grad.dtype == dtype
+    assert grad.isfinite().all()
 
 
 @pytest.mark.parametrize(("norm", "wavelet"), KINDS)
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-@pytest.mark.parametrize("grey", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("grey", [0.0, 0.5])
 def test_flat_images_give_a_finite_value_and_gradient(
     norm: str, wavelet: bool, dtype: torch.dtype, grey: float
 ) -> None:
@@ -201,34 +188,19 @@ def test_flat_images_give_a_finite_value_and_gradient(
     for sr, hr in [(flat, flat), (flat, photographs), (photographs, flat)]:
         sr = sr.clone().requires_grad_()
         value = few(negatives=("blur", "lq", "batch"))(sr, hr, net, hr[..., :8, :8])
-        value.backward()
         assert value.isfinite()
-        assert sr.grad is not None
-        assert sr.grad.isfinite().all()
+        assert torch.autograd.grad(value, sr)[0].isfinite().all()
 
 
-def gradient_ratio(data_range: float, pcl: Callable[..., Tensor]) -> float:
-    sr, hr, _ = images()
-    sr, hr = (data_range * sr).requires_grad_(), data_range * hr
-    (of_l1,) = torch.autograd.grad(F.l1_loss(sr, hr), sr)
-    (of_pcl,) = torch.autograd.grad(pcl(sr, hr), sr)
-    return float(of_pcl.norm() / of_l1.norm())
-
-
-def test_the_balance_against_l1_is_the_same_on_every_range() -> None:
-    net = tiny_discriminator()
-    ratios = [
-        gradient_ratio(r, lambda sr, hr, r=r: few(data_range=r)(sr, hr, net, generator=generator()))
-        for r in (1.0, 2.0, 255.0)
-    ]
-    assert ratios[1] == pytest.approx(ratios[0], rel=1e-9)
-    assert ratios[2] == pytest.approx(ratios[0], rel=1e-9)
-
-
-@pytest.mark.usefixtures("untouched_global_rng")
-def test_the_global_generator_is_left_alone() -> None:
-    sr, hr, lq = images()
-    few(negatives=("blur", "lq", "batch"))(sr, hr, tiny_discriminator(), lq)
+@pytest.mark.parametrize("data_range", [2.0, 255.0])
+def test_the_gradient_is_the_same_on_every_range_as_that_of_l1_is(data_range: float) -> None:
+    net, (sr, hr, _) = tiny_discriminator(), images()
+    gradients = []
+    for white in (1.0, data_range):
+        image = (white * sr).requires_grad_()
+        value = few(data_range=white)(image, white * hr, net, generator=generator())
+        gradients += torch.autograd.grad(value, image)
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-9, atol=1e-14)
 
 
 def test_a_last_batch_of_one_goes_on_with_the_negatives_that_are_not_of_the_batch() -> None:
@@ -259,9 +231,7 @@ def test_stats_are_detached_scalars_that_agree_with_each_other() -> None:
     pcl(sr.requires_grad_(), hr, tiny_discriminator())
     names = {"l_cl", "pos_sim", "neg_sim", "margin"}
     assert set(pcl.stats) == names | {f"{name}_{layer}" for name in names for layer in (1, 2, 3)}
-    for value in pcl.stats.values():
-        assert value.shape == ()
-        assert not value.requires_grad
+    assert all(value.shape == () and not value.requires_grad for value in pcl.stats.values())
     for name in names:
         mean = torch.stack([pcl.stats[f"{name}_{layer}"] for layer in (1, 2, 3)]).mean()
         torch.testing.assert_close(pcl.stats[name], mean, rtol=1e-12, atol=1e-12)
@@ -298,21 +268,10 @@ def test_the_energy_term_is_added_by_its_weight_whatever_embeds(kind: str) -> No
     assert "l_energy" not in alone.stats
 
 
-@pytest.mark.parametrize("data_range", [1.0, 255.0])
-def test_the_light_recipe_is_least_in_energy_where_sr_is_hr(data_range: float) -> None:
-    sr, hr, _ = images()
-    pcl = PCLLoss(recipe="light", data_range=data_range)
-    pcl(hr * data_range, hr * data_range, FixedEmbedding())
-    assert pcl.stats["l_energy"].item() == 0
-    pcl(sr * data_range, hr * data_range, FixedEmbedding())
-    assert pcl.stats["l_energy"].item() > 0.01
-
-
 SR, HR, LQ = images()
 KNOBS = [
     ({"temperature": 0}, "temperature must be above 0, got 0"),
     ({"negatives": ["blurr"]}, r"negatives must be some of \['blur', 'lq', 'batch'\], .*got \['blurr'\]"),
-    ({"negatives": "blur"}, r"a list such as \['blur'\], got 'blur'"),
     ({"num_negatives": True}, "num_negatives must be an integer, got True"),
     ({"sharpness": (3.0, 1.5)}, r"sharpness must satisfy.*\(3.0, 1.5\)"),
     ({"blur_sigma": (0.0, 1.0)}, r"blur_sigma\[0\] must be above 0"),
@@ -322,14 +281,12 @@ KNOBS = [
 CALLS = [
     ({}, (SR, HR, None), r"PCLCriterion.*pcl_opt.*PCLModel.*PCLPerceptualLoss"),
     ({}, (SR, HR, nn.DataParallel(tiny_discriminator())), r"DataParallel has none.*net_d\.module"),
-    ({}, (SR, images(size=64)[1]), r"same shape, got \(2, 3, 32, 32\) and \(2, 3, 64, 64\).*scale"),
+    ({}, (SR, images(size=64)[1]), r"sr \(2, 3, 32, 32\) and hr \(2, 3, 64, 64\).*same shape.*scale"),
     ({}, ((255 * SR).byte(), HR), r"sr has dtype torch\.uint8.*sr\.float\(\) / 255"),
-    ({}, (SR[..., :31, :], HR[..., :31, :]), "sr is 31x32, but at least 32x32 is needed; use larger patches"),
     ({}, (SR[0], HR[0]), r"sr has shape \(3, 32, 32\).*unsqueeze"),
     ({"negatives": ["lq"]}, (SR, HR, tiny_discriminator(), LQ[:1]), "lq .* must have the batch size"),
     ({"negatives": ["blur", "lq"]}, (SR, HR), "'lq', but no lq was passed; call with lq="),
     ({"negatives": ["batch"]}, (SR[:1], HR[:1]), r"\['batch'\].*the batch has one image.*at least 2"),
-    ({"blur_sigma": (1.0, 20.0)}, (SR, HR), "too far for images of 32x32; lower blur_sigma"),
 ]
 
 
@@ -360,8 +317,6 @@ def test_the_discriminator_loss_module_is_its_function_times_the_weight() -> Non
     torch.testing.assert_close(ContrastiveDiscriminatorLoss(0.5)(real, fake), 0.5 * expected)
     # In one process there is nobody to gather from.
     assert torch.equal(ContrastiveDiscriminatorLoss(gather=True)(real, fake), expected)
-    with pytest.raises(TypeError, match="gather must be True or False, got 'yes'"):
-        ContrastiveDiscriminatorLoss(gather="yes")  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

@@ -6,7 +6,6 @@ import torch
 from helpers import rand, randn
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from pcl_loss import haar_dwt
 
@@ -39,13 +38,6 @@ def test_half_precision_is_that_of_its_dtype(size: tuple[int, int], dtype: torch
         assert (band.double() - exact).abs().max() <= 4 * unit
 
 
-@pytest.mark.parametrize(
-    ("images", "message"),
-    [
-        (torch.zeros(1, 1, 1, 4), r"1x4.*at least 2x2"),
-        (torch.zeros(3, 4, 4), r"\(3, 4, 4\).*unsqueeze"),
-    ],
-)
-def test_a_too_small_integer_or_unbatched_image_is_refused(images: Tensor, message: str) -> None:
-    with pytest.raises((TypeError, ValueError), match=message):
-        haar_dwt(images)
+def test_a_too_small_image_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"1x4.*at least 2x2"):
+        haar_dwt(torch.zeros(1, 1, 1, 4))

@@ -6,17 +6,21 @@ Crops and flips depend neither on workers nor on interruptions.
 from __future__ import annotations
 
 import functools
+import os
 import random
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from basicsr.utils.dist_util import get_dist_info
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from .._files import check_pixels
+from .options_basicsr import is_own
 from .options_loading import OptionsError
 
 # Windows has no SIGHUP.
@@ -24,7 +28,7 @@ STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SI
 
 
 class ImageError(OptionsError):
-    """An image cannot be read; the message names its file, or its key in an LMDB."""
+    """An image cannot be read as it is; the message names its file, or its key in an LMDB."""
 
     def __init__(self, message: str) -> None:
         # What a worker of a data loader hands over is its traceback, whose last line has the message.
@@ -33,18 +37,32 @@ class ImageError(OptionsError):
 
 def read_item(dataset: Any, index: int, where: str = "datasets.train") -> Any:
     """`dataset[index]`, of a data set of BasicSR's kind, which lists its images as `paths`.
-    Raises ImageError if it cannot be read.
+    Raises ImageError if it cannot be read, or if a data set of BasicSR's own would garble its pixels.
     """
     paths = getattr(dataset, "paths", None)
     entry = paths[index] if isinstance(paths, list) else ()
     files = [str(file) for file in (entry.values() if isinstance(entry, dict) else [entry] if entry else [])]
     try:
+        for file in files if is_own(type(dataset)) else ():
+            _check_file(file)
         return dataset[index]
     except Exception as error:
         if not files:
             raise
         text = " ".join(str(error).split())[:300]
         raise ImageError(f"{where}, {' and '.join(files)}: {text}") from error
+
+
+@functools.cache
+def _check_file(file: str) -> None:
+    """Look at the pixels of a file that may have more than 8 bits, once: of JPEGs and PNGs the header says."""
+    if not os.path.isfile(file):
+        return
+    with open(file, "rb") as stream:
+        head = stream.read(26)
+    is_png = head.startswith(b"\x89PNG") and len(head) == 26
+    if not (is_png and head[24] <= 8) and not head.startswith(b"\xff\xd8"):
+        check_pixels(file, cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_UNCHANGED), num_bits=12)
 
 
 def rng_state(cuda: bool = True) -> dict[str, Any]:

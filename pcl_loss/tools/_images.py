@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import import_repair  # noqa: F401  (resize imports basicsr)
-from .._checks import check_pixels
-from .._files import replacing
+from .._files import check_pixels, replacing
 
 Image = NDArray[np.uint8]  # `(H, W, 3)`, in BGR as OpenCV's and BasicSR's images are
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from basicsr.data import build_dataset
 from basicsr.data.data_sampler import EnlargedSampler
@@ -137,3 +138,31 @@ def test_it_is_imported_where_a_signal_does_not_exist(monkeypatch: pytest.Monkey
     spec: Any = importlib.util.find_spec("pcl_loss.basicsr_plugin.data")
     spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
     assert {number.name for number in module.STOP_SIGNALS} == {"SIGTERM", "SIGINT"}
+
+
+RAMP = np.add.outer(np.arange(64), np.arange(64)) / 126
+
+
+@pytest.mark.parametrize(
+    ("pixels", "words"),
+    [
+        (RAMP.astype(np.float32), "pixels of type float32 from 0 to 1"),
+        ((RAMP * 3000 - 1000).astype(np.int16), "pixels of type int16 from -1000 to 2000"),
+        ((RAMP * 4095).astype(np.uint16), "16 bits, but its largest value is 4095 of 65535"),
+        ((RAMP * 65535).astype(np.uint16), None),
+        ((RAMP * 20).astype(np.uint8), None),
+    ],
+)
+def test_pixels_that_basicsr_would_garble_are_refused(
+    small: Any, tmp_path: Path, pixels: Any, words: str | None
+) -> None:
+    for sub, step in (("gt", 1), ("lq", 4)):
+        (tmp_path / sub).mkdir()
+        tifffile.imwrite(tmp_path / sub / "0.tif", (pixels if sub == "gt" else np.uint8(RAMP))[::step, ::step])
+    folders = {"dataroot_gt": str(tmp_path / "gt"), "dataroot_lq": str(tmp_path / "lq"), "gt_size": 64}
+    dataset = build_dataset(small["datasets"]["train"] | folders | {"phase": "train", "scale": small["scale"]})
+    if words is None:
+        read_item(dataset, 0)
+    else:
+        with pytest.raises(ImageError, match=f"^datasets.train, .*/0.tif.*{words}"):
+            read_item(dataset, 0)
