@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from pcl_loss import samples
 from pcl_loss.tools._checkpoints import upscale
 from pcl_loss.tools._images import Image, find_images, read_image, resize
-from pcl_loss.tools._regions import Region
+from pcl_loss.tools._pictures import Region
 from pcl_loss.tools.report.measure import measure as measure_basic
 
 # isort: split

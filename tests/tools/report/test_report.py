@@ -19,7 +19,7 @@ import yaml
 
 from pcl_loss import basicsr_plugin  # noqa: F401
 from pcl_loss.cli import main
-from pcl_loss.tools import _panels, report
+from pcl_loss.tools import _pictures, report
 from pcl_loss.tools.report import measure
 
 # isort: split
@@ -90,13 +90,13 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The rows of panels that are drawn."""
     seen = []
-    draw = _panels.draw
+    draw = _pictures.draw
 
     def record(rows: Any) -> Any:
         seen.extend(rows)
         return draw(rows)
 
-    monkeypatch.setattr(_panels, "draw", record)
+    monkeypatch.setattr(_pictures, "draw", record)
     return seen
 
 
