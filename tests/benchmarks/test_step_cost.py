@@ -32,8 +32,7 @@ def sr(hr: Tensor) -> Tensor:
     ("kind", "knobs"),
     [
         (("batch", True), {"loss_weight": 3.0, "temperature": 0.3, "num_layers": 6}),
-        (("batch", True), {"num_positives": 2, "num_negatives": 1, "data_range": 255.0}),
-        (("group", True), {}),
+        (("group", True), {"num_positives": 2, "num_negatives": 1, "data_range": 255.0}),
         (("none", False), {}),
     ],
 )
@@ -64,10 +63,9 @@ def test_the_plain_loss_leaves_e_d_as_it_was(sr: Tensor, hr: Tensor) -> None:
     assert all(param.requires_grad and param.grad is None for param in net.parameters())
 
 
-@pytest.mark.parametrize("knobs", [{"num_layers": 3}, {"loss_weight": 1.00001}])
-def test_losses_that_are_not_the_same_function_are_not_compared(sr: Tensor, hr: Tensor, knobs: dict[str, Any]) -> None:
-    net = tiny_discriminator()
-    ours, other = (step_cost.variants.loss_and_gradient(loss, sr, hr, net) for loss in (PCLLoss(), PCLLoss(**knobs)))
+def test_losses_that_are_not_the_same_function_are_not_compared(sr: Tensor, hr: Tensor) -> None:
+    net, losses = tiny_discriminator(), (PCLLoss(), PCLLoss(loss_weight=1.00001))
+    ours, other = (step_cost.variants.loss_and_gradient(loss, sr, hr, net) for loss in losses)
     with pytest.raises(SystemExit, match="PCLLoss and plain are not the same function"):
         step_cost.check_agreement(ours, other)
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from upstream import tree
 
 from pcl_loss import cli
 from pcl_loss.edsr_plugin import PCL
@@ -100,6 +99,10 @@ def write(folder: Path, files: dict[str, str]) -> Path:
     return folder
 
 
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def run(folder: Path, *flags: str) -> int:
     return cli.main(["patch", str(folder), *flags])
 
@@ -117,16 +120,10 @@ def codebase(tmp_path: Path) -> Path:
     return write(tmp_path / "codebase", EDSR)
 
 
-def inserted(before: bytes, after: bytes) -> list[str]:
-    """The lines that came in; everything else must be there in its order."""
-    rest, lines = before.splitlines(keepends=True), []
-    for line in after.splitlines(keepends=True):
-        if rest and line == rest[0]:
-            rest.pop(0)
-        else:
-            lines.append(line.decode())
-    assert not rest
-    return lines
+def ours(file: Path) -> list[str]:
+    return [
+        line for line in file.read_bytes().decode().splitlines(keepends=True) if line.rstrip().endswith("# pcl_loss")
+    ]
 
 
 @pytest.mark.parametrize(("bom", "indent", "end"), [("", "    ", "\n"), ("\ufeff", "\t", "\r\n")])
@@ -143,13 +140,13 @@ def test_inserted_lines_have_the_files_ends_and_indentation_and_revert(
     def line(depth: int, code: str) -> str:
         return f"{indent * depth}{code}  # pcl_loss{end}"
 
-    assert inserted(before["src/loss/__init__.py"], after["src/loss/__init__.py"]) == [
+    assert ours(codebase / "src/loss/__init__.py") == [
         line(3, "elif kind.upper() == 'PCL':"),
         line(4, "built = import_module('pcl_loss.edsr_plugin').PCL(options)"),
         line(3, "if kind.upper() == 'PCL':"),
         line(4, "self.terms.append(dict(type='DIS', weight=1, function=None))"),
     ]
-    assert inserted(before["src/trainer.py"], after["src/trainer.py"]) == [
+    assert ours(codebase / "src/trainer.py") == [
         line(3, "from pcl_loss.edsr_plugin import set_lr"),
         line(3, "set_lr(self.loss, small)"),
     ]
@@ -211,7 +208,7 @@ def test_without_import_module_or_a_column_for_a_discriminator_the_branch_alone_
     text = LOSS.replace("from importlib import import_module\n", "").replace("'DIS'", "'other'")
     write(codebase, {"src/loss/__init__.py": text})
     run(codebase)
-    _, build = inserted(text.encode(), (codebase / "src/loss/__init__.py").read_bytes())
+    _, build = ours(codebase / "src/loss/__init__.py")
     assert "built = __import__('importlib').import_module('pcl_loss.edsr_plugin').PCL(options)" in build
 
 
@@ -301,14 +298,14 @@ def test_the_docs_and_the_patches_have_the_lines_that_are_inserted(
     names = {"kind": "loss_type", "built": "loss_function", "options": "args", "small": "lr", "terms": "loss"}
     write(tmp_path, {path: re.sub(r"\w+", lambda m: names.get(m[0], m[0]), text) for path, text in files.items()})
     run(tmp_path, *(["--lr-negative"] if files is EDSR else []))
-    ours = [line for line in (tmp_path / file).read_text().splitlines() if line.endswith("  # pcl_loss")]
+    inserted = [line.rstrip() for line in ours(tmp_path / file)]
     lines = [line.strip() for line in printed(block).replace('"', "'").splitlines() if line]
-    assert lines == [line.removesuffix("  # pcl_loss").strip() for line in ours[: len(lines)]]
+    assert lines == [line.removesuffix("  # pcl_loss").strip() for line in inserted[: len(lines)]]
     for name in patches:
         head, _, body = (ROOT / f"patches/{name}.patch").read_text().partition("\n\n---")
         assert re.search(r"commit [0-9a-f]{40}\n", head)
         hunks = [line for line in body.splitlines()[1:] if not line.startswith(("--- a/", "+++ b/"))]
-        assert [line[1:] for line in hunks if line[0] == "+"] == ours * (2 if name == "BasicSR" else 1)
+        assert [line[1:] for line in hunks if line[0] == "+"] == inserted * (2 if name == "BasicSR" else 1)
         assert all(re.match(r"@@ -\d+,0 \+\d+,\d+ @@$", line) for line in hunks if line[0] != "+")
 
 
