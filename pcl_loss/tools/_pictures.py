@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ._images import Image
 
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH = 10.0  # of a picture: inches, at 100 pixels each
-Pixels = TypeVar("Pixels", Tensor, NDArray[Any])
 
 
 class Region(NamedTuple):
@@ -26,11 +24,10 @@ class Region(NamedTuple):
     height: int
     width: int
 
-    def cut(self, image: Pixels, shrink: int = 1) -> Pixels:
-        """Its part of an array `(H, W, ...)` or a tensor `(..., H, W)`, or of one `shrink` times smaller."""
+    def cut(self, image: NDArray[Any], shrink: int = 1) -> NDArray[Any]:
+        """Its part of an image `(H, W, ...)`, or of one `shrink` times smaller."""
         top, left, height, width = (value // shrink for value in self)
-        rows, columns = slice(top, top + height), slice(left, left + width)
-        return image[..., rows, columns] if isinstance(image, Tensor) else image[rows, columns]
+        return image[top : top + height, left : left + width]
 
 
 class Panel(NamedTuple):

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from pcl_loss import cli
+from pcl_loss import PCLCriterion, cli
 from pcl_loss.edsr_plugin import PCL
 
 ROOT = Path(__file__).parents[2]
@@ -307,6 +308,11 @@ def test_the_docs_and_the_patches_have_the_lines_that_are_inserted(
         hunks = [line for line in body.splitlines()[1:] if not line.startswith(("--- a/", "+++ b/"))]
         assert [line[1:] for line in hunks if line[0] == "+"] == inserted * (2 if name == "BasicSR" else 1)
         assert all(re.match(r"@@ -\d+,0 \+\d+,\d+ @@$", line) for line in hunks if line[0] != "+")
+
+
+@pytest.fixture(autouse=True)
+def few_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pcl_loss.PCLCriterion", partial(PCLCriterion, num_feat=2))
 
 
 def num_updates(pcl: Any) -> int:
