@@ -48,8 +48,6 @@ class Criteria(nn.Module):
                 'weight': float(factor),
                 'function': built,
             })
-            if 'GAN' in kind:
-                self.terms.append({'function': None, 'type': 'DIS', 'weight': 1})
         for entry in self.terms:
             if entry['function'] is not None:
                 self.kept.append(entry['function'])

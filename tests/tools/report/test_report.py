@@ -17,7 +17,6 @@ import skimage.data
 import torch
 import yaml
 
-from pcl_loss import basicsr_plugin  # noqa: F401
 from pcl_loss.cli import main
 from pcl_loss.tools import _pictures, report
 
