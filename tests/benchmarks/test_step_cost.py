@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import step_cost
 import torch
-from helpers import photograph_crops, tiny_discriminator
+from helpers import photograph_crops, same, snapshot, tiny_discriminator
 from torch import Tensor
 
 from pcl_loss import PCLLoss, samples
@@ -32,7 +32,8 @@ def sr(hr: Tensor) -> Tensor:
     ("kind", "knobs"),
     [
         (("batch", True), {"loss_weight": 3.0, "temperature": 0.3, "num_layers": 6}),
-        (("group", True), {"num_positives": 2, "num_negatives": 1, "data_range": 255.0}),
+        (("batch", True), {"num_positives": 2, "num_negatives": 1, "data_range": 255.0}),
+        (("group", True), {}),
         (("none", False), {}),
     ],
 )
@@ -54,9 +55,19 @@ def test_the_plain_loss_has_the_value_gradient_and_statistics_of_ours(
     torch.testing.assert_close(*stats, rtol=1e-9, atol=0)
 
 
-def test_losses_that_are_not_the_same_function_are_not_compared(sr: Tensor, hr: Tensor) -> None:
-    net, losses = tiny_discriminator(), (PCLLoss(), PCLLoss(loss_weight=1.00001))
-    ours, other = (step_cost.variants.loss_and_gradient(loss, sr, hr, net) for loss in losses)
+def test_the_plain_loss_leaves_e_d_as_it_was(sr: Tensor, hr: Tensor) -> None:
+    net = tiny_discriminator().train()
+    before = snapshot(net)
+    PlainPCLLoss()(sr.requires_grad_(), hr, net).backward()
+    assert same(before, snapshot(net))
+    assert all(module.training for module in net.modules())
+    assert all(param.requires_grad and param.grad is None for param in net.parameters())
+
+
+@pytest.mark.parametrize("knobs", [{"num_layers": 3}, {"loss_weight": 1.00001}])
+def test_losses_that_are_not_the_same_function_are_not_compared(sr: Tensor, hr: Tensor, knobs: dict[str, Any]) -> None:
+    net = tiny_discriminator()
+    ours, other = (step_cost.variants.loss_and_gradient(loss, sr, hr, net) for loss in (PCLLoss(), PCLLoss(**knobs)))
     with pytest.raises(SystemExit, match="PCLLoss and plain are not the same function"):
         step_cost.check_agreement(ours, other)
 

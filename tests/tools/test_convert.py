@@ -8,7 +8,6 @@ import torch.nn.functional as F
 import yaml
 
 from pcl_loss import cli
-from pcl_loss.tools import convert
 from pcl_loss.tools.convert import convert_state
 
 pytestmark = pytest.mark.usefixtures("registered")
@@ -267,7 +266,7 @@ def test_res_scale_is_guessed_for_the_published_network_of_32_x_256():
 
 
 def test_param_key_chooses_the_network_and_an_output_is_kept_unless_forced(tmp_path, capsys):
-    states = {key: to_basicsr(official_state("edsr", seed=i), "edsr") for i, key in enumerate(convert.PARAM_KEYS)}
+    states = {key: to_basicsr(official_state("edsr", seed=i), "edsr") for i, key in enumerate(("params", "params_ema"))}
     torch.save(states, tmp_path / "both.pth")
     (tmp_path / "x.pt").write_text("precious")
     command = ["--to", "edsr", "--in", tmp_path / "both.pth", "--out", tmp_path / "x.pt"]

@@ -10,15 +10,9 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from pcl_loss.tools._images import read_image, write_image
+from pcl_loss.tools._images import read_image
 
 COLOUR = np.ascontiguousarray(skimage.data.coffee()[60:100, 120:164, ::-1])
-
-
-def test_what_is_written_is_read_again(tmp_path: Path) -> None:
-    write_image(tmp_path / "new" / "cup.png", COLOUR)
-    np.testing.assert_array_equal(read_image(tmp_path / "new" / "cup.png"), COLOUR)
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["cup.png"]
 
 
 def test_other_pixel_formats_become_8_bit_colour(tmp_path: Path) -> None:

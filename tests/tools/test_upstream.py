@@ -177,9 +177,7 @@ def test_with_the_patch_it_trains_saves_resumes_and_reverts(name: str, tmp_path:
     assert "[Epoch 3]" in output
     assert "[Epoch 2]" not in output
     assert discriminator_steps() == {steps * 3 // 2}
-    if OLD in own:
-        assert "repaired: dataloader.MSDataLoader, the schedulers of PyTorch 1.0" in output
-        assert re.search(r"\[Epoch 3\]\s+Learning rate: 5\.00e-4", output)
+    assert (OLD in own) == ("Learning rate: 5.00e-4" in output)
     pcl_patch(folder, "--revert")
     assert tree(folder) == before
 
@@ -254,7 +252,7 @@ def test_a_codebase_of_basicsr_trains_its_own_option_file_by_the_road_that_is_na
     logged = r"percep: [\d.]+e"
     assert len(re.findall(logged, train(4, *(RUN if named else ()), script))) == 4
     output = train(6, *RUN, script, "--auto_resume")
-    (where,) = re.findall(r"\[pcl_loss\] PCL is registered in (.*);", output)
+    (where,) = re.findall(r"\[pcl_loss\] PCL is registered in ([^;\n]*)", output)
     assert (Path(where) == folder / "basicsr") == has_basicsr
     assert "Resuming training from epoch" in output
     assert "Loading PCLPerceptualLoss from" in output
@@ -267,7 +265,6 @@ def test_a_codebase_of_basicsr_trains_its_own_option_file_by_the_road_that_is_na
     ("name", "says"),
     [
         ("Restormer", "no codebase that can be patched"),
-        ("KAIR", "no codebase that can be patched"),
         ("DRN", "no codebase that can be patched"),
         ("PAMSR", "a list of SR images"),
     ],
