@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pcl_loss import samples
+from pcl_loss.preview import cut
 from pcl_loss.tools._checkpoints import upscale
 from pcl_loss.tools._images import Image, find_images, read_image, resize
-from pcl_loss.tools._regions import Region
 from pcl_loss.tools.report.measure import measure as measure_basic
 
 # isort: split
@@ -106,8 +106,8 @@ class Batches:
         chosen = []
         for _ in range(self.size):
             lq, hr = self.pairs[draw(len(self.pairs))]
-            place = Region(*(draw(side - self.lr_patch + 1) * SCALE for side in lq.shape[-2:]), *[self.hr_patch] * 2)
-            patches = [place.cut(lq, SCALE), place.cut(hr)]
+            top, left = (draw(side - self.lr_patch + 1) * SCALE for side in lq.shape[-2:])
+            patches = [cut(x, (top, left, self.hr_patch, self.hr_patch), by) for x, by in ((lq, SCALE), (hr, 1))]
             dims = [dim for dim in (1, 2) if draw(2)]
             patches = [patch.flip(dims) for patch in patches]
             chosen.append([patch.transpose(1, 2) for patch in patches] if draw(2) else patches)

@@ -12,7 +12,7 @@ import numpy as np
 from _frontier_methods import L1, REORDERED, UNSHARP, parse_method
 from scipy.interpolate import PchipInterpolator
 
-from pcl_loss.tools._markdown import table
+from pcl_loss.tools.report.tables import markdown_table
 
 Pair = tuple[str, int]
 """A net's name and a seed: what two runs must share to be compared."""
@@ -154,7 +154,7 @@ def differences_table(results: Results, up_to: float) -> str:
         values = [results.differences(method, ratio, metric) for metric in metrics]
         cells = [results.cell(of_metric, method, metric) for of_metric, metric in zip(values, metrics, strict=True)]
         rows.append([TITLES[method], "" if ratio is None else f"{ratio:g}", str(len(values[0])), *cells])
-    return table(rows)
+    return markdown_table(rows)
 
 
 def equal_psnr_table(results: Results, loss: float) -> str:
@@ -166,7 +166,7 @@ def equal_psnr_table(results: Results, loss: float) -> str:
         if values[0]:
             cells = [results.cell(of_metric, name, metric) for of_metric, metric in zip(values, metrics, strict=True)]
             rows.append([TITLES[name], str(len(values[0])), *cells])
-    return table(rows)
+    return markdown_table(rows)
 
 
 def csv_rows(results: Results) -> list[list[Any]]:

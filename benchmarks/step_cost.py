@@ -35,7 +35,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pcl_loss import FixedEmbedding, PCLLoss, WaveletDiscriminator
-from pcl_loss.tools._markdown import table
+from pcl_loss.tools.report.tables import markdown_table
 
 CPU_BATCHES = {"EDSR-S": 8, "EDSR-L": 1, "RCAN": 1, "HAN": 1}
 GPU_BATCH = 16
@@ -182,7 +182,7 @@ def describe(title: str, ratio: str, report: Report) -> str:
         peak = report.get("peak_mib", {}).get(name)
         spread = "{median:.3f} ({min:.3f}-{max:.3f})".format(**report["ratios"][name])
         rows.append([name, f"{statistics.median(seconds):.4g}", spread, f"{peak:.0f}" if peak else ""])
-    return table(rows)
+    return markdown_table(rows)
 
 
 def main() -> None:

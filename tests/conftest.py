@@ -14,7 +14,7 @@ from helpers import photograph_crops
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-pytest_plugins = ["basicsr_fixtures", "upstream"]
+pytest_plugins = ["basicsr_fixtures"]
 
 # BasicSR does not install on Python 3.13. What is left then is the core, and the verbs that do without BasicSR.
 if find_spec("basicsr") is None:

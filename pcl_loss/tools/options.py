@@ -49,7 +49,7 @@ def write_options(folder: Path, *, overwrite: bool = False) -> list[Path]:
         if path.exists() and path.read_text(encoding="utf-8") != text:
             raise FileExistsError(f"{path} is there with another text; choose another folder, or pass --overwrite")
     for path, text in targets.items():
-        write_file(path, text.encode())
+        write_file(path, text.encode(), sync=False)  # they can be made again
     return list(targets)
 
 

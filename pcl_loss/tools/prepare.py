@@ -35,7 +35,7 @@ from tqdm import tqdm
 from .. import import_repair  # noqa: F401  (at module level: the worker processes import BasicSR too)
 from .._checks import MIN_SIZE, check_count
 from ._images import Image, find_images, read_image, resize, write_file, write_image
-from ._regions import Region, tiles
+from ._pictures import Region, tiles
 
 LR_PATCH = 48  # section 3.5 of the paper
 

@@ -38,26 +38,18 @@ def test_what_was_saved_is_read_and_no_code_is_run(zipped: bool, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"<html>404</html>", "is no readable checkpoint"),
-        ([torch.ones(1)], "holds no network"),
-        ({"iter": 5, "optimizers": [], "schedulers": []}, r"holds no network; name net_g_\*\.pth"),
-        ({"state_dict": {"head.0.weight": torch.ones(1)}}, "holds no network"),
-    ],
+    "content", [{"iter": 5, "optimizers": [], "schedulers": []}, {"state_dict": {"head.0.weight": torch.ones(1)}}]
 )
-def test_a_file_of_another_kind_is_named_with_the_one_to_take(content: Any, message: str, tmp_path: Path) -> None:
-    path = tmp_path / "file.pth"
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    else:
-        torch.save(content, path)
-    with pytest.raises(ValueError, match=rf"file\.pth {message}"):
-        checkpoints.read(path)
+def test_a_file_of_another_kind_is_named_with_the_one_to_take(content: Any, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "file.pth")
+    with pytest.raises(ValueError, match=r"file\.pth holds no network; name net_g_\*\.pth"):
+        checkpoints.read(tmp_path / "file.pth")
+    (tmp_path / "file.pth").write_bytes(b"<html>404</html>")
+    with pytest.raises(ValueError, match=r"file\.pth is no readable checkpoint"):
+        checkpoints.read(tmp_path / "file.pth")
 
 
-@pytest.mark.parametrize("norm", ["batch", "group", "none"])
-@pytest.mark.parametrize("wavelet", [True, False])
+@pytest.mark.parametrize(("norm", "wavelet"), [("batch", False), ("group", True), ("none", False)])
 def test_a_saved_e_d_is_rebuilt_from_its_shapes(norm: str, wavelet: bool, tmp_path: Path) -> None:
     net = tiny_discriminator(norm=norm, wavelet=wavelet, num_feat=4, dtype=torch.float32)
     file = tmp_path / "models/net_d.pth"
@@ -88,15 +80,11 @@ def test_what_is_no_e_d_of_rgb_images_is_refused(content: Any, message: str, tmp
 
 
 @pytest.mark.usefixtures("registered")
-@pytest.mark.parametrize("window", [8, 7])
-def test_window_nets_get_their_multiple_and_the_image_keeps_its_size(window: int) -> None:
-    seen = []
-
+def test_window_nets_get_their_multiple_and_the_image_keeps_its_size() -> None:
     def net(x: torch.Tensor) -> torch.Tensor:
-        seen.append(tuple(x.shape[-2:]))
-        return torch.nn.functional.interpolate(x, scale_factor=4)
+        assert x.shape[-2:] == (21, 21)
+        return nn.functional.interpolate(x, scale_factor=4)
 
     lr = np.random.default_rng(0).integers(0, 256, (20, 17, 3), dtype=np.uint8)
-    sr = checkpoints.upscale(net, lr, 4, "cpu", window=window)
-    assert all(side % window == 0 for side in seen[0])
+    sr = checkpoints.upscale(net, lr, 4, "cpu", window=7)
     np.testing.assert_array_equal(sr, lr.repeat(4, axis=0).repeat(4, axis=1))

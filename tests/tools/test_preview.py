@@ -34,7 +34,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("train.yml").write_text(yaml.safe_dump({"train": {"pcl_opt": pcl_opt}}))
     Path("l1.yml").write_text(yaml.safe_dump({"train": {"pixel_opt": {"type": "L1Loss"}}}))
     Path("typo.yml").write_text(yaml.safe_dump({"train": {"pcl_opt": {"type": "PCLLoss", "num_positive": 1}}}))
-    Path("text.png").write_text("no image")
     return tmp_path
 
 
@@ -71,7 +70,6 @@ def test_the_knobs_come_from_the_yaml(sheets: list[preview.Sheet]) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--sr text.png", "no image that can be read"),
         ("--sr lq.png", "lq.png is no SR image of gt.png, which is 48x48"),
         ("--lq small.png", "no whole multiple of small.png"),
         ("--net-d net_d.pth", "add --sr FILE"),

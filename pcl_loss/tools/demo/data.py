@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from .._images import resize, write_image
-from .._regions import Region, tiles
+from .._pictures import Region, tiles
 
 SCALE = 4
 # Side of a test crop: without its border of 4 pixels it holds 2 x 2 of NIQE's blocks of 96, and one is too few.

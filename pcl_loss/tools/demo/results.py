@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import _markdown, _panels
+from .. import _pictures
 from .._checkpoints import usable_device
 from .._images import read_image
-from .._panels import Panel
-from .._regions import Region, best_region
+from .._pictures import Panel, Region, best_region
 from ..report.measure import BICUBIC, Net, Score, find_pairs, measure_all
-from ..report.tables import write_csv
+from ..report.tables import markdown_table, write_csv
 from .data import CROP, SCALE
 from .runs import BASELINE, RECIPE, STRENGTHS, Options, weights_of
 
@@ -81,7 +80,7 @@ def format_table(scores: Sequence[Score]) -> str:
             mean = f"{statistics.fmean(values):.{3 if metric == 'psnr' else 4}f}"
             row.append(f"{mean} ({better} of {len(values)})" if method in STRENGTHS else mean)
         rows.append(row)
-    return _markdown.table(rows)
+    return markdown_table(rows)
 
 
 def write_results(folder: Path, scores: Sequence[Score], iters: int, seed: int, no_lpips: str) -> None:
@@ -113,7 +112,7 @@ def draw(folder: Path, scores: Sequence[Score]) -> None:
         f"The {WINDOW} x {WINDOW} pixels of {ROWS} crops where {BASELINE} and {SHOWN[-1]} differ most; numbers: of the "
         f"crop of {CROP} x {CROP} around it"
     )
-    figure, below = _panels.draw(rows, note, below=3.2)
+    figure, below = _pictures.draw(rows, note, below=3.2)
     draw_curves(below, scores)
     figure.savefig(folder / "comparison.png")
 

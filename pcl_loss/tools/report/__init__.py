@@ -23,7 +23,7 @@ from pathlib import Path
 
 from ..._checks import check_count
 from ...basicsr_plugin.lpips_metric import backbone_at_hand, fetch_backbone
-from .. import _panels
+from .. import _pictures
 from .._checkpoints import usable_device
 from .measure import BICUBIC, Net, find_net, find_pairs, find_results, measure_all
 from .tables import figure_rows, report_text, tabulate, write_csv
@@ -117,7 +117,7 @@ def make_report(
     if importlib.util.find_spec("matplotlib") is None:
         text += "- There is no figure: it needs matplotlib, pip install 'pcl_loss[plots]'.\n"
     else:
-        _panels.draw(figure_rows(names, scores, scale))[0].savefig(out / "figure.png")
+        _pictures.draw(figure_rows(names, scores, scale))[0].savefig(out / "figure.png")
         text += "\n![HR, bicubic, baseline and PCL crops](figure.png)\n"
     (out / "report.md").write_text(text, encoding="utf-8")
     write_csv(out / "images.csv", (score.row() for score in scores))

@@ -10,10 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import _markdown
 from .._images import read_image
-from .._panels import Panel
-from .._regions import Region, best_region
+from .._pictures import Panel, Region, best_region
 from .measure import BICUBIC, METRICS, Pair, Score
 
 DIGITS = {"psnr": 2, "ssim": 4, "niqe": 3, "lpips": 4}
@@ -65,7 +63,18 @@ def format_table(rows: Rows, sets: Sequence[str], metrics: Sequence[str]) -> str
         sign, label, more = ("+", f"gain of {net}", 1) if kind == "gain" else ("", net, 0)
         texts = [f"{cells[c]:{sign}.{DIGITS[c[1]] + more}f}" if c in cells else "n/a" for c in columns]
         table.append([label, *texts])
-    return _markdown.table(table)
+    return markdown_table(table)
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """A table of equally long rows, the first being the head; aligned as text too, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for first, *numbers in rows:
+        cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(numbers, widths[1:], strict=True))]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines.insert(1, f"|{'-' * (widths[0] + 2)}|" + "".join(f"{'-' * (width + 1)}:|" for width in widths[1:]))
+    return "\n".join(lines)
 
 
 def report_text(rows: Rows, sets: Sequence[str], scores: Sequence[Score], scale: int, has_lpips: bool) -> str:

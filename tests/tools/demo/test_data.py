@@ -8,7 +8,7 @@ import numpy as np
 import skimage.data
 
 from pcl_loss.tools._images import read_image, resize
-from pcl_loss.tools._regions import Region
+from pcl_loss.tools._pictures import Region
 from pcl_loss.tools.demo.data import TEST_REGIONS, TRAIN_REGIONS, write_pairs
 
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")

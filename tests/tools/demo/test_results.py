@@ -13,9 +13,9 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from pcl_loss.tools import _panels
+from pcl_loss.tools import _pictures
 from pcl_loss.tools._images import resize, write_image
-from pcl_loss.tools._panels import Panel
+from pcl_loss.tools._pictures import Panel
 from pcl_loss.tools.demo import results
 from pcl_loss.tools.demo.data import TEST_REGIONS, write_pairs
 from pcl_loss.tools.demo.runs import STRENGTHS
@@ -108,14 +108,14 @@ def test_the_picture_has_the_same_window_of_every_method(
     scores: list[Score], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[Any] = []
-    real = _panels.draw
+    real = _pictures.draw
 
     def draw(rows: list[list[Panel]], *args: Any, **more: Any) -> Any:
         made = real(rows, *args, **more)
         drawn.extend(rows)
         return made
 
-    monkeypatch.setattr(_panels, "draw", draw)
+    monkeypatch.setattr(_pictures, "draw", draw)
     results.draw(tmp_path, with_lpips(scores))
     assert cv2.imread(str(tmp_path / "comparison.png")).shape[1] == 1000
     assert len({row[0].caption for row in drawn}) == len(drawn) == 3

@@ -1,16 +1,33 @@
-"""Images side by side, as the report and the demo show them. matplotlib is imported where it draws."""
+"""Parts of images, and images side by side. matplotlib is imported where it draws."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ._images import Image
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-WIDTH = 10.0  # inches, at 100 pixels each
+WIDTH = 10.0  # of a picture: inches, at 100 pixels each
+
+
+class Region(NamedTuple):
+    """A rectangle of an image, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def cut(self, image: NDArray[Any], shrink: int = 1) -> NDArray[Any]:
+        """Its part of an image `(H, W, ...)`, or of one `shrink` times smaller."""
+        top, left, height, width = (value // shrink for value in self)
+        return image[top : top + height, left : left + width]
 
 
 class Panel(NamedTuple):
@@ -19,6 +36,21 @@ class Panel(NamedTuple):
     image: Image
     title: str
     caption: str
+
+
+def tiles(height: int, width: int, size: int, step: int) -> list[Region]:
+    """Squares that cover an image row by row: one every `step` pixels, and a last one flush with the edge."""
+    tops, lefts = (sorted({*range(0, length - size + 1, step), length - size}) for length in (height, width))
+    return [Region(top, left, size, size) for top in tops for left in lefts]
+
+
+def best_region(detail: NDArray[Any], size: int) -> Region:
+    """The square with the largest sum of `detail`, `(H, W)`, the first of equal ones; it must fit."""
+    # Sums over all windows at once, as differences of cumulative sums.
+    sums = np.pad(detail.astype(np.float64), ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+    windows = sums[size:, size:] - sums[:-size, size:] - sums[size:, :-size] + sums[:-size, :-size]
+    top, left = np.unravel_index(windows.argmax(), windows.shape)
+    return Region(int(top), int(left), size, size)
 
 
 def draw(rows: Sequence[Sequence[Panel]], note: str = "", below: float = 0.0) -> tuple[Figure, Any]:
