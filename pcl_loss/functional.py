@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from ._checks import at_least_float32, check_positive
 
 NORM_EPS = 1e-12
-# Of the energy term, in pixels: upsampling by 2 or 4 may leave a grid that repeats so, and a grid is no detail.
-PERIOD = 4
+# Of the energy term, in pixels: upsampling by 2, 3 or 4 may leave a grid that repeats so, and a grid is no detail.
+PERIODS = (4, 3)
 WINDOW = 8
 ENERGY_FLOOR = 0.01
 
@@ -100,17 +100,20 @@ def energy_loss(sr_bands: Tensor, hr_bands: Tensor) -> Tensor:
     """How far the energies of bands, window by window, are from those of the ground truth, for every image.
 
     The mean over bands and windows of `|log e(SR) - log e(HR)|`, with `e = sqrt(mean of b^2 + 0.01)` over a window of
-    8 x 8 at every 4 pixels. `b` is the band less the mean of the four pixels at a distance of 4: what repeats every 4
-    pixels, such as a grid, has no energy. Bands are `(N, C, H, W)`, `H, W >= 16`, over a `FixedEmbedding`'s threshold.
+    8 x 8 at every 4 pixels. `b` is the band less the mean of the four pixels at a distance of 4, and then the same at a
+    distance of 3: what repeats every 4 or 3 pixels, such as a grid, has no energy. Bands are `(N, C, H, W)`,
+    `H, W >= 22`, over a `FixedEmbedding`'s threshold.
     Returns `(N,)`, in float32 or wider.
     """
 
     def log_energies(bands: Tensor) -> Tensor:
-        bands, inner = at_least_float32(bands), slice(PERIOD, -PERIOD)
-        near = bands[..., inner, 2 * PERIOD :] + bands[..., inner, : -2 * PERIOD]
-        near = near + bands[..., 2 * PERIOD :, inner] + bands[..., : -2 * PERIOD, inner]
-        squares = (bands[..., inner, inner] - near / 4).square()
-        return (F.avg_pool2d(squares, WINDOW, WINDOW // 2) + ENERGY_FLOOR).log() / 2
+        bands = at_least_float32(bands)
+        for period in PERIODS:
+            inner = slice(period, -period)
+            near = bands[..., inner, 2 * period :] + bands[..., inner, : -2 * period]
+            near = near + bands[..., 2 * period :, inner] + bands[..., : -2 * period, inner]
+            bands = bands[..., inner, inner] - near / 4
+        return (F.avg_pool2d(bands.square(), WINDOW, WINDOW // 2) + ENERGY_FLOOR).log() / 2
 
     with torch.autocast(sr_bands.device.type, enabled=False):
         return (log_energies(sr_bands) - log_energies(hr_bands)).abs().mean((1, 2, 3))

@@ -30,7 +30,7 @@ PAPER: dict[str, Any] = {
     "blur_sigma": (0.5, 1.5),
     "energy_weight": 0.0,
 }
-LIGHT = {"loss_weight": 1.2, "num_layers": 1, "positives": ("gt",), "num_negatives": 2, "energy_weight": 0.32}
+LIGHT = {"loss_weight": 1.2, "num_layers": 1, "positives": ("gt",), "num_negatives": 2, "energy_weight": 0.16}
 # What a knob of `PCLLoss` is where it is not given.
 RECIPES: dict[str, dict[str, Any]] = {"paper": PAPER, "light": PAPER | LIGHT}
 

@@ -58,24 +58,29 @@ def contrastive_loss(
 
 
 def energy_loss(sr_bands: Array, hr_bands: Array) -> float:
-    """The energy term of one image: bands less what repeats every 4 pixels, in windows of 8 x 8 at every 4 pixels."""
+    """The energy term of one image: bands less what repeats every 4 pixels, the rest less what repeats every 3, in
+    windows of 8 x 8 at every 4 pixels.
+    """
 
-    def energy(bands: Array, channel: int, top: int, left: int) -> float:
-        total = 0.0
-        for row in range(top, top + 8):
-            for column in range(left, left + 8):
-                band = bands[channel]
-                near = band[row - 4, column] + band[row + 4, column] + band[row, column - 4] + band[row, column + 4]
-                total += (band[row, column] - near / 4) ** 2
+    def less(band: Array, period: int) -> Array:
+        rest = np.full_like(band, np.nan)
+        for row in range(period, len(band) - period):
+            for column in range(period, len(band[0]) - period):
+                sides = [(row - period, column), (row + period, column), (row, column - period), (row, column + period)]
+                rest[row, column] = band[row, column] - sum(band[side] for side in sides) / 4
+        return rest
+
+    def energy(rest: Array, top: int, left: int) -> float:
+        total = sum(rest[row, column] ** 2 for row in range(top, top + 8) for column in range(left, left + 8))
         return math.sqrt(total / 64 + 0.01)
 
     channels, height, width = sr_bands.shape
-    found = [
-        abs(math.log(energy(sr_bands, channel, top, left)) - math.log(energy(hr_bands, channel, top, left)))
-        for channel in range(channels)
-        for top in range(4, height - 11, 4)
-        for left in range(4, width - 11, 4)
-    ]
+    found = []
+    for channel in range(channels):
+        sr, hr = (less(less(bands[channel], 4), 3) for bands in (sr_bands, hr_bands))
+        for top in range(7, height - 14, 4):
+            for left in range(7, width - 14, 4):
+                found.append(abs(math.log(energy(sr, top, left)) - math.log(energy(hr, top, left))))
     return sum(found) / len(found)
 
 

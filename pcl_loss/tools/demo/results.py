@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 
@@ -101,7 +102,7 @@ def draw(folder: Path, scores: Sequence[Score]) -> None:
     """Write `comparison.png`: what the strengths change, and their price."""
     known = {(score.net, score.pair.name): score for score in scores}
     rows = []
-    for crop, region in most_changed(scores):
+    for crop, region in most_detailed(scores):
         row = [Panel(region.cut(read_image(known[BASELINE, crop].pair.hr))[..., ::-1], "HR", crop)]
         for method in SHOWN:
             score = known[method, crop]
@@ -109,7 +110,7 @@ def draw(folder: Path, scores: Sequence[Score]) -> None:
             row.append(Panel(region.cut(read_image(score.sr))[..., ::-1], method, caption))
         rows.append(row)
     note = (
-        f"The {WINDOW} x {WINDOW} pixels of {ROWS} crops where {BASELINE} and {SHOWN[-1]} differ most; numbers: of the "
+        f"The {WINDOW} x {WINDOW} pixels of {ROWS} crops where HR has most fine detail; numbers: of the "
         f"crop of {CROP} x {CROP} around it"
     )
     figure, below = _pictures.draw(rows, note, below=3.2)
@@ -117,15 +118,14 @@ def draw(folder: Path, scores: Sequence[Score]) -> None:
     figure.savefig(folder / "comparison.png")
 
 
-def most_changed(scores: Sequence[Score]) -> list[tuple[str, Region]]:
-    """The crops, and the window of each, where L1 and the strongest run differ most."""
-    images = {(score.net, score.pair.name): read_image(score.sr).astype(np.float64) for score in scores}
+def most_detailed(scores: Sequence[Score]) -> list[tuple[str, Region]]:
+    """The crops with most fine detail in HR, and the window of each where most of it is."""
     found = []
-    for method, crop in images:
-        if method == BASELINE:
-            change = np.abs(images[SHOWN[-1], crop] - images[BASELINE, crop]).mean(axis=2)
-            region = best_region(change, WINDOW)
-            found.append((float(region.cut(change).sum()), crop, region))
+    for pair in dict.fromkeys(score.pair for score in scores):
+        hr = read_image(pair.hr).astype(np.float64)
+        detail = np.abs(hr - cv2.GaussianBlur(hr, (0, 0), 1)).mean(axis=2)
+        region = best_region(detail, WINDOW)
+        found.append((float(region.cut(detail).sum()), pair.name, region))
     return [(crop, region) for _, crop, region in sorted(found, reverse=True)[:ROWS]]
 
 

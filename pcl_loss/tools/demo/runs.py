@@ -15,13 +15,13 @@ import yaml
 
 from ...loss import RECIPES
 
-ITERS = 400
+ITERS = 300
 MINUTES = 3  # of a demo of that length, on two idle CPU cores
 TRAIN = ("-m", "pcl_loss.train", "-opt")  # what Python does for a run, in the folder of its YAML
 BASELINE = "L1"
 RECIPE = "light"
-# `loss_weight` of the methods with PCL, the weakest first: the recipe's own, and two and four times that.
-STRENGTHS = {f"{RECIPE} {weight:g}": weight for weight in (RECIPES[RECIPE]["loss_weight"] * k for k in (1, 2, 4))}
+# `loss_weight` of the methods with PCL, the weakest first: half of the recipe's own, that, and twice that.
+STRENGTHS = {f"{RECIPE} {weight:g}": weight for weight in (RECIPES[RECIPE]["loss_weight"] * k for k in (0.5, 1, 2))}
 
 
 Options = dict[str, Any]  # BasicSR's; paths are relative to the folder that the demo writes
