@@ -1,13 +1,11 @@
 """What one training step costs, in time and in peak memory: `python benchmarks/step_cost.py`.
 
-1. The loss alone, on HR images of 192x192: `PCLLoss`; `plain`, our re-implementation of the published code's way of
-   working, which has the same value and gradient (this is checked first); and `floor_loss`, nothing but the
-   convolutions that the loss cannot do without.
+1. The loss alone, on HR images of 192x192: `PCLLoss`; and `plain`, our re-implementation of the published code's way of
+   working, which has the same value and gradient (this is checked first).
 2. One training step of BasicSR's own models, x4, LR 48x48, for each SR network: L1; L1 + VGG19, its perceptual loss on
    conv5_4 with random weights; L1 + GAN with UNetDiscriminatorSN, of BasicSR's discriminators the only one that
    SRGANModel can train on 192x192 patches; L1 + PCL with E_D trained, with E_D frozen, with the light recipe, and with
-   the plain loss. `light_loss` is the loss of the light recipe alone, forward and backward; `floor_step` is the sum of
-   the L1 step, of `floor_loss` and of the convolutions of E_D's own step.
+   the plain loss. `light_loss` is the loss of the light recipe alone, forward and backward.
 
 All are measured in turn, round by round, so that ratios are taken between neighbours in time. On a CPU, peak memory is
 that of a process of its own for every variant. Everything goes to a JSON file, too.
@@ -34,7 +32,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pcl_loss import FixedEmbedding, PCLLoss, WaveletDiscriminator
+from pcl_loss import FixedEmbedding, PCLLoss
 from pcl_loss.tools._markdown import table
 
 CPU_BATCHES = {"EDSR-S": 8, "EDSR-L": 1, "RCAN": 1, "HAN": 1}
@@ -120,7 +118,6 @@ def measure_loss(args: argparse.Namespace) -> Report:
     calls: dict[str, Callable[[], Any]] = {
         name: functools.partial(variants.loss_and_gradient, loss, sr, hr, net_d) for name, loss in losses.items()
     }
-    calls["floor_loss"] = variants.make_floor_loss(net_d, hr)
     times = measure_rounds(calls, args.rounds, args.device)
     ratios = {name: summary(times, "PCLLoss", to=name) for name in times}
     return {"agreement": agreement, "seconds": times, "ratios": ratios}
@@ -161,14 +158,7 @@ def measure_steps(net: str, args: argparse.Namespace) -> Report:
     calls: dict[str, Callable[[], Any]] = {name: variants.make_step(model) for name, model in models.items()}
     light = (PCLLoss(recipe="light"), variants.bicubic_sr(hr), hr, FixedEmbedding())
     calls["light_loss"] = lambda: variants.loss_and_gradient(*light)
-    if not args.amp and args.only != "light":
-        net_d = WaveletDiscriminator(num_feat=args.num_feat).to(args.device)
-        calls["floor_loss"] = variants.make_floor_loss(net_d, hr)
-        calls["floor_net_d"] = variants.make_floor_net_d_step(net_d, hr)
     times = measure_rounds(calls, args.rounds, args.device)
-    if "floor_loss" in times:
-        parts = (times[name] for name in ("L1", "floor_loss", "floor_net_d"))
-        times["floor_step"] = [sum(of_round) for of_round in zip(*parts, strict=True)]
     ratios = {name: summary(times, name, to="L1") for name in times}
     del models, calls, model
     peaks = {} if args.skip_memory else measure_memory(net, chosen, args)
@@ -200,7 +190,7 @@ def main() -> None:
     parser.add_argument(
         "--only", choices=("loss", "steps", "light"), help="one of the two parts, or of the second the light recipe"
     )
-    parser.add_argument("--amp", choices=("bf16", "fp16"), help="steps in half precision, without floors and the GAN")
+    parser.add_argument("--amp", choices=("bf16", "fp16"), help="steps in half precision, without the GAN")
     args = parser.parse_args()
     args.device = "cuda" if torch.cuda.is_available() else "cpu"
     args.hr_patch, args.num_feat = (32, 4) if args.tiny else (192, 64)

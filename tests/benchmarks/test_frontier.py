@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import _frontier_gan as gan
 import _frontier_methods as methods
 import _frontier_run as runs
 import _frontier_tables as tables
@@ -54,7 +55,7 @@ def test_the_second_loss_is_weighed_so_that_its_gradient_has_the_asked_ratio(bat
     with torch.no_grad():  # the gradients are 3 (sr - hr), and one N-th of its signs
         of_one = np.mean([float((net(lq) - hr).norm()) * math.sqrt(hr.numel()) for lq, hr in chosen])
     log = runs.train(SETTING, runs.Job(f"{HALF_SQUARE},power=3", 0.5, 0), batches, net)
-    assert log["weight"] == pytest.approx(0.5 / 3 / of_one, rel=1e-5)
+    assert log["weights"] == pytest.approx([0.5 / 3 / of_one], rel=1e-5)
 
 
 def test_a_method_of_two_losses_gives_each_its_share(batches: runs.Batches) -> None:
@@ -145,6 +146,51 @@ def test_every_second_loss_gives_the_sr_image_a_gradient(
         loss(sr, hr).backward()
         assert sr.grad is not None
         assert float(sr.grad.norm()) > 0, method
+
+
+def state_of(net_d: gan.PatchDiscriminator) -> list[Tensor]:
+    return [value.clone() for value in net_d.state_dict().values()]
+
+
+def test_a_discriminator_learns_in_its_own_step_alone(batches: runs.Batches) -> None:
+    torch.manual_seed(0)
+    net_d, (_, hr) = gan.PatchDiscriminator(num_feat=4), batches(0, 0)
+    blurred = samples.blur(hr, torch.full((1, len(hr)), 2.0), 2.0)[0]
+    sr = blurred.clone().requires_grad_()
+    before = state_of(net_d)
+    net_d.loss(sr, hr).backward()
+    (1 - methods.cosine(methods.Context(0, lambda _: (hr, hr), net_d, net_d), host=True)(sr, hr)).backward()
+    assert sr.grad is not None
+    assert float(sr.grad.norm()) > 0
+    assert all(param.grad is None for param in net_d.parameters())
+    torch.testing.assert_close(state_of(net_d), before, rtol=0, atol=0)
+    sr.grad = None
+    leads = [net_d.step(sr, hr) for _ in range(100)]
+    assert sr.grad is None
+    assert leads[-1] > leads[0] + 0.1
+
+
+def test_in_the_second_stage_every_run_begins_with_the_discriminator_that_was_kept(
+    batches: runs.Batches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gan, "STEPS", 2)
+    seen = []
+
+    def spy(stream: int, step: int) -> Any:
+        seen.append(stream)
+        return batches(stream, step)
+
+    nets = [ToyNet() for _ in range(3)]
+    setting = SETTING._replace(gan=tmp_path)
+    for net, job in zip(nets, ("l1", "cosine,host=True", "l1"), strict=True):
+        log = runs.train(setting, runs.Job(job, None if job == "l1" else 1.0, 0), spy, net)
+        assert len(log["weights"]) == (1 if job == "l1" else 2)
+    assert seen.count(runs.DISCRIMINATE) == 2
+    assert torch.equal(nets[0].conv.weight, nets[2].conv.weight)
+    assert not torch.equal(nets[0].conv.weight, nets[1].conv.weight)
+    plain = ToyNet()
+    runs.train(SETTING, runs.Job("l1", None, 0), batches, plain)
+    assert not torch.equal(nets[0].conv.weight, plain.conv.weight)
 
 
 @pytest.mark.parametrize("method", ["no_such", "pcl_few,c", "pcl_few+no_such", "pcl_few+x*cosine"])
