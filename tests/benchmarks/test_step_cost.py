@@ -64,14 +64,6 @@ def test_the_plain_loss_leaves_e_d_as_it_was(sr: Tensor, hr: Tensor) -> None:
     assert all(param.requires_grad and param.grad is None for param in net.parameters())
 
 
-@pytest.mark.parametrize("knobs", [{"num_layers": 3}, {"loss_weight": 1.00001}])
-def test_losses_that_are_not_the_same_function_are_not_compared(sr: Tensor, hr: Tensor, knobs: dict[str, Any]) -> None:
-    net = tiny_discriminator()
-    ours, other = (step_cost.variants.loss_and_gradient(loss, sr, hr, net) for loss in (PCLLoss(), PCLLoss(**knobs)))
-    with pytest.raises(SystemExit, match="PCLLoss and plain are not the same function"):
-        step_cost.check_agreement(ours, other)
-
-
 def test_ratios_are_taken_within_a_round_and_the_warm_up_does_not_count() -> None:
     times = {"ours": [2.0, 9.0, 4.0], "plain": [4.0, 3.0, 4.0]}
     assert step_cost.summary(times, "ours", to="plain") == {"median": 1.0, "min": 0.5, "max": 3.0}
