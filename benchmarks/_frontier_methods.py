@@ -12,6 +12,7 @@ from unittest import mock
 
 import torch
 import yaml
+from _frontier_gan import PatchDiscriminator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,11 +32,12 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class Context(NamedTuple):
-    """What a loss may be made of: the run's seed, batches that it does not train on, and the start net."""
+    """What a loss may be made of: the run's seed, batches that it does not train on, and the nets."""
 
     seed: int
     batch: Callable[[int], Batch]
     net_g: nn.Module
+    net_d: PatchDiscriminator | None = None  # of the GAN, in the second stage
 
 
 def contrast(context: Context, embedding: nn.Module | None, **knobs: Any) -> PCLCriterion:
@@ -91,9 +93,9 @@ def energy(context: Context) -> Loss:
     return lambda sr, hr: functional.energy_loss(*(net.embed(x)[0][:, :-1] for x in (sr, hr))).mean()
 
 
-def cosine(context: Context, light: bool = False) -> Loss:
-    """One minus equation 9's similarity to GT, by the trained E_D or the light recipe's bands: no negatives."""
-    net = FixedEmbedding() if light else trained_embedding(context)
+def cosine(context: Context, light: bool = False, host: bool = False) -> Loss:
+    """One minus equation 9's similarity to GT, by the trained E_D, light's bands or the GAN's own net: no negatives."""
+    net: Any = FixedEmbedding() if light else context.net_d if host else trained_embedding(context)
 
     def loss(sr: Tensor, hr: Tensor) -> Tensor:
         pairs = zip(net.embed(sr), net.embed(hr), strict=True)

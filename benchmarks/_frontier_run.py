@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import torch
-from _frontier_methods import REORDERED, UNSCALED, UNSHARP, Batch, Context, Loss, dists_net, make_losses, parse_method
+from _frontier_gan import PatchDiscriminator, pretrained
+from _frontier_methods import REORDERED, UNSHARP, Batch, Context, Loss, dists_net, make_losses, parse_method
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -36,8 +37,11 @@ DISTS_CROP = 224
 HELD_OUT_MIN_SIDE = 256
 NUM_VAL, NUM_TEST = 20, 40
 VAL, TEST = "val", "test"
-# Streams of batches, far from the seeds that name runs: what the losses are prepared and weighed on.
-PREPARE, CALIBRATE = 10_000, 20_000
+# Streams of batches, far from the seeds that name runs: what the losses are prepared and weighed on, and where the
+# discriminator of the second stage learns before all runs.
+PREPARE, CALIBRATE, DISCRIMINATE = 10_000, 20_000, 30_000
+GAN_RATIO = 1.0  # of the GAN's gradient to L1's
+LOGITS = 50  # steps of which the log has the discriminator's lead
 
 
 class Setting(NamedTuple):
@@ -48,11 +52,12 @@ class Setting(NamedTuple):
     tests: tuple[tuple[str, Path], ...]  # further test sets, by name
     on: str  # which of the images held out are measured
     iters: int  # of a run
+    gan: Path | None = None  # second stage: the folder of the discriminators, one a net
 
     @property
     def name(self) -> str:
-        """The net's, in the results."""
-        return self.net.partition(":")[2]
+        """The net's, in the results; with its stage, of which each compares its own runs."""
+        return self.net.partition(":")[2] + ("+GAN" if self.gan else "")
 
 
 class Job(NamedTuple):
@@ -148,17 +153,19 @@ def gradient_ratio(net_g: nn.Module, loss: Loss, batches: Sequence[Batch]) -> fl
 
 def train(setting: Setting, job: Job, batches: Callable[[int, int], Batch], net_g: nn.Module) -> dict[str, Any]:
     """Fine-tune the net in place and leave the moving average of its weights in it; what is to be logged of it."""
-    log: dict[str, Any] = {}
-    weighed: list[tuple[float, Loss]] = []
+    calibration = [batches(CALIBRATE + job.seed, step) for step in range(CALIBRATION_BATCHES)]
+    net_d: PatchDiscriminator | None = None
+    losses: list[tuple[float, Loss]] = []
+    if setting.gan:
+        file = setting.gan / f"{setting.name}.pth"
+        net_d = pretrained(file, net_g, functools.partial(batches, DISCRIMINATE))
+        losses.append((GAN_RATIO, net_d.loss))
     if job.ratio is not None:
-        context = Context(job.seed, lambda step: batches(PREPARE + job.seed, step), net_g)
-        calibration = [batches(CALIBRATE + job.seed, step) for step in range(CALIBRATION_BATCHES)]
-        weighed = [
-            (share * job.ratio / gradient_ratio(net_g, loss, calibration), loss)
-            for share, loss in make_losses(job.method, context)
-        ]
-        weight = weighed[0][0]
-        log = {"weight": weight, "alpha": weight * UNSCALED if job.method.startswith("pcl_") else None}
+        context = Context(job.seed, lambda step: batches(PREPARE + job.seed, step), net_g, net_d)
+        losses += [(share * job.ratio, loss) for share, loss in make_losses(job.method, context)]
+    weighed = [(ratio / gradient_ratio(net_g, loss, calibration), loss) for ratio, loss in losses]
+    log: dict[str, Any] = {"weights": [weight for weight, _ in weighed]}
+    leads = []
     optimizer = torch.optim.Adam(net_g.parameters(), LR)
     steps = range(setting.iters)
     average = [param.detach().clone() for param in net_g.parameters()]
@@ -173,11 +180,15 @@ def train(setting: Setting, job: Job, batches: Callable[[int, int], Batch], net_
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
+        if net_d:
+            leads.append(net_d.step(sr, hr))
         seconds.append(time.process_time() - begin)
         with torch.no_grad():
             torch._foreach_lerp_(average, list(net_g.parameters()), max(1 - EMA_DECAY, 1 / count))
     with torch.no_grad():
         torch._foreach_copy_(list(net_g.parameters()), average)
+    if net_d:
+        log["leads"] = [round(statistics.mean(part), 3) for part in (leads[:LOGITS], leads[-LOGITS:])]
     return log | {"seconds_per_step": statistics.median(seconds)}
 
 

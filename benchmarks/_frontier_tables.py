@@ -25,6 +25,7 @@ TITLES = {
     "unsharp,factor=1.4": "unsharp masking of L1's output, 1.4",
     "cosine": "similarity to GT by a trained E_D",
     "cosine,light=True": "similarity to GT by light's bands",
+    "cosine,host=True": "similarity to GT by the GAN's discriminator",
     "vgg": "L1 between VGG16's maps",
     "dists": "DISTS as a loss",
     "pcl_paper": "PCL, the paper's recipe",

@@ -1,8 +1,7 @@
-"""What `step_cost.py` measures: the plain loss, the floors, and BasicSR's training steps."""
+"""What `step_cost.py` measures: the plain loss, and BasicSR's training steps."""
 
 from __future__ import annotations
 
-import copy
 import itertools
 import tempfile
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from unittest import mock
 import skimage.data
 import torch
 import yaml
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from pcl_loss import Embedding, PCLLoss, VGGEmbedding, WaveletDiscriminator, criterion, samples
@@ -27,8 +26,6 @@ NETS = ("EDSR-S", "EDSR-L", "RCAN", "HAN")
 VARIANTS = ("L1", "L1 + VGG19", "L1 + GAN", "L1 + PCL", "L1 + PCL, E_D frozen", "L1 + PCL, light", "L1 + plain PCL")
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket")
 TINY_NETWORK = {"num_feat": 8, "num_block": 2, "num_group": 1, "squeeze_factor": 4}
-# How many images at a time the bare convolutions take on a CPU, in channels_last: the fastest way there.
-FLOOR_CHUNK_SIZE = 9
 
 
 def photograph_crops(count: int, size: int) -> Tensor:
@@ -124,49 +121,6 @@ def loss_and_gradient(loss: PCLLoss, sr: Tensor, hr: Tensor, embedding: Embeddin
     value.backward()
     assert anchor.grad is not None
     return value.detach(), anchor.grad
-
-
-# The floors
-
-
-def make_floor_loss(net_d: WaveletDiscriminator, hr: Tensor) -> Callable[[], None]:
-    """The convolutions that the loss cannot do without on such images, and nothing else.
-
-    These are those of the blocks that are compared: forward of all samples, forward and backward of the anchors. On a
-    CPU they run in the layout and in pieces of the size that are fastest there, on a GPU in one piece as they are.
-    """
-    loss = PCLLoss()
-    num_samples = len(loss.samples.kinds) * len(hr)
-    chunk_size = FLOOR_CHUNK_SIZE if hr.device.type == "cpu" else num_samples
-    convs, bands = _convolutions(net_d, loss.num_layers, num_samples + len(hr), hr)
-    convs.requires_grad_(False)
-    anchor_bands = [piece.detach().requires_grad_() for piece in bands[num_samples:].split(chunk_size)]
-
-    def run() -> None:
-        with torch.no_grad():
-            for piece in bands[:num_samples].split(chunk_size):
-                convs(piece)
-        for piece in anchor_bands:
-            torch.autograd.grad(convs(piece).sum(), piece)
-
-    return run
-
-
-def make_floor_net_d_step(net_d: WaveletDiscriminator, hr: Tensor) -> Callable[[], Any]:
-    """The convolutions of E_D's own step on such images, real ones and as many fake ones; backward to the weights.
-
-    In one piece, since batch norm sees the whole batch.
-    """
-    convs, bands = _convolutions(net_d, len(net_d.blocks), 2 * len(hr), hr)
-    return lambda: torch.autograd.grad(convs(bands).sum(), list(convs.parameters()))
-
-
-def _convolutions(net_d: WaveletDiscriminator, count: int, images: int, hr: Tensor) -> tuple[nn.Sequential, Tensor]:
-    """Copies of E_D's first convolutions, and what they see of so many images, in their device's fastest layout."""
-    layout = torch.channels_last if hr.device.type == "cpu" else torch.contiguous_format
-    convs = [copy.deepcopy(module) for module in net_d.modules() if isinstance(module, nn.Conv2d)][:count]
-    bands = torch.rand(images, convs[0].in_channels, hr.shape[-2] // 2, hr.shape[-1] // 2, device=hr.device)
-    return nn.Sequential(*convs).to(memory_format=layout).requires_grad_(True), bands.contiguous(memory_format=layout)
 
 
 # The training steps

@@ -4,6 +4,8 @@ A trained net is fine-tuned with L1 and a second loss: every method from the sam
 second loss is weighed once, before the run, so that the norm of its gradient at the SR images is a given ratio of L1's.
 Several ratios give a curve in the plane of distortion and perception; curves are compared, not single points.
 
+With `--gan` every method, L1 too, has a GAN beside it, whose discriminator was first trained against the start net.
+
 `run` appends one JSON line a run to its results and passes over what is there, so that it may be stopped at any time.
 The net's code and weights lie outside this repository. Beyond what the package needs: `pip install --no-deps piq
 dists-pytorch`, and the VGG16 and AlexNet backbones under `$TORCH_HOME`.
@@ -46,6 +48,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     runs.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default: 0 1 2")
     runs.add_argument("--iters", type=int, default=300, help="of a run (default: 300)")
     runs.add_argument("--jobs", type=int, default=2, help="runs side by side, one thread each (default: 2)")
+    runs.add_argument("--gan", type=Path, metavar="DIR", help="second stage; the discriminators are kept here")
     runs.add_argument("--results", required=True, type=Path, metavar="FILE", help="one JSON line a run is appended")
 
     tables = commands.add_parser("tables", help="Markdown of results, on standard output; nothing is run")
@@ -111,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         show_tables(args)
         return
     tests = tuple((name, Path(folder)) for name, _, folder in (text.partition("=") for text in args.test))
-    setting = Setting(args.net, tuple(args.train), tests, args.on, args.iters)
+    setting = Setting(args.net, tuple(args.train), tests, args.on, args.iters, args.gan)
     jobs = plan(args.methods, args.ratios, args.seeds)
     run_all(setting, pending(setting, jobs, read_results(args.results)), args.jobs, args.results)
 

@@ -1,10 +1,12 @@
 """The bench compares methods on equal terms, goes on where it was stopped, and does its sums right."""
 
+import copy
 import json
 import math
 from pathlib import Path
 from typing import Any
 
+import _frontier_gan as gan
 import _frontier_methods as methods
 import _frontier_run as runs
 import _frontier_tables as tables
@@ -54,7 +56,7 @@ def test_the_second_loss_is_weighed_so_that_its_gradient_has_the_asked_ratio(bat
     with torch.no_grad():  # the gradients are 3 (sr - hr), and one N-th of its signs
         of_one = np.mean([float((net(lq) - hr).norm()) * math.sqrt(hr.numel()) for lq, hr in chosen])
     log = runs.train(SETTING, runs.Job(f"{HALF_SQUARE},power=3", 0.5, 0), batches, net)
-    assert log["weight"] == pytest.approx(0.5 / 3 / of_one, rel=1e-5)
+    assert log["weights"] == pytest.approx([0.5 / 3 / of_one], rel=1e-5)
 
 
 def test_a_method_of_two_losses_gives_each_its_share(batches: runs.Batches) -> None:
@@ -145,6 +147,41 @@ def test_every_second_loss_gives_the_sr_image_a_gradient(
         loss(sr, hr).backward()
         assert sr.grad is not None
         assert float(sr.grad.norm()) > 0, method
+
+
+def test_a_discriminator_learns_in_its_own_step_alone(batches: runs.Batches) -> None:
+    torch.manual_seed(0)
+    net_d, (lq, hr) = gan.PatchDiscriminator(num_feat=4), batches(0, 0)
+    sr = F.interpolate(lq, scale_factor=4).requires_grad_()
+    before = copy.deepcopy(net_d.state_dict())
+    similarity = methods.cosine(methods.Context(0, lambda _: (lq, hr), net_d, net_d), host=True)
+    for loss in (net_d.loss, similarity):
+        (gradient,) = torch.autograd.grad(loss(sr, hr), sr)
+        assert float(gradient.norm()) > 0
+    assert not any(param.requires_grad for param in net_d.parameters())
+    torch.testing.assert_close(net_d.state_dict(), before, rtol=0, atol=0)
+    leads = [net_d.step(sr, hr) for _ in range(100)]
+    assert leads[-1] > leads[0] + 0.1
+    assert sr.grad is None
+
+
+def test_every_run_of_the_second_stage_begins_with_the_discriminator_that_was_kept(
+    batches: runs.Batches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = []
+    for folder, method, ratio in (
+        (tmp_path, "l1", None),
+        (tmp_path, "cosine,host=True", 1.0),
+        (tmp_path, "l1", None),
+        (None, "l1", None),
+    ):
+        monkeypatch.setattr(gan, "STEPS", 3 - len(weights))  # another one would be made after the first
+        net = ToyNet()
+        runs.train(SETTING._replace(gan=folder), runs.Job(method, ratio, 0), batches, net)
+        weights.append(net.conv.weight)
+    assert torch.equal(weights[0], weights[2])
+    assert not torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[3])
 
 
 @pytest.mark.parametrize("method", ["no_such", "pcl_few,c", "pcl_few+no_such", "pcl_few+x*cosine"])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import step_cost
 import torch
-from helpers import photograph_crops, same, snapshot, tiny_discriminator
+from helpers import photograph_crops, tiny_discriminator
 from torch import Tensor
 
 from pcl_loss import PCLLoss, samples
@@ -55,23 +55,6 @@ def test_the_plain_loss_has_the_value_gradient_and_statistics_of_ours(
     torch.testing.assert_close(*stats, rtol=1e-9, atol=0)
 
 
-def test_the_plain_loss_leaves_e_d_as_it_was(sr: Tensor, hr: Tensor) -> None:
-    net = tiny_discriminator().train()
-    before = snapshot(net)
-    PlainPCLLoss()(sr.requires_grad_(), hr, net).backward()
-    assert same(before, snapshot(net))
-    assert all(module.training for module in net.modules())
-    assert all(param.requires_grad and param.grad is None for param in net.parameters())
-
-
-@pytest.mark.parametrize("knobs", [{"num_layers": 3}, {"loss_weight": 1.00001}])
-def test_losses_that_are_not_the_same_function_are_not_compared(sr: Tensor, hr: Tensor, knobs: dict[str, Any]) -> None:
-    net = tiny_discriminator()
-    ours, other = (step_cost.variants.loss_and_gradient(loss, sr, hr, net) for loss in (PCLLoss(), PCLLoss(**knobs)))
-    with pytest.raises(SystemExit, match="PCLLoss and plain are not the same function"):
-        step_cost.check_agreement(ours, other)
-
-
 def test_ratios_are_taken_within_a_round_and_the_warm_up_does_not_count() -> None:
     times = {"ours": [2.0, 9.0, 4.0], "plain": [4.0, 3.0, 4.0]}
     assert step_cost.summary(times, "ours", to="plain") == {"median": 1.0, "min": 0.5, "max": 3.0}
@@ -88,8 +71,8 @@ def test_every_loss_and_every_variant_is_timed_and_its_memory_measured(tmp_path:
     assert done.returncode == 0, done.stderr[-3000:]
     report = json.loads((tmp_path / "step_cost.json").read_text())
     steps = report["steps"]["EDSR-S"]
-    assert list(report["loss"]["seconds"]) == ["PCLLoss", "plain", "floor_loss"]
-    assert list(steps["seconds"]) == [*VARIANTS, "light_loss", "floor_loss", "floor_net_d", "floor_step"]
+    assert list(report["loss"]["seconds"]) == ["PCLLoss", "plain"]
+    assert list(steps["seconds"]) == [*VARIANTS, "light_loss"]
     # VGG19's convolutions alone are 76 MiB.
     assert steps["peak_mib"]["L1 + VGG19"] > steps["peak_mib"]["L1"] + 50
     assert all(f"| {name} " in done.stdout for name in VARIANTS)
