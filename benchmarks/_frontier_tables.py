@@ -26,18 +26,21 @@ TITLES = {
     "cosine": "similarity to GT by a trained E_D",
     "cosine,light=True": "similarity to GT by light's bands",
     "cosine,host=True": "similarity to GT by the GAN's discriminator",
+    "extra:gradient_variance": "gradient variance",
+    "extra:focal_frequency": "focal frequency",
+    "interp:pcl_few+0.8*energy@1.2": "weights between L1's and light's at r 1.2",
+    "extra:lpips_loss": "LPIPS (AlexNet) as a loss",
     "vgg": "L1 between VGG16's maps",
     "dists": "DISTS as a loss",
     "pcl_paper": "PCL, the paper's recipe",
     "pcl_trained": "PCL, E_D trained before and frozen",
     "pcl_random": "PCL, small random E_D",
     "pcl_few": "PCL, light without its energy",
-    "energy": "the energy of light alone",
-    "pcl_few+0.3*energy": "PCL, light",
+    "pcl_few+0.8*energy": "PCL, light",
 }
 """What a reader is shown, in the order of the rows; other methods are candidates that were looked at on the way."""
-# They share VGG16 with DISTS as a measure.
-VGG16_LOSSES = ("vgg", "dists")
+# A measure, and the losses that share its network.
+SHARED = {"dists": ("vgg", "dists"), "lpips": ("extra:lpips_loss",)}
 
 
 class Metric(NamedTuple):
@@ -134,7 +137,7 @@ class Results:
             return "-"
         digits, mean = METRICS[metric].digits, statistics.mean(values.values())
         spread = f" ({statistics.stdev(values.values()):.{digits}f})" if len(values) > 1 else ""
-        shared = "†" if metric == "dists" and method in VGG16_LOSSES else ""
+        shared = "†" if method in SHARED.get(metric, ()) else ""
         mark = {"better": "**", "worse": "_", "": ""}[self.verdict(values, metric)]
         return f"{mark}{mean:+.{digits}f}{spread}{shared}{mark}"
 

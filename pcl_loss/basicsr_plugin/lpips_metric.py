@@ -62,11 +62,6 @@ def backbone_file(net: str = "alex") -> Path:
     return cached_file(_url(net))
 
 
-def backbone_at_hand(net: str = "alex") -> bool:
-    """Whether `calculate_lpips` needs no download."""
-    return backbone_file(net).is_file()
-
-
 def fetch_backbone(net: str = "alex") -> None:
     """Download the backbone's weights if they are not at hand; raises as `calculate_lpips`."""
     with named_in_errors():

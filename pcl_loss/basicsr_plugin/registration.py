@@ -49,8 +49,7 @@ def register() -> None:
             _register(registry, *(getattr(module, name) for name in names))
     repairs.apply()
     if missing and os.environ.get("RANK", "0") == "0":
-        where = f"the BasicSR in {basicsr.__path__[0]}"
-        print(f"[pcl_loss] {where} has {', '.join(missing)}; the rest is there", flush=True)
+        print(f"[pcl_loss] the BasicSR in {basicsr.__path__[0]} has {', '.join(missing)}; the rest works", flush=True)
 
 
 def lacks(module: str) -> bool:

@@ -14,7 +14,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -80,8 +80,7 @@ def _has(module: ModuleType, name: str, *parameters: str) -> bool:
 class ParseOptions:
     """Takes the place of a `parse_options` of BasicSR: our loader reads the file, and what it holds is checked."""
 
-    runs: ExitStack | None = None
-    """Set in `whole_runs`."""
+    runs: ExitStack | None = None  # set in `whole_runs`
 
     def __init__(self, theirs: Any) -> None:
         self.theirs = theirs
@@ -105,12 +104,23 @@ class ParseOptions:
             with replaced(sys, argv=[sys.argv[0], "-opt", str(plain), *others]):
                 parsed = self.theirs(root_path, is_train, *rest, **keywords)
         if isinstance(parsed, tuple):
-            parsed[1].opt = flags.opt  # which BasicSR copies
+            parsed[1].opt = _copyable(flags.opt)
         if is_train and self.runs is not None:
             self.runs.close()
             pipeline = sys.modules[sys._getframe(1).f_globals["__name__"]]  # a script has one of its own
             self.runs.enter_context(whole_run(pipeline))
         return parsed
+
+
+def _copyable(file: str) -> str:
+    """An option file that BasicSR can copy into its experiment, which it reads in the default encoding."""
+    text = Path(file).read_text(encoding="utf-8")
+    with suppress(UnicodeDecodeError):
+        Path(file).read_text()
+        return file
+    copy = Path(tempfile.mkdtemp(), Path(file).name)
+    copy.write_bytes(text.encode("ascii", "backslashreplace"))
+    return str(copy)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from pcl_loss.basicsr_plugin import lpips_metric
-from pcl_loss.basicsr_plugin.lpips_metric import backbone_at_hand, backbone_file, calculate_lpips
+from pcl_loss.basicsr_plugin.lpips_metric import backbone_file, calculate_lpips
 
 
 class FakeLPIPS(nn.Module):
@@ -122,7 +122,7 @@ def test_offline_it_fails_with_where_to_put_the_file(no_backbone: None, monkeypa
     assert str(backbone_file()) in str(caught.value)
 
 
-@pytest.mark.skipif(not backbone_at_hand(), reason=f"AlexNet's weights are not at hand (as {backbone_file()})")
+@pytest.mark.skipif(not backbone_file().is_file(), reason=f"AlexNet's weights are not at hand (as {backbone_file()})")
 def test_the_value_is_that_of_the_lpips_package() -> None:
     lpips = pytest.importorskip("lpips")
     rgb = skimage.data.astronaut()[60:180, 160:280]

@@ -83,10 +83,15 @@ def test_force_yml_is_checked_as_the_file_is(
     assert words in refused(small, "--force_yml", override)
 
 
-def test_a_file_in_utf8_is_read_under_any_default_encoding(
-    small: Options, parse: Callable[..., Options], monkeypatch: pytest.MonkeyPatch
+def test_a_file_in_utf8_is_read_and_copied_under_any_default_encoding(
+    small: Options, parse: Callable[..., Options], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from basicsr.utils import options as basicsr_options
 
     monkeypatch.setattr(basicsr_options, "open", partial(builtins.open, encoding="ascii"), raising=False)
+    read_text = Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda file, encoding="ascii": read_text(file, encoding))
     assert parse(f"# 学习率\n{yaml.safe_dump(small)}")["name"] == "tiny"
+    _, flags = basicsr_options.parse_options(str(tmp_path / "run"))
+    basicsr_options.copy_opt_file(flags.opt, str(tmp_path))
+    assert yaml.safe_load((tmp_path / "run.yml").read_text()) == small

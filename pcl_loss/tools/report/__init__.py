@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..._checks import check_count
-from ...basicsr_plugin.lpips_metric import backbone_at_hand, fetch_backbone
+from ...basicsr_plugin.lpips_metric import backbone_file, fetch_backbone
 from .. import _pictures
 from .._checkpoints import usable_device
 from .measure import BICUBIC, Net, find_net, find_pairs, find_results, measure_all
@@ -108,7 +108,7 @@ def make_report(
 
     if lpips == "always":
         fetch_backbone(BACKBONE)
-    has_lpips = lpips != "never" and importlib.util.find_spec("lpips") is not None and backbone_at_hand(BACKBONE)
+    has_lpips = lpips != "never" and importlib.util.find_spec("lpips") is not None and backbone_file(BACKBONE).is_file()
     backbone = BACKBONE if has_lpips else None
     scores = measure_all(found, pairs, out / "results", scale=scale, device=device, lpips=backbone)
     names = [net.name for net in found]

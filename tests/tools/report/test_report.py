@@ -138,6 +138,7 @@ def test_a_pipe_of_another_encoding_takes_the_table(place: Path, monkeypatch: py
     pipe = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", pipe)
     assert call(A, SET14) == 0
+    pipe.flush()
     assert pipe.buffer.getvalue().count(b"| EDSR-S ") == 2
 
 
@@ -163,7 +164,7 @@ def test_lpips_is_measured_where_it_can_be(
 
     monkeypatch.setattr("pcl_loss.basicsr_plugin.lpips_metric.calculate_lpips", difference)
     monkeypatch.setattr(report, "fetch_backbone", lambda net: None)
-    monkeypatch.setattr(report, "backbone_at_hand", lambda net: True)
+    monkeypatch.setattr(report, "backbone_file", lambda net: Path(__file__))
     call(A, SET14, "--lpips", "always")
     (file,) = (place / "report" / "results" / "EDSR-S").glob("*/face.png")
     sr, hr = (cv2.imread(str(path)).astype(float) for path in (file, place / "Set14" / "HR" / "face.png"))
