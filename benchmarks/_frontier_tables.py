@@ -147,14 +147,18 @@ def _curve(method: str) -> str:
 
 
 def differences_table(results: Results, up_to: float) -> str:
-    """A row for each method, with the largest ratio that is no more than this: what it changes against L1."""
+    """A row for each method: what it changes against L1, at the ratio up to this with most pairs, or the largest."""
     metrics = results.metrics
     rows = [["second loss", "r", "pairs", *(METRICS[metric].title for metric in metrics)]]
     of_l1 = [[scores[metric] for scores in results.l1.values() if metric in scores] for metric in metrics]
     means = [f"{statistics.mean(values):.4f}" for values in of_l1]
     rows.append(["none: the values of L1", "", str(len(results.l1)), *means])
-    largest = {method: ratio for method, ratio in results.rows if (ratio or 0.0) <= up_to}
-    for method, ratio in largest.items():
+    shown: dict[str, float | None] = {}
+    for method, ratio in results.rows:
+        pairs = len(results.differences(method, ratio, "psnr"))
+        if (ratio or 0.0) <= up_to and pairs >= len(results.differences(method, shown.get(method, math.nan), "psnr")):
+            shown[method] = ratio
+    for method, ratio in shown.items():
         values = [results.differences(method, ratio, metric) for metric in metrics]
         cells = [results.cell(of_metric, method, metric) for of_metric, metric in zip(values, metrics, strict=True)]
         rows.append([TITLES[method], "" if ratio is None else f"{ratio:g}", str(len(values[0])), *cells])
@@ -193,8 +197,7 @@ def draw(results: Results, file: Path) -> None:
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
-    of_pairs = [net for net, _ in results.l1]
-    nets = sorted({net for net in of_pairs if of_pairs.count(net) > 1})  # a net with one seed has no spread
+    nets = sorted({net for net, _ in results.differences(REORDERED, None, "psnr")})  # those of which all was run
     figure = Figure(figsize=(5 * len(nets), 8.5))
     axes = figure.subplots(2, len(nets), squeeze=False, sharex="col")
     for row, metric in zip(axes, ("lpips", "dists"), strict=True):
@@ -215,8 +218,9 @@ def draw(results: Results, file: Path) -> None:
             axis.axhline(0, color="grey", linewidth=0.5)
             axis.axvline(0, color="grey", linewidth=0.5)
             axis.set(title=f"{net}, {results.set_name}", xlabel="PSNR-Y minus L1's, dB (right is better)")
+            axis.set(xlim=(-0.2, 0.02), ylim=(-13, 2), xticks=(-0.2, -0.1, 0))  # a line may go on beyond
             axis.set_ylabel(f"{METRICS[metric].title} against L1's (down is better)")
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncols=4, fontsize=8)
-    figure.tight_layout(rect=(0, 0.07, 1, 1))
+    figure.tight_layout(rect=(0, 0.1, 1, 1))
     figure.savefig(file, dpi=110)

