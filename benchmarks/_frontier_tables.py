@@ -146,7 +146,7 @@ def _curve(method: str) -> str:
     return UNSHARP if method.partition(",")[0] == UNSHARP else method
 
 
-def differences_table(results: Results, up_to: float) -> str:
+def differences_table(results: Results, up_to: float = 1.0) -> str:
     """A row for each method: what it changes against L1, at the ratio up to this with most pairs, or the largest."""
     metrics = results.metrics
     rows = [["second loss", "r", "pairs", *(METRICS[metric].title for metric in metrics)]]

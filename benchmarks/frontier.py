@@ -14,10 +14,8 @@ dists-pytorch`, and the VGG16 and AlexNet backbones under `$TORCH_HOME`.
 from __future__ import annotations
 
 import argparse
-import concurrent.futures
 import csv
 import json
-import multiprocessing
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -30,7 +28,6 @@ from _frontier_tables import METRICS, Results, csv_rows, differences_table, draw
 from tqdm import tqdm
 
 WITHOUT = (L1, REORDERED, UNSHARP)  # a second loss
-CSV_HEAD = ("set", "iterations", "second loss", "r", "net")
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
@@ -47,15 +44,12 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     runs.add_argument("--ratios", nargs="+", type=float, default=[0.5, 1.0], help="of the gradients (default: .5 1)")
     runs.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default: 0 1 2")
     runs.add_argument("--iters", type=int, default=300, help="of a run (default: 300)")
-    runs.add_argument("--jobs", type=int, default=2, help="runs side by side, one thread each (default: 2)")
     runs.add_argument("--gan", type=Path, metavar="DIR", help="second stage; the discriminators are kept here")
     runs.add_argument("--results", required=True, type=Path, metavar="FILE", help="one JSON line a run is appended")
 
     tables = commands.add_parser("tables", help="Markdown of results, on standard output; nothing is run")
     tables.add_argument("results", type=Path, metavar="RESULTS")
     tables.add_argument("--iters", type=int, default=300)
-    tables.add_argument("--set", default=TEST, metavar="NAME", help="test set (default: %(default)s)")
-    tables.add_argument("--up-to", type=float, default=1.0, metavar="R", help="in the first table (default: 1)")
     tables.add_argument("--at", type=float, default=0.02, metavar="DB", help="lost in the second (default: .02)")
     tables.add_argument("--picture", type=Path, metavar="FILE", help="draw the curves too")
     tables.add_argument("--csv", type=Path, metavar="FILE", help="all sets, lengths, ratios and nets")
@@ -80,21 +74,20 @@ def pending(setting: Setting, jobs: Iterable[Job], records: Iterable[dict[str, A
     return [job for job in jobs if (setting.name, setting.on, setting.iters, *job) not in done]
 
 
-def run_all(setting: Setting, jobs: Sequence[Job], workers: int, results: Path) -> None:
-    """Make the runs, and append their records."""
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
-        futures = [pool.submit(run, setting, job) for job in jobs]
-        for future in tqdm(concurrent.futures.as_completed(futures), total=len(jobs)):
-            with results.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(future.result()) + "\n")
+def run_all(setting: Setting, jobs: Sequence[Job], results: Path) -> None:
+    """Make the runs one after another, with one thread, and append their records."""
+    torch.set_num_threads(1)
+    for job in tqdm(jobs):
+        record = run(setting, job)
+        with results.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
 
 
 def show_tables(args: argparse.Namespace) -> None:
     """Print the tables, and write what else is asked for."""
     records = [record for record in read_results(args.results) if record["on"] == TEST]
-    results = Results(records, TEST, args.iters, args.set)
-    print(differences_table(results, args.up_to), equal_psnr_table(results, args.at), sep="\n\n")
+    results = Results(records, TEST, args.iters, TEST)
+    print(differences_table(results), equal_psnr_table(results, args.at), sep="\n\n")
     if args.picture:
         draw(results, args.picture)
     if args.csv:
@@ -102,7 +95,7 @@ def show_tables(args: argparse.Namespace) -> None:
         columns = [f"{metric.title}{part}" for metric in METRICS.values() for part in ("", " (sd)")]
         with args.csv.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow([*CSV_HEAD, *columns])
+            writer.writerow(["set", "iterations", "second loss", "r", "net", *columns])
             for name, iters in parts:
                 writer.writerows(csv_rows(Results(records, TEST, iters, name)))
 
@@ -116,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tests = tuple((name, Path(folder)) for name, _, folder in (text.partition("=") for text in args.test))
     setting = Setting(args.net, tuple(args.train), tests, args.on, args.iters, args.gan)
     jobs = plan(args.methods, args.ratios, args.seeds)
-    run_all(setting, pending(setting, jobs, read_results(args.results)), args.jobs, args.results)
+    run_all(setting, pending(setting, jobs, read_results(args.results)), args.results)
 
 
 if __name__ == "__main__":

@@ -28,10 +28,19 @@ class Pcl(NamedTuple):
     top: str = "\nnetwork_d:\n  type: WaveletDiscriminator\n  num_in_ch: 3\n  num_feat: 64\n"
     path: str = ""
     train: str = "\n  pcl_opt:\n    type: PCLLoss\n    loss_weight: 1.0\n"
+    model: str = ""  # by default PCL's own for the network
 
 
 PCL = Pcl()
 LIGHT = Pcl(top="", train="\n  pcl_opt:\n    type: PCLLoss\n    recipe: light\n")
+# Real-ESRGAN's discriminator and weights of L1 and GAN; SRGANModel takes the same keys.
+GAN = Pcl(
+    model="ESRGANModel",
+    top="\nnetwork_d:\n  type: UNetDiscriminatorSN\n  num_in_ch: 3\n  num_feat: 64\n",
+    train="\n  perceptual_opt: {type: PCLPerceptualLoss, recipe: light}\n"
+    "  gan_opt: {type: GANLoss, gan_type: vanilla, loss_weight: 0.1}\n"
+    "  optim_d: {type: Adam, lr: 1.0e-4, betas: [0.9, 0.999]}\n",
+)
 # Table 4 of the paper, with RCAN x4.
 ABLATION = {
     "config1_L1": None,
@@ -57,6 +66,8 @@ def option_files() -> dict[str, str]:
                 name = f"train_{net}_x{scale}{ending}"
                 files[f"train/{name}.yml"] = _train_file(name, net, scale, pcl)
             files[f"test/test_{net}_x{scale}.yml"] = _test_file(net, scale)
+    gan = _train_file("gan_EDSR-S_x4_light", "EDSR-S", 4, GAN)
+    files["train/gan_EDSR-S_x4_light.yml"] = gan.replace("_g: ~", "_g: experiments/pretrained_models/EDSR-S_x4.pth")
     for name, pcl in ABLATION.items():
         files[f"ablation/{name}.yml"] = _train_file(f"ablation_{name}", "RCAN", 4, pcl)
     return files
@@ -71,7 +82,7 @@ def _train_file(name: str, net: str, scale: int, pcl: Pcl | None) -> str:
     more = pcl or Pcl("", "", "")
     return f"""\
 name: {name}
-model_type: {_model_type(net, pcl is not None)}
+model_type: {more.model or _model_type(net, pcl is not None)}
 scale: {scale}
 num_gpu: auto
 manual_seed: 0

@@ -47,8 +47,8 @@ MAX_LINES = {
     "pcl_loss/**/*.py": 6534,
     "pcl_loss/basicsr_plugin/*.py": 2100,
     "pcl_loss/tools/**/*.py": 2105,
-    "tests/**/*.py": 8903,
-    "benchmarks/*.py scripts/*.py": 1696,
+    "tests/**/*.py": 8905,
+    "benchmarks/*.py scripts/*.py": 1700,
 }
 MAX_LINES_OF_CORE = 1598
 MAX_LINES_OF_A_FILE = 300

@@ -28,6 +28,7 @@ SMALL: dict[str, Options] = {
 ONE_PER_ROAD = (
     "train/train_EDSR-S_x4_PCL_light.yml",
     "train/train_SwinIR_x4_PCL.yml",
+    "train/gan_EDSR-S_x4_light.yml",
     "ablation/config7_frozen_E_D.yml",
     "test/test_HAN_x4.yml",
 )
@@ -88,6 +89,7 @@ def test_every_training_file_trains_saves_and_resumes(
     log = run_pipeline(options)
     assert "iter:       1" in log
     assert ("l_pcl: " in log) == ("pcl_opt" in options["train"])
+    assert ("l_g_percep: " in log) == ("perceptual_opt" in options["train"])
     assert "# psnr:" in log
     options["train"]["total_iter"] = 2
     log = run_pipeline(options, "--auto_resume")
