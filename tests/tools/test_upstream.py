@@ -218,7 +218,8 @@ def tiny(file: Path, network_g: dict[str, Any], pairs: Path, iters: int) -> dict
     for dataset in sets.values():
         dataset |= {"dataroot_gt": str(pairs / "DIV2K/DIV2K_train_HR"), "io_backend": {"type": "disk"}}
         dataset["dataroot_lq"] = str(pairs / f"DIV2K/DIV2K_train_LR_bicubic/X{options['scale']}")
-        dataset["filename_tmpl"] = f"{{}}x{options['scale']}"
+        # CRAFT-SR adds the scale itself.
+        dataset["filename_tmpl"] = "{}" if "CRAFT" in file.parts else f"{{}}x{options['scale']}"
         dataset.pop("meta_info_file", None)
     sets["train"] |= {"gt_size": 32 * options["scale"], "batch_size_per_gpu": 2, "num_worker_per_gpu": 0}
     sets["train"] |= {"dataset_enlarge_ratio": 4, "prefetch_mode": None}
