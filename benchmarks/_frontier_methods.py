@@ -22,7 +22,6 @@ L1, REORDERED, UNSHARP = "l1", "l1_reordered", "unsharp"
 # PCLLoss divides its weight by 255 for images in [0, 1]; this gives L_CL itself, which is then weighed by gradients.
 UNSCALED = 255.0
 E_D_STEPS = 300
-E_D_LR = 1e-4
 PAPER_WARMUP = 20
 RANDOM_STATISTICS_BATCHES = 10
 
@@ -47,7 +46,7 @@ def contrast(context: Context, embedding: nn.Module | None, **knobs: Any) -> PCL
 
 def pcl_paper(context: Context, num_feat: int = 64, steps: int = PAPER_WARMUP) -> PCLCriterion:
     """The paper's way: E_D is trained along, GT and 4 sharpened images against 4 blurred ones; first `steps` alone."""
-    criterion = contrast(context, new_net_d(context, num_feat), lr=E_D_LR)
+    criterion = contrast(context, new_net_d(context, num_feat))
     for step in range(steps):
         lq, hr = context.batch(step)
         with torch.no_grad():

@@ -25,11 +25,12 @@ TITLES = {
     "unsharp,factor=1.4": "unsharp masking of L1's output, 1.4",
     "cosine": "similarity to GT by a trained E_D",
     "cosine,light=True": "similarity to GT by light's bands",
-    "cosine,host=True": "similarity to GT by the GAN's discriminator",
     "extra:gradient_variance": "gradient variance",
     "extra:focal_frequency": "focal frequency",
     "interp:pcl_few+0.8*energy@1.2": "weights between L1's and light's at r 1.2",
+    "extra:mdf": "MDF",
     "extra:lpips_loss": "LPIPS (AlexNet) as a loss",
+    "extra:lpips_loss,net=vgg": "LPIPS (VGG16) as a loss",
     "vgg": "L1 between VGG16's maps",
     "dists": "DISTS as a loss",
     "pcl_paper": "PCL, the paper's recipe",
@@ -40,7 +41,7 @@ TITLES = {
 }
 """What a reader is shown, in the order of the rows; other methods are candidates that were looked at on the way."""
 # A measure, and the losses that share its network.
-SHARED = {"dists": ("vgg", "dists"), "lpips": ("extra:lpips_loss",)}
+SHARED = {"dists": ("vgg", "dists", "extra:lpips_loss,net=vgg"), "lpips": ("extra:lpips_loss",)}
 
 
 class Metric(NamedTuple):
