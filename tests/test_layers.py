@@ -47,7 +47,7 @@ MAX_LINES = {
     "pcl_loss/**/*.py": 6534,
     "pcl_loss/basicsr_plugin/*.py": 2100,
     "pcl_loss/tools/**/*.py": 2105,
-    "tests/**/*.py": 8906,
+    "tests/**/*.py": 8907,
     "benchmarks/*.py scripts/*.py": 1700,
 }
 MAX_LINES_OF_CORE = 1598
