@@ -84,8 +84,7 @@ class Report:
         for phase in ("train", "val"):
             paths = {"dataroot_gt": "pairs/X4/HR", "dataroot_lq": "pairs/X4/LR", "filename_tmpl": "'{}'"}
             values |= {f"datasets:{phase}:{key}": value for key, value in paths.items()}
-        values |= {"train:total_iter": iterations, "train:scheduler:periods": f"[{iterations}]"}
-        values |= {"val:val_freq": iterations, "logger:save_checkpoint_freq": iterations}
+        values |= dict.fromkeys(("train:total_iter", "val:val_freq", "logger:save_checkpoint_freq"), iterations)
         values |= {"logger:print_freq": max(1, iterations // 10)}
         values |= {f"train:{key}": value for key, value in train.items()}
         options = [f"{key}={value}" for key, value in values.items()]
@@ -171,7 +170,7 @@ def train_from_scratch(report: Report, iterations: int, test: str) -> None:
     """EDSR-S x4 from random weights: the same seed, batches and number of iterations for each recipe."""
     nets = []
     for name, file in {"L1": "EDSR-S_x4", "light": "EDSR-S_x4_PCL_light", "paper": EDSR_PAPER}.items():
-        keys = FAST | {"ema_decay": 0.999, "optim_g:lr": 2e-4}
+        keys = FAST | {"ema_decay": 0.999, "optim_g:lr": 2e-4, "scheduler:periods": f"[{iterations}]"}
         report.train(f"From random weights, {name}", file, name, iterations, **keys)
         nets += ["--net", f"{name}=experiments/{name}/models/net_g_latest.pth"]
     report.run(f"From random weights, {iterations} iterations", *PCL, "report", *nets, "--set", f"test={test}")
