@@ -154,12 +154,9 @@ def differences_table(results: Results, up_to: float = 1.0) -> str:
     of_l1 = [[scores[metric] for scores in results.l1.values() if metric in scores] for metric in metrics]
     means = [f"{statistics.mean(values):.4f}" for values in of_l1]
     rows.append(["none: the values of L1", "", str(len(results.l1)), *means])
-    shown: dict[str, float | None] = {}
-    for method, ratio in results.rows:
-        pairs = len(results.differences(method, ratio, "psnr"))
-        if (ratio or 0.0) <= up_to and pairs >= len(results.differences(method, shown.get(method, math.nan), "psnr")):
-            shown[method] = ratio
-    for method, ratio in shown.items():
+    shown = [row for row in results.rows if (row[1] or 0.0) <= up_to]
+    shown.sort(key=lambda row: len(results.differences(row[0], row[1], "psnr")))  # stable: the largest is last
+    for method, ratio in sorted(dict(shown).items(), key=results.rows.index):
         values = [results.differences(method, ratio, metric) for metric in metrics]
         cells = [results.cell(of_metric, method, metric) for of_metric, metric in zip(values, metrics, strict=True)]
         rows.append([TITLES[method], "" if ratio is None else f"{ratio:g}", str(len(values[0])), *cells])

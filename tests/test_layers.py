@@ -48,7 +48,7 @@ MAX_LINES = {
     "pcl_loss/basicsr_plugin/*.py": 2100,
     "pcl_loss/tools/**/*.py": 2105,
     "tests/**/*.py": 8907,
-    "benchmarks/*.py scripts/*.py": 1699,
+    "benchmarks/*.py scripts/*.py": 1696,
 }
 MAX_LINES_OF_CORE = 1598
 MAX_LINES_OF_A_FILE = 300
