@@ -33,12 +33,12 @@ class Pcl(NamedTuple):
 
 PCL = Pcl()
 LIGHT = Pcl(top="", train="\n  pcl_opt:\n    type: PCLLoss\n    recipe: light\n")
-# Real-ESRGAN's discriminator and weights of L1 and GAN; SRGANModel takes the same keys.
+# Real-ESRGAN's discriminator; docs/gan.md says why not its weight of the GAN. SRGANModel takes the same keys.
 GAN = Pcl(
     model="ESRGANModel",
     top="\nnetwork_d:\n  type: UNetDiscriminatorSN\n  num_in_ch: 3\n  num_feat: 64\n",
     train="\n  perceptual_opt: {type: PCLPerceptualLoss, recipe: light}\n"
-    "  gan_opt: {type: GANLoss, gan_type: vanilla, loss_weight: 0.1}\n"
+    "  gan_opt: {type: GANLoss, gan_type: vanilla, loss_weight: 5.0e-3}\n"
     "  optim_d: {type: Adam, lr: 1.0e-4, betas: [0.9, 0.999]}\n",
 )
 # Table 4 of the paper, with RCAN x4.

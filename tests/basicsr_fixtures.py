@@ -80,6 +80,28 @@ def cosine(ours: torch.nn.Module, expected: torch.nn.Module) -> float:
     return F.cosine_similarity(*grads, dim=0).item()
 
 
+class TinyPerceptualLoss(torch.nn.Module):
+    """As BasicSR's PerceptualLoss: two losses of the same features, None if its weight is 0."""
+
+    def __init__(self, perceptual_weight: float = 1.0, style_weight: float = 0.0, **_keywords: Any) -> None:
+        super().__init__()
+        self.weights = perceptual_weight, style_weight
+
+    def forward(self, x: torch.Tensor, gt: torch.Tensor) -> list[torch.Tensor | None]:
+        features = [F.avg_pool2d(images, 3).square().flatten(2) for images in (x, gt)]
+        losses = F.l1_loss(*features), F.mse_loss(*(maps @ maps.mT for maps in features))
+        return [weight * loss if weight else None for weight, loss in zip(self.weights, losses, strict=True)]
+
+
+@pytest.fixture
+def vgg_stand_in(monkeypatch: pytest.MonkeyPatch) -> type[TinyPerceptualLoss]:
+    """It is what BasicSR builds as its PerceptualLoss, which needs VGG's weights."""
+    from basicsr.utils.registry import LOSS_REGISTRY
+
+    monkeypatch.setitem(LOSS_REGISTRY._obj_map, "PerceptualLoss", TinyPerceptualLoss)
+    return TinyPerceptualLoss
+
+
 @pytest.fixture(scope="session")
 def registered() -> None:
     """BasicSR, imported here so that tests of the core do without, knows us."""

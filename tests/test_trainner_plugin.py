@@ -54,10 +54,9 @@ def images(seed: int) -> tuple[Tensor, Tensor]:
 def test_the_options_in_the_docs_build_the_loss() -> None:
     page = (Path(__file__).parents[1] / "docs" / "codebases.md").read_text()
     (block,) = re.findall(r"<!-- test: trainner -->\n```yaml\n(.*?)```", page, re.DOTALL)
-    (options,) = yaml.safe_load(block)["train"]["losses"]
     # Its registry takes the name of the class, in lower case.
-    assert options.pop("type") == PCLLoss.__name__.lower()
-    assert PCLLoss(**options).loss_weight == 1.0
+    by_type = {each.pop("type"): each for each in yaml.safe_load(block)["train"]["losses"]}
+    assert PCLLoss(**by_type[PCLLoss.__name__.lower()]).pcl.recipe == "light"
 
 
 @pytest.mark.parametrize("recipe", ["paper", "light"])

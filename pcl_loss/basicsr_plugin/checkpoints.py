@@ -11,6 +11,7 @@ from basicsr.utils.dist_util import get_dist_info
 
 from .._files import TEMPORARY, UnreadableFileError, load, save
 from ..criterion import PCLPerceptualLoss
+from .perceptual import PerceptualLossWithPCL
 
 Options = dict[str, Any]
 
@@ -36,9 +37,7 @@ class Files:
         return load(path)
 
     def save(self, content: Any, path: str | Path) -> None:
-        """As `torch.save`; where it fails, the run goes on as with plain BasicSR, and the log names the file. A
-        training state also names the files that belong to it.
-        """
+        """As `torch.save`; if it fails, the log names the file. A training state also names the files with it."""
         path = Path(path)
         if path.suffix == ".state":
             ending = f"_{path.stem}.pth"
@@ -57,9 +56,11 @@ FILES = Files()
 
 def states_of(model: Any) -> Options:
     """What a model has beside networks and optimizers that a resumed run needs, by the names of the files."""
-    criterion = getattr(model, "cri_perceptual", None)
+    slot = getattr(model, "cri_perceptual", None)
     own = model.pcl_states() if hasattr(model, "pcl_states") else {}
-    return own | ({"pcl": criterion} if isinstance(criterion, PCLPerceptualLoss) else {})
+    if isinstance(slot, PerceptualLossWithPCL):
+        return own | {"pcl": slot.pcl, "pcl_balance": slot.balance}
+    return own | ({"pcl": slot} if isinstance(slot, PCLPerceptualLoss) else {})
 
 
 def load_resume_state(opt: Options) -> Options | None:

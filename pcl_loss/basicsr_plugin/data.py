@@ -153,9 +153,7 @@ class PlacedDataset(Dataset[Any]):
 
 
 class PlacedData:
-    """A run's training data, and its place in them. BasicSR's loader is changed in place: its images get their random
-    numbers by their place and the run's seed.
-    """
+    """A run's training data and its place in them. BasicSR's loader is changed in place: see `PlacedDataset`."""
 
     def __init__(self, loader: DataLoader[Any], seed: int) -> None:
         self.loader = loader

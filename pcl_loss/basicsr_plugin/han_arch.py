@@ -85,10 +85,8 @@ class HAN(nn.Module):
         if squeeze_factor > num_feat:
             raise ValueError(f"squeeze_factor must be at most num_feat, {num_feat}, got {squeeze_factor}")
         if len(rgb_mean) != 1 and not num_in_ch == num_out_ch == len(rgb_mean):
-            raise ValueError(
-                f"rgb_mean has {len(rgb_mean)} values, but num_in_ch is {num_in_ch} and num_out_ch {num_out_ch}; "
-                "give one value per channel, or one"
-            )
+            channels = f"num_in_ch {num_in_ch} and num_out_ch {num_out_ch}"
+            raise ValueError(f"rgb_mean has {len(rgb_mean)} values for {channels}; give one for each channel, or one")
         self.img_range = check_positive("img_range", img_range)
         # Outside the state dict, whose keys are the layers' alone, as in BasicSR's networks.
         self.register_buffer("mean", torch.tensor(rgb_mean, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)

@@ -15,7 +15,6 @@ from torchvision.models import get_weight
 
 from .._missing import cached_file, download, named_in_errors
 
-MIN_SIZE = 32  # AlexNet's pooling leaves nothing of an image below 31
 # What the lpips package asks torchvision for.
 BACKBONES = {"alex": "AlexNet_Weights", "vgg": "VGG16_Weights", "squeeze": "SqueezeNet1_1_Weights"}
 
@@ -29,10 +28,9 @@ def calculate_lpips(
     better: str = "lower",
     test_y_channel: bool = False,
 ) -> float:
-    """LPIPS (Zhang et al., CVPR 2018): how far apart two images look to a network; lower is better.
+    """LPIPS (Zhang et al., CVPR 2018) of BGR images in 0 to 255: how far apart they look to a network; lower is better.
 
-    Images come as BasicSR's other metrics take them: 0 to 255, BGR. It is computed on a GPU where there is one. The
-    backbone is loaded on the first call, from `backbone_file(net)` or, if that is missing, over the network.
+    It is computed on a GPU if there is one. The first call downloads the backbone if `backbone_file(net)` is missing.
 
     Args:
         img: (H, W, 3), uint8 or float; grey (H, W) or (H, W, 1) counts as colour.
@@ -45,7 +43,7 @@ def calculate_lpips(
 
     Raises:
         ImportError, FileNotFoundError: `lpips` is not installed, or the backbone is missing and cannot be downloaded.
-        ValueError: the shapes differ or leave too little, or an option has another value.
+        ValueError: the shapes differ, or an option has another value.
     """
     if test_y_channel:
         raise ValueError("calculate_lpips looks at colours: remove test_y_channel: true from its options")
@@ -77,13 +75,8 @@ def _url(net: str) -> str:
 
 def _to_tensor(image: npt.NDArray[Any], crop_border: int) -> torch.Tensor:
     """HWC, BGR, 0 to 255 -> (1, 3, H, W), RGB, -1 to 1, as lpips wants it."""
-    height, width, channels = image.shape
+    height, width = image.shape[:2]
     inner = image[crop_border : height - crop_border, crop_border : width - crop_border, ::-1].astype(np.float32)
-    if channels not in (1, 3) or min(inner.shape[:2]) < MIN_SIZE:
-        raise ValueError(
-            f"{height}x{width} pixels of {channels} channels, without crop_border {crop_border}, are nothing for LPIPS "
-            f"(it needs {MIN_SIZE}x{MIN_SIZE} of 1 or 3): check input_order and crop_border"
-        )
     tensor = torch.from_numpy(np.ascontiguousarray(inner.transpose(2, 0, 1)))[None]
     return (tensor / 127.5 - 1).expand(1, 3, -1, -1)
 

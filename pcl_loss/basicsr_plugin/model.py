@@ -28,12 +28,10 @@ BOUND = 0.999  # of |cosine|, the mean over all layers: the samples look alike
 class PCLMixin(SpeedMixin):
     """Gives a BasicSR model that derives from `SRModel` the contrastive term and E_D.
 
-    One iteration is the SR step, with the E_D of the iteration before, and then E_D's step on `sr.detach()`, in one
-    forward over real and fake images. A batch that is not finite leaves no trace in E_D. In several processes its
-    gradients and batch-norm statistics are averaged over the ranks.
-
-    Read from the YAML: `network_d`, `path.pretrain_network_d`, `val.pcl_preview`, and under `train:` `pcl_opt`,
-    `cld_opt`, `optim_d`, the keys of `SpeedMixin` (not for samples, similarities and equations 7 to 10), and
+    One iteration is the SR step, with the E_D of the iteration before, and then E_D's step on `sr.detach()`. In several
+    processes E_D's gradients and batch-norm statistics are averaged over the ranks. Read from the YAML are `network_d`,
+    `path.pretrain_network_d`, `val.pcl_preview`, and under `train:` `pcl_opt`, `cld_opt`, `optim_d`, the keys of
+    `SpeedMixin` (not for samples, similarities and equations 7 to 10), and
 
     - `pcl_start_iter`: for so many iterations E_D is trained while the SR network does without the contrastive term.
     - `pcl_every: n`: the term is applied at every n-th iteration alone, with the same weight. E_D is trained at each.
@@ -42,9 +40,7 @@ class PCLMixin(SpeedMixin):
 
     With `recipe: light` in `pcl_opt`, and without `network_d`, there is no E_D: a `FixedEmbedding` embeds.
 
-    Logged at every iteration: `l_pix`, `l_pcl` (weighted, as added to the total), `l_cl` (unweighted), `pos_sim`,
-    `neg_sim`, `margin`, `grad_ratio`, with `pcl_grad_ratio` also `pcl_weight`, and, unless E_D is frozen, `l_d`,
-    `out_d_real`, `out_d_fake`. Between the iterations of `pcl_every` the values of the last one stand.
+    docs/codebases.md says what is logged; between the iterations of `pcl_every` the values of the last one stand.
     """
 
     def __init__(self, opt: dict[str, Any]) -> None:
@@ -203,16 +199,12 @@ class PCLMixin(SpeedMixin):
 
 
 def pcl_model(base: Any) -> Any:
-    """The class `PCL<Base>` that gives a BasicSR model the contrastive term. Raises TypeError if `base` does not derive
-    from BasicSR's `SRModel`, or has an `optimize_parameters` of its own.
-    """
+    """The class `PCL<Base>`. Raises TypeError if `base` is no `SRModel`, or has an `optimize_parameters` of its own."""
     from basicsr.models.sr_model import SRModel  # codebases lack it
 
     if getattr(base, "optimize_parameters", None) is not SRModel.optimize_parameters:
-        raise TypeError(
-            f"base must derive from BasicSR's SRModel and take over its optimize_parameters, got {base!r}; for another "
-            "model keep its model_type and put `perceptual_opt: {type: PCLPerceptualLoss}` under train"
-        )
+        fix = "for another model keep its model_type and put `perceptual_opt: {type: PCLPerceptualLoss}` under train"
+        raise TypeError(f"base must derive from SRModel and take over its optimize_parameters, got {base!r}; {fix}")
     name = "PCLModel" if base is SRModel else f"PCL{base.__name__}"
     return type(name, (PCLMixin, base), {"__module__": __name__, "__doc__": f"{base.__name__} with {PCLMixin.__doc__}"})
 

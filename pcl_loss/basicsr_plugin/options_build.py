@@ -24,9 +24,7 @@ from .options_ours import complete_options
 
 
 def check_options(opt: Options, is_train: bool) -> None:
-    """Check what `load_options` gives, and write the defaults of what is ours into it; nothing is written to disk.
-    Raises OptionsError, in one line that names the block.
-    """
+    """Check what `load_options` gives, and write our defaults into it; raises OptionsError, which names the block."""
     check_kinds(opt, is_train)
     model = _registered("model_type", opt["model_type"], MODEL_REGISTRY)
     with named("the option file"):
@@ -134,7 +132,7 @@ def _check_losses(opt: Options, net_d: Any, pair: tuple[torch.Tensor, torch.Tens
             is_sure = key in ("pixel_opt", "perceptual_opt", "gan_opt")  # a model may read others in its own way
             made = _registered(f"train.{key}.type", train[key].get("type"), LOSS_REGISTRY, is_sure)
             loss = made(**_keywords(train[key])) if made else None
-            if pair and isinstance(loss, (PCLLoss, PCLPerceptualLoss)):
+            if pair and loss and isinstance(getattr(loss, "pcl", loss), (PCLLoss, PCLPerceptualLoss)):
                 lq, gt = (image.expand(count, -1, -1, -1) for image in pair)
                 net_d = net_d or FixedEmbedding(len(gt[0]))
                 _ = loss(gt, gt, net_d, lq) if isinstance(loss, PCLLoss) else loss(gt, gt)

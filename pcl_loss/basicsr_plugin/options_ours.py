@@ -36,16 +36,15 @@ PCL_KINDS: Kinds = {
     "pcl_grad_ratio": Annotated[float, Field(gt=0, le=1e4)] | None,
     "net_d_frozen": bool,
 }
-HOMES = {"PCLLoss": "pcl_opt", "ContrastiveDiscriminatorLoss": "cld_opt", "PCLPerceptualLoss": "perceptual_opt"}
+SLOT = ("PCLPerceptualLoss", "PerceptualLossWithPCL")
+HOMES = {"PCLLoss": "pcl_opt", "ContrastiveDiscriminatorLoss": "cld_opt", **dict.fromkeys(SLOT, "perceptual_opt")}
 
 
 def complete_options(opt: Options, *, is_pcl_model: bool) -> None:
-    """Check what a training YAML says of PCL, and write the defaults of `network_d`, `optim_d` and `cld_opt` into it.
-    `is_pcl_model` says whether its `model_type` uses `train.pcl_opt`.
+    """Check what a training YAML says of PCL, and write the defaults of `network_d`, `optim_d` and `cld_opt` into it;
+    twice is harmless. `is_pcl_model` says whether its `model_type` uses `train.pcl_opt`.
 
-    The defaults must stand there before BasicSR looks for what to resume: it resumes the networks whose `network_*`
-    key it sees, so that E_D would otherwise be silently new after a resume. Running it again changes nothing.
-
+    BasicSR resumes the networks whose `network_*` key it sees: without the defaults E_D would silently be a new one.
     Raises OptionsError at a key that `model_type` would ignore, needs or does not know, or a value that cannot be.
     """
     train, model_type = opt.get("train"), opt.get("model_type")
@@ -54,7 +53,7 @@ def complete_options(opt: Options, *, is_pcl_model: bool) -> None:
     for key, block in train.items():
         home = HOMES.get(str(block.get("type")), key) if isinstance(block, dict) else key
         _refuse(home != key, f"train.{key}: {block} belongs into train.{home}; move it, or take another loss")
-    if isinstance(train.get("perceptual_opt"), dict) and train["perceptual_opt"].get("type") == "PCLPerceptualLoss":
+    if isinstance(train.get("perceptual_opt"), dict) and train["perceptual_opt"].get("type") in SLOT:
         _check_perceptual_loss(opt, train)
     if is_pcl_model:
         _complete_pcl(opt, train)
@@ -100,11 +99,15 @@ def _refuse_slips(train: Options, kinds: Kinds) -> None:
 
 
 def _check_perceptual_loss(opt: Options, train: Options) -> None:
-    where, scale = "train.perceptual_opt", opt.get("scale")
+    where, block, scale = "train.perceptual_opt", train["perceptual_opt"], opt.get("scale")
     _refuse(train.get("pcl_opt"), f"{where} and train.pcl_opt are the same loss twice; drop one of the two")
     train.setdefault("max_bad_steps", SPEED_DEFAULTS["max_bad_steps"])
     check("train", train, {"max_bad_steps": Count})
-    loss = _build(where, train["perceptual_opt"], PCLPerceptualLoss)
+    if block["type"] == SLOT[1]:
+        where, block = f"{where}.pcl", block.get("pcl")
+        check(where, block, {})
+        _refuse("loss_weight" in block, "train.perceptual_opt.grad_ratio is in place of pcl.loss_weight; drop that")
+    loss = _build(where, block, PCLPerceptualLoss)
     _check_range(where, loss.pcl, opt)
     _refuse(loss.scale and scale and loss.scale != scale, f"{where}.scale is {loss.scale}, but scale is {scale}")
 

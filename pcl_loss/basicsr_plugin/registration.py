@@ -16,9 +16,10 @@ from ..embedding import FixedEmbedding, VGGEmbedding
 from ..loss import ContrastiveDiscriminatorLoss, PCLLoss
 from . import repairs
 from .lpips_metric import calculate_lpips
+from .perceptual import PerceptualLossWithPCL
 
 ENTRIES: tuple[tuple[Any, tuple[Any, ...]], ...] = (
-    (LOSS_REGISTRY, (PCLLoss, ContrastiveDiscriminatorLoss, PCLPerceptualLoss)),
+    (LOSS_REGISTRY, (PCLLoss, ContrastiveDiscriminatorLoss, PCLPerceptualLoss, PerceptualLossWithPCL)),
     (ARCH_REGISTRY, (WaveletDiscriminator, VGGEmbedding, FixedEmbedding)),
     (METRIC_REGISTRY, (calculate_lpips,)),
 )

@@ -1,8 +1,7 @@
 """All that is replaced in BasicSR, as one list, `REPLACED`, which `pcl-loss doctor` prints.
 
-What `apply` replaces lets models run that could not, and keeps code in files from running. What else a run of
-`pcl-loss train` or `run` has is in `RunMixin`, which `whole_run` puts around the model. A function that a codebase
-lacks, or has with other parameters, is left alone.
+What else a run of `pcl-loss train` or `run` has is in `RunMixin`, which `whole_run` puts around the model. A function
+that a codebase lacks, or has with other parameters, is left alone.
 """
 
 from __future__ import annotations
@@ -15,12 +14,11 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from basicsr.models import base_model
@@ -28,16 +26,14 @@ from basicsr.models.base_model import BaseModel
 from basicsr.utils import get_root_logger
 
 from .._files import UnreadableFileError, keep_with_checkpoints
-from .bad_steps import BadStepsError
 from .checkpoints import FILES, load_resume_state, states_of
 from .data import STOP_SIGNALS
 from .options_build import check_options
 from .options_loading import OptionsError, load_options
-from .run_mixin import Run, StoppedError, in_run
+from .run_mixin import BadStepsError, Run, StoppedError, in_run
 
 
-@dataclass
-class Replaced:
+class Replaced(NamedTuple):
     """A thing of BasicSR that ours takes the place of, and why; `in_a_run` of `pcl-loss train` and `run` alone."""
 
     name: str
@@ -145,9 +141,8 @@ def whole_runs() -> Iterator[None]:
 
 @contextmanager
 def whole_run(pipeline: ModuleType) -> Iterator[None]:
-    """While open, the model of `basicsr.train`, or of a module of its kind, has `RunMixin` around it, its data come by
-    their place in the run, and signals that end a run leave a checkpoint. Of a pipeline that is made in another way the
-    model alone is changed, and a line says so. Raises StoppedError if a signal has ended the run.
+    """While open, the model of a module like `basicsr.train` has `RunMixin` around it, its data come by their place in
+    the run, and a signal leaves a checkpoint and ends in StoppedError. Of another pipeline the model alone is changed.
     """
     run = Run()
     ours = _functions_of(pipeline, run)

@@ -18,12 +18,53 @@ from torch.utils.data import DataLoader
 
 from .._distributed import average
 from ..discriminator_step import not_finite, put_back, skips_on_device
-from .bad_steps import BadSteps
 from .checkpoints import FILES, KEY
 from .data import PlacedData, kept_rng_state, rng_state, set_rng_state
 from .options_ours import SPEED_DEFAULTS
+from .speed import Base
 
-Base: Any = object  # a mixin comes before the model in a class's bases: what `super()` finds is the model's
+
+class BadStepsError(RuntimeError):
+    """So many steps in a row were not finite that the run is over."""
+
+
+class BadSteps:
+    """Flags of steps, which stay on their device until the log is read; `limit` bad ones in a row end the run."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.num_steps = self.num_bad = self.num_in_a_row = 0
+        self._unread: list[tuple[int, Sequence[str], Tensor]] = []
+
+    def note(self, iteration: int, files: Sequence[str], flags: Tensor) -> None:
+        """Take up a step: its batch's files, and `(3,)` whether it was left out, a batch is why, this rank's is why."""
+        self._unread.append((iteration, files, flags))
+
+    def read(self) -> None:
+        """Count the steps that were noted, and log the first bad one; waits for the device. Raises BadStepsError."""
+        steps, self._unread = self._unread, []
+        for iteration, files, flags in steps:
+            _, is_bad, is_own = flags.tolist()
+            self.num_steps += 1
+            self.num_bad += bool(is_bad)
+            self.num_in_a_row = self.num_in_a_row + 1 if is_bad else 0
+            named = ", ".join(files) if is_own else "another rank names them"
+            if is_own and self.num_bad == 1:
+                # An error, since BasicSR's other ranks log nothing else.
+                get_root_logger().error(
+                    f"Iteration {iteration}: the loss or its gradient is not finite; the step was left out. Files of "
+                    f"the batch: {named}. Others are counted; train.max_bad_steps ({self.limit}) in a row end the run."
+                )
+            if self.num_in_a_row == self.limit:
+                raise BadStepsError(
+                    f"the last {self.limit} steps in a row, up to iteration {iteration}, were not finite "
+                    f"(train.max_bad_steps); the networks are of iteration {iteration - self.limit}. Files: {named}."
+                )
+
+    def sum_up(self) -> None:
+        """Log how many steps were left out, if any."""
+        if self.num_bad:
+            get_root_logger().warning(f"{self.num_bad} of {self.num_steps} steps were not finite and were left out.")
 
 
 class StoppedError(Exception):
@@ -58,10 +99,8 @@ class Run:
             has_place = saved.get("num_images") == self.data.num_images
             self.data.begin(self.resumed["epoch"], saved["position"] if has_place else 0)
             if not has_place or len(saved["rng"]) != get_dist_info()[1]:
-                get_root_logger().warning(
-                    "The resumed run is not bit for bit the uninterrupted one: it was saved without pcl-loss, with "
-                    "another number of processes or of training images."
-                )
+                reason = "it was saved without pcl-loss, or with another number of processes or of training images"
+                get_root_logger().warning(f"The resumed run is not bit for bit the uninterrupted one: {reason}.")
         return self.data.sampler
 
     def state_dict(self) -> dict[str, Any]:
@@ -82,9 +121,7 @@ class Run:
             raise StoppedError(number, self.saved)
 
     def signal(self) -> int:
-        """The signal that all ranks obey at this iteration, or 0. They hear of one another's an iteration later, which
-        costs no waiting.
-        """
+        """The signal that all ranks obey at this iteration, or 0; heard an iteration later, without waiting."""
         if get_dist_info()[1] == 1:
             return self.received
         if self._agreed is None:

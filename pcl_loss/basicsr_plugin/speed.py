@@ -54,9 +54,7 @@ class GradientBalance(nn.Module):
 
     @torch.no_grad()
     def forward(self, pix_norm: Tensor, cl_norm: Tensor) -> Tensor:
-        """Take up the norms of a step, 0-dim, and return the weight of its L_CL, 0-dim; nothing waits for a GPU. A step
-        whose ratio is 0 or not finite leaves the mean alone.
-        """
+        """The weight of a step's L_CL by its norms, all 0-dim. A ratio of 0 or not finite leaves the mean alone."""
         log_ratio = (pix_norm.float() / cl_norm.float()).log()
         average([log_ratio])
         is_finite = log_ratio.isfinite()
@@ -93,10 +91,8 @@ class SpeedMixin(Base):
         self._step_net_g = self._for_steps(self.net_g)
         built = {name for name, value in vars(self).items() if name.startswith("cri_") and value is not None}
         if unused := sorted(built - USED_LOSSES):
-            raise OptionsError(
-                f"{type(self).__name__} would not use {', '.join(unused)}, which its base builds; take it out of the "
-                "YAML, or keep the base's own model_type, with `perceptual_opt: {type: PCLPerceptualLoss}` under train"
-            )
+            fix = "drop it, or keep the base's model_type, with `perceptual_opt: {type: PCLPerceptualLoss}` under train"
+            raise OptionsError(f"{type(self).__name__} would not use {', '.join(unused)}; {fix}")
 
     def _for_steps(self, function: Any) -> Any:
         # The networks themselves stay as they are: validation, with its many sizes, would compile each anew.

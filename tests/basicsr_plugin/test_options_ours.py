@@ -125,10 +125,16 @@ def test_a_preview_that_would_not_appear_is_refused(
     ("keys", "words"),
     [
         ({"lossweight": 1.0}, "unknown key 'lossweight' in train.perceptual_opt"),
-        ({"scale": 2, "negatives": ["lq"]}, "train.perceptual_opt.scale is 2, but scale is 4"),
+        ({"scale": 2, "negatives": ["lq"]}, "train.perceptual_opt.* is 2, but scale is 4"),
     ],
 )
 def test_pcl_perceptual_loss_is_checked_under_any_model(baseline: Options, keys: Options, words: str) -> None:
-    baseline["train"]["perceptual_opt"] = {"type": "PCLPerceptualLoss", "num_feat": 8, **keys}
-    with pytest.raises(OptionsError, match=words):
-        complete_options(baseline, is_pcl_model=False)
+    pcl: Any = {"type": "PCLPerceptualLoss", "num_feat": 8, **keys}
+    for block, where in ((pcl, ""), ({"type": "PerceptualLossWithPCL", "pcl": pcl}, ".pcl")):
+        baseline["train"]["perceptual_opt"] = block
+        with pytest.raises(OptionsError, match=words.replace("perceptual_opt", f"perceptual_opt{where}")):
+            complete_options(baseline, is_pcl_model=False)
+    for pcl, words in ((None, "pcl must be a block of keys"), ({"loss_weight": 1.0}, "grad_ratio is in place of")):
+        baseline["train"]["perceptual_opt"] = {"type": "PerceptualLossWithPCL", "pcl": pcl}
+        with pytest.raises(OptionsError, match=f"train.perceptual_opt.{words}"):
+            complete_options(baseline, is_pcl_model=False)

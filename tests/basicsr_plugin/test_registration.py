@@ -24,6 +24,7 @@ def test_every_name_is_known_to_basicsr() -> None:
     for name in ("PCLModel", "PCLSwinIRModel", "SpeedSRModel", "SpeedSwinIRModel"):
         assert MODEL_REGISTRY.get(name) is getattr(basicsr_plugin, name)
     assert "HAN" in ARCH_REGISTRY
+    assert "PerceptualLossWithPCL" in LOSS_REGISTRY
     assert "calculate_lpips" in METRIC_REGISTRY
 
 

@@ -48,14 +48,17 @@ def dropout(monkeypatch: pytest.MonkeyPatch, small: Options) -> Options:
 # --- resumed ---
 
 
-@pytest.mark.parametrize(("road", "workers"), [("PCL", 0), ("perceptual", 2)])
+@pytest.mark.parametrize(("road", "workers"), [("PCL", 0), ("perceptual", 2), ("beside another", 0)])
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
-    road: str, workers: int, dropout: Options, run_pipeline: Run, tmp_path: Path
+    road: str, workers: int, dropout: Options, run_pipeline: Run, tmp_path: Path, vgg_stand_in: Any
 ) -> None:
-    if road == "perceptual":
+    if road != "PCL":
         dropout["model_type"] = "SRModel"
         del dropout["train"]["pcl_opt"], dropout["network_d"]
         dropout["train"]["perceptual_opt"] = {"type": "PCLPerceptualLoss", "num_feat": 2}
+    if road == "beside another":
+        pcl = {"type": "PerceptualLossWithPCL", "pcl": dropout["train"]["perceptual_opt"]}
+        dropout["train"]["perceptual_opt"] = pcl | {"perceptual_weight": 1.0, "style_weight": 0.0}
     dropout["datasets"]["train"]["num_worker_per_gpu"] = workers
     run_pipeline(dropout | {"name": "whole"})
     for seed, stop in enumerate((2, 5, 6), 3):
@@ -64,7 +67,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
         dropout["manual_seed"] = seed  # the first leg's holds
         assert "not bit for bit" not in run_pipeline(dropout, "--auto_resume")
     resumed, expected = (all_files(tmp_path / "experiments" / name, 6) for name in ("tiny", "whole"))
-    for name in ("conv_first", "rng", "pcl_6" if road == "perceptual" else "net_d_6"):
+    for name in ("conv_first", "rng", {"PCL": "net_d_6", "perceptual": "pcl_6"}.get(road, "pcl_balance_6")):
         assert any(name in key for key in resumed)
     assert_equal_weights(resumed, expected)
 
@@ -75,7 +78,7 @@ def test_what_is_not_taken_up_would_be_noticed(
 ) -> None:
     monkeypatch.setattr(owner, broken, lambda *_: None)
     with pytest.raises(AssertionError):
-        test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit("PCL", 0, dropout, run_pipeline, tmp_path)
+        test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit("PCL", 0, dropout, run_pipeline, tmp_path, None)
 
 
 def test_so_is_a_model_with_keys_of_its_own_also_outside_of_such_a_run(

@@ -14,8 +14,7 @@ from basicsr_fixtures import Batches, Build, Options, assert_equal_weights, trai
 from device_waits import Reads
 
 from pcl_loss.basicsr_plugin import complete_options, run_mixin
-from pcl_loss.basicsr_plugin.bad_steps import BadStepsError
-from pcl_loss.basicsr_plugin.run_mixin import RunMixin
+from pcl_loss.basicsr_plugin.run_mixin import BadStepsError, RunMixin
 
 Roads = dict[str, Options]
 ROADS = ("PCL", "light", "perceptual", "L1", "own", "unfused", "GAN")

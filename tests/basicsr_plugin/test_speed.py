@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import ranks
 import torch
-from basicsr.utils.registry import LOSS_REGISTRY
 from basicsr_fixtures import (
     LOG_KEYS,
     Batches,
@@ -209,34 +208,19 @@ def test_with_pcl_grad_ratio_the_step_is_that_of_the_logged_weight(
     assert log.keys() == LOG_KEYS | {"pcl_weight"}
 
 
-class TinyPerceptualLoss(torch.nn.Module):
-    """As BasicSR's PerceptualLoss: two losses of the same features, None if its weight is 0."""
-
-    def __init__(self, perceptual_weight: float, style_weight: float) -> None:
-        super().__init__()
-        self.weights = perceptual_weight, style_weight
-
-    def forward(self, x: torch.Tensor, gt: torch.Tensor) -> list[torch.Tensor | None]:
-        features, gt_features = (F.avg_pool2d(images, 3).square().flatten(2) for images in (x, gt))
-        grams = [maps @ maps.mT / maps.shape[-1] for maps in (features, gt_features)]
-        losses = F.l1_loss(features, gt_features), F.mse_loss(*grams)
-        return [weight * loss if weight else None for weight, loss in zip(self.weights, losses, strict=True)]
-
-
 @pytest.mark.parametrize(("percep", "style", "pixel"), [(0.5, 0.0, False), (0.5, 3.0, True), (0.0, 0.0, True)])
 def test_a_steps_gradient_is_that_of_the_sum_of_its_losses(
-    percep: float, style: float, pixel: bool, small: Options, build: Build, batches: Batches, monkeypatch: Any
+    percep: float, style: float, pixel: bool, small: Options, build: Build, batches: Batches, vgg_stand_in: Any
 ) -> None:
-    monkeypatch.setitem(LOSS_REGISTRY._obj_map, "TinyPerceptualLoss", TinyPerceptualLoss)
     keywords = {"perceptual_weight": percep, "style_weight": style}
-    small["train"]["perceptual_opt"] = {"type": "TinyPerceptualLoss", **keywords}
+    small["train"]["perceptual_opt"] = {"type": "PerceptualLoss", **keywords}
     if not pixel:
         del small["train"]["pixel_opt"]
     net = build(strong(small))
     net_g, batch = copy.deepcopy(net.net_g), batches[0]
     sr = net_g(batch["lq"])
     pcl = PCLLoss(loss_weight=300.0)(sr, batch["gt"], net.net_d, generator=seeded_generator(3, 1))
-    losses = dict(zip(("l_percep", "l_style"), TinyPerceptualLoss(**keywords)(sr, batch["gt"]), strict=True))
+    losses = dict(zip(("l_percep", "l_style"), vgg_stand_in(**keywords)(sr, batch["gt"]), strict=True))
     losses = {name: loss for name, loss in losses.items() if loss is not None} | {"l_pcl": pcl}
     if pixel:
         losses = {"l_pix": F.l1_loss(sr, batch["gt"])} | losses

@@ -168,7 +168,6 @@ def test_converted_from_basicsr_gives_basicsr_s_images(codebase, scale):
         for name, parameter in net.named_parameters():
             if "gamma" in name:
                 parameter.fill_(0.4)
-            # The default initialisation fades to gray.
             elif name.startswith(("conv_first", "upsample", "conv_last")):
                 parameter.mul_(1.7)
     state = from_basicsr(net.state_dict(), codebase)
@@ -191,7 +190,6 @@ def test_learned_shift_that_keeps_the_mean_folds_exactly():
     net.load_state_dict(to_basicsr(state, "rcan"))
     # 1e-5 is what BasicSR's float32 mean costs.
     assert max_difference(net, state, "rcan", 2) < 1e-5
-    # And the learned part is no trifle: dropping it shows.
     net.load_state_dict(to_basicsr(plain, "rcan"))
     assert max_difference(net, state, "rcan", 2) > 1
 

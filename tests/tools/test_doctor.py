@@ -33,10 +33,6 @@ def test_a_healthy_machine_gives_exit_status_0_every_version_and_what_is_replace
         assert line.endswith(": yes") != entry.in_a_run
 
 
-def test_the_global_random_numbers_are_left_alone(untouched_global_rng: None) -> None:
-    diagnose("cpu")
-
-
 @pytest.mark.parametrize(
     ("target", "method", "change", "failure"),
     [

@@ -256,15 +256,6 @@ def test_of_several_codebases_the_nearest_is_taken_and_of_two_as_near_one_must_b
     assert run(codebase / "src/inner") == 0
 
 
-def test_lines_inserted_by_hand_without_the_marker_are_not_inserted_again(codebase: Path) -> None:
-    run(codebase)
-    file = codebase / "src/loss/__init__.py"
-    file.write_text(file.read_text().replace("  # pcl_loss", ""))
-    before = tree(codebase)
-    assert run(codebase) == run(codebase, "--revert") == 0
-    assert tree(codebase) == before
-
-
 def test_basicsr_knows_us_before_its_own_imports_but_only_when_run(tmp_path: Path) -> None:
     assert run(write(tmp_path, WITH_REGISTRY | {"basicsr/test.py": BASICSR})) == 0
     for name in ("train", "test"):

@@ -135,17 +135,6 @@ def test_the_patch_is_what_the_command_writes_and_both_revert(name: str, tmp_pat
     assert tree(folder) == before
 
 
-@pytest.mark.parametrize("name", ["A2N", "SAN", "NLSN", "SMSR"])
-def test_a_fork_gets_the_lines_of_its_family_and_reverts(name: str, tmp_path: Path) -> None:
-    folder = copy_of(name, tmp_path)
-    before = tree(folder)
-    pcl_patch(folder, "--lr-negative")
-    ours = [line for text in tree(folder).values() for line in text.splitlines() if line.endswith(b"  # pcl_loss")]
-    assert len(ours) == 6
-    pcl_patch(folder, "--revert")
-    assert tree(folder) == before
-
-
 @pytest.mark.parametrize("name", FAMILY)
 def test_with_the_patch_it_trains_saves_resumes_and_reverts(name: str, tmp_path: Path, pairs: Path) -> None:
     code, main, extra_epochs, own = FAMILY[name]

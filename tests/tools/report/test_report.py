@@ -224,12 +224,6 @@ def test_given_lr_images_are_used_and_hr_is_cropped_to_them(place: Path, capsys:
     assert "facex4.png 14x16, not 1/4 of it; check --scale 4" in capsys.readouterr().err
 
 
-def test_the_yaml_named_for_a_net_wins(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (place / "own.yml").write_text((place / "a" / "a.yml").read_text())
-    (place / "a" / "a.yml").write_text("network_g: {type: RCAN}")
-    assert call(A, B, SET14, "--opt=EDSR-S=own.yml", "--opt=nowhere.yml") == 0
-
-
 def test_the_figure_has_the_part_of_every_image_where_bicubic_is_furthest_from_hr(
     place: Path, drawn: list[Any]
 ) -> None:
