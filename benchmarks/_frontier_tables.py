@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -38,10 +39,15 @@ TITLES = {
     "pcl_random": "PCL, small random E_D",
     "pcl_few": "PCL, light without its energy",
     "pcl_few+0.8*energy": "PCL, light",
+    "gan": "more of the GAN",
+    "vgg,bf16=True": "L1 between VGG16's maps, bf16",
+    "4*vgg,bf16=True+0.3*pcl_few+0.24*energy": "VGG16 with r 4 and light with r 0.3",
+    "1000*vgg,bf16=True+99*gan": "VGG16 with r 1000, a GAN with r 100",
+    "1000*vgg,bf16=True+99*gan+300*pcl_few+240*energy": "the same, and light with r 300",
 }
 """What a reader is shown, in the order of the rows; other methods are candidates that were looked at on the way."""
-# A measure, and the losses that share its network.
-SHARED = {"dists": ("vgg", "dists", "extra:lpips_loss,net=vgg"), "lpips": ("extra:lpips_loss",)}
+# A measure, and what the losses that share its network have in their names.
+SHARED = {"dists": "vgg|dists", "lpips": "lpips_loss$"}
 
 
 class Metric(NamedTuple):
@@ -138,7 +144,7 @@ class Results:
             return "-"
         digits, mean = METRICS[metric].digits, statistics.mean(values.values())
         spread = f" ({statistics.stdev(values.values()):.{digits}f})" if len(values) > 1 else ""
-        shared = "†" if method in SHARED.get(metric, ()) else ""
+        shared = "†" if metric in SHARED and re.search(SHARED[metric], method) else ""
         mark = {"better": "**", "worse": "_", "": ""}[self.verdict(values, metric)]
         return f"{mark}{mean:+.{digits}f}{spread}{shared}{mark}"
 
@@ -147,8 +153,8 @@ def _curve(method: str) -> str:
     return UNSHARP if method.partition(",")[0] == UNSHARP else method
 
 
-def differences_table(results: Results, up_to: float = 1.0) -> str:
-    """A row for each method: what it changes against L1, at the ratio up to this with most pairs, or the largest."""
+def differences_table(results: Results, up_to: float = 1.0, every: bool = False) -> str:
+    """A row for each method: what it changes against L1, at every ratio, or at that up to this with most pairs."""
     metrics = results.metrics
     rows = [["second loss", "r", "pairs", *(METRICS[metric].title for metric in metrics)]]
     of_l1 = [[scores[metric] for scores in results.l1.values() if metric in scores] for metric in metrics]
@@ -156,7 +162,7 @@ def differences_table(results: Results, up_to: float = 1.0) -> str:
     rows.append(["none: the values of L1", "", str(len(results.l1)), *means])
     shown = [row for row in results.rows if (row[1] or 0.0) <= up_to]
     shown.sort(key=lambda row: len(results.differences(row[0], row[1], "psnr")))  # stable: the largest is last
-    for method, ratio in sorted(dict(shown).items(), key=results.rows.index):
+    for method, ratio in results.rows if every else sorted(dict(shown).items(), key=results.rows.index):
         values = [results.differences(method, ratio, metric) for metric in metrics]
         cells = [results.cell(of_metric, method, metric) for of_metric, metric in zip(values, metrics, strict=True)]
         rows.append([TITLES[method], "" if ratio is None else f"{ratio:g}", str(len(values[0])), *cells])
@@ -207,18 +213,14 @@ def draw(results: Results, file: Path) -> None:
                 points = np.array([curve for curve in curves if len(curve) == length > 1])
                 if len(points):
                     (_, xs, ys), (_, x_bars, y_bars) = points.mean(0).T, points.std(0, ddof=len(points) > 1).T
-                    look = {
-                        "color": "black" if TITLES[name] == "PCL, light" else colormaps["tab20"](index),
-                        "linewidth": 1,
-                        "capsize": 2,
-                    }
-                    axis.errorbar(xs, ys, y_bars, x_bars, f"{'osD^v'[index % 5]}-", label=TITLES[name], **look)
+                    color = "black" if TITLES[name] == "PCL, light" else colormaps["tab20"](index)
+                    look = {"color": color, "linewidth": 1, "capsize": 2, "label": TITLES[name]}
+                    axis.errorbar(xs, ys, y_bars, x_bars, f"{'osD^v'[index % 5]}-", **look)
             axis.axhline(0, color="grey", linewidth=0.5)
             axis.axvline(0, color="grey", linewidth=0.5)
             axis.set(title=f"{net}, {results.set_name}", xlabel="PSNR-Y minus L1's, dB (right is better)")
             axis.set(xlim=(-0.2, 0.02), ylim=(-13, 2), xticks=(-0.2, -0.1, 0))  # a line may go on beyond
             axis.set_ylabel(f"{METRICS[metric].title} against L1's (down is better)")
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncols=4, fontsize=8)
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="lower center", ncols=4, fontsize=8)
     figure.tight_layout(rect=(0, 0.1, 1, 1))
     figure.savefig(file, dpi=110)

@@ -2,11 +2,9 @@
 
 A trained net is fine-tuned with L1 and a second loss: every method from the same weights, on the same batches. The
 second loss is weighed once, before the run, so that the norm of its gradient at the SR images is a given ratio of L1's.
-Several ratios give a curve in the plane of distortion and perception; curves are compared, not single points.
-
 With `--gan` every method, L1 too, has a GAN beside it, whose discriminator was first trained against the start net.
-
 `run` appends one JSON line a run to its results and passes over what is there, so that it may be stopped at any time.
+
 The net's code and weights lie outside this repository. Beyond what the package needs: `pip install --no-deps piq
 dists-pytorch`, and the VGG16 and AlexNet backbones under `$TORCH_HOME`.
 """
@@ -51,6 +49,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     tables.add_argument("results", type=Path, metavar="RESULTS")
     tables.add_argument("--iters", type=int, default=300)
     tables.add_argument("--at", type=float, default=0.02, metavar="DB", help="lost in the second (default: .02)")
+    tables.add_argument("--every-ratio", action="store_true", help="in the first, not only the largest up to 1")
     tables.add_argument("--picture", type=Path, metavar="FILE", help="draw the curves too")
     tables.add_argument("--csv", type=Path, metavar="FILE", help="all sets, lengths, ratios and nets")
     return parser.parse_args(arguments)
@@ -87,7 +86,7 @@ def show_tables(args: argparse.Namespace) -> None:
     """Print the tables, and write what else is asked for."""
     records = [record for record in read_results(args.results) if record["on"] == TEST]
     results = Results(records, TEST, args.iters, TEST)
-    print(differences_table(results), equal_psnr_table(results, args.at), sep="\n\n")
+    print(differences_table(results, every=args.every_ratio), equal_psnr_table(results, args.at), sep="\n\n")
     if args.picture:
         draw(results, args.picture)
     if args.csv:

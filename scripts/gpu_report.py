@@ -1,9 +1,8 @@
 """Everything that a machine with a GPU can tell about pcl_loss, as one Markdown file: `make gpu-report`.
 
-In the order of what is most wanted: the tests that need a GPU, BasicSR's loop with EDSR, RCAN and HAN in every
-precision, the cost of a step, and EDSR-S from random weights with L1, the light and the paper's recipe. No GPU has run
-this yet. A summary with all tables comes first in the file. What fails is in it like the rest: paste the whole file
-into an issue.
+The tests that need a GPU, BasicSR's loop with EDSR, RCAN and HAN in every precision, the cost of a step, and EDSR-S
+from random weights with L1, the light and the paper's recipe. No GPU has run this yet. A summary with all tables comes
+first. What fails is in it like the rest: paste the whole file into an issue.
 """
 
 from __future__ import annotations

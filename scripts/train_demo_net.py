@@ -42,9 +42,8 @@ def draw_patches(pairs: list[list[Tensor]], generator: torch.Generator) -> tuple
     areas = torch.tensor([float(lr.shape[1] * lr.shape[2]) for _, lr in pairs])
     batch: tuple[list[Tensor], list[Tensor]] = ([], [])
     for index in torch.multinomial(areas, BATCH, replacement=True, generator=generator).tolist():
-        top, left = (
-            int(torch.randint(side - PATCH + 1, (), generator=generator)) for side in pairs[index][1].shape[1:]
-        )
+        sides = pairs[index][1].shape[1:]
+        top, left = (int(torch.randint(side - PATCH + 1, (), generator=generator)) for side in sides)
         flip, turn = int(torch.randint(2, (), generator=generator)), int(torch.randint(4, (), generator=generator))
         for image, factor, patches in zip(pairs[index], (SCALE, 1), batch, strict=True):
             rows, columns = (slice(start * factor, (start + PATCH) * factor) for start in (top, left))

@@ -155,7 +155,8 @@ def test_the_branch_gives_the_edsr_family_the_term() -> None:
     assert loss.terms["PCL"].log["l_pcl"] > 0
 
 
-@pytest.mark.parametrize("block", ["plugin_slot", "plugin_yaml"])
+@pytest.mark.usefixtures("vgg_stand_in")
+@pytest.mark.parametrize("block", ["plugin_slot", "plugin_yaml", "beside_vgg"])
 def test_a_plugin_of_basicsr_trains_with_either_set_of_lines(
     block: str, baseline: dict[str, Any], run_pipeline: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,7 +176,7 @@ def test_a_plugin_of_basicsr_trains_with_either_set_of_lines(
     options = yaml.safe_load(printed(block))
     baseline["train"] |= options.pop("train")
     log = run_pipeline(baseline | options)
-    assert ("l_percep: " if block == "plugin_slot" else "l_pcl: ") in log
+    assert ("l_pcl: " if block == "plugin_yaml" else "l_percep: ") in log
 
 
 def test_every_python_and_yaml_block_is_run() -> None:
