@@ -29,7 +29,8 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Text = Annotated[str, Field(min_length=1)]
 Folder = Annotated[str, Field(pattern=r"^[^/\\]*[^./\\][^/\\]*$", max_length=199)]
 
-ROOTS = dict.fromkeys(("resume_state", "experiments_root", "results_root", "log", "visualization"), Text | None)
+ROOTS: Kinds = dict.fromkeys(("resume_state", "experiments_root", "results_root", "log", "visualization"), Text | None)
+ROOTS["ignore_resume_networks"] = list[str] | None
 PATH: Kinds = {"pretrain_network": Text | None, "strict_load": bool | None, "param_key": Text | None}
 # What a key holds, whichever block it stands in. Beyond the ranges the numbers of float32, or the memory of a machine,
 # come to an end, or a value would be taken for another. The classes themselves check the rest.
@@ -129,8 +130,7 @@ def check_kinds(opt: Options, is_train: bool) -> None:
     check("", opt, {}, ["network_g"])
     check("datasets", opt["datasets"], {}, ["train"] if is_train else [])
     labels = {key.removeprefix("network_") for key in opt if str(key).startswith("network_")} | {"g", "d"}
-    paths: Kinds = ROOTS | {f"{key}_{label}": PATH[key] for key in PATH for label in labels}
-    paths["ignore_resume_networks"] = list[str] | None
+    paths = ROOTS | {f"{key}_{label}": PATH[key] for key in PATH for label in labels}
     check("path", opt["path"], paths)
     for key in opt["path"].keys() - paths.keys():  # BasicSR would make a folder of it, or train from scratch
         meant = nearest(str(key).replace("model", "network"), paths) or list(paths)

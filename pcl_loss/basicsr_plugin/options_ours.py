@@ -103,7 +103,7 @@ def _check_perceptual_loss(opt: Options, train: Options) -> None:
     _refuse(train.get("pcl_opt"), f"{where} and train.pcl_opt are the same loss twice; drop one of the two")
     train.setdefault("max_bad_steps", SPEED_DEFAULTS["max_bad_steps"])
     check("train", train, {"max_bad_steps": Count})
-    if block["type"] == SLOT[1]:
+    if block["type"] == "PerceptualLossWithPCL":
         where, block = f"{where}.pcl", block.get("pcl")
         check(where, block, {})
         _refuse("loss_weight" in block, "train.perceptual_opt.grad_ratio is in place of pcl.loss_weight; drop that")
